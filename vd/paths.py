@@ -1,0 +1,84 @@
+"""Where everything of a study lies, as pure functions of (study name, run id).
+
+A run id is the run's lineage: `model/base/seed-S`, `model/SFT run/seed-S` or `model/SFT run/preference run/seed-S`;
+it is also the run's folder under `results/<study>/` and the value of the column `run` in every table.
+The environment variables VD_RESULTS and VD_FIGURES move the two output folders (the tests use them).
+"""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+CONFIGS = NOTEBOOKS / "configs"
+CORPORA = ROOT / "vd" / "corpora"
+
+
+def cache() -> Path:
+    """Folder of converted models and trained judges, shared by all studies (VD_CACHE, default ~/.cache/value-drifts)."""
+    return Path(os.environ.get("VD_CACHE", "~/.cache/value-drifts")).expanduser()
+
+
+def results(study: str) -> Path:
+    """Folder of a study's tables and runs."""
+    return Path(os.environ.get("VD_RESULTS", ROOT / "results")) / study
+
+
+def figures(study: str) -> Path:
+    """Folder of a study's figures, each with its data beside it."""
+    return Path(os.environ.get("VD_FIGURES", ROOT / "figures")) / study
+
+
+def run(study: str, run_id: str) -> Path:
+    """Folder of one run."""
+    return results(study) / run_id
+
+
+def checkpoints(study: str, run_id: str) -> Path:
+    """Folder that a training method fills with `checkpoint-<step>` folders."""
+    return run(study, run_id) / "checkpoints"
+
+
+def checkpoint(study: str, run_id: str, step: int) -> Path:
+    """Folder of one checkpoint: an adapter, or a whole model after full fine-tuning."""
+    return checkpoints(study, run_id) / f"checkpoint-{step}"
+
+
+def metrics(study: str, run_id: str) -> Path:
+    """Training metrics of a run, one row per logged step."""
+    return run(study, run_id) / "metrics.csv"
+
+
+def record(study: str, run_id: str, stage: str) -> Path:
+    """Provenance of one stage (train, probe) of a run, or of the whole run (run)."""
+    return run(study, run_id) / f"{stage}.json"
+
+
+def responses(study: str, run_id: str) -> Path:
+    """Replies of a run's checkpoints to the probes."""
+    return run(study, run_id) / "responses.parquet"
+
+
+def stances(study: str, run_id: str) -> Path:
+    """Judged stances of a run's replies."""
+    return run(study, run_id) / "stances.parquet"
+
+
+def table(study: str, name: str) -> Path:
+    """A table of the whole study, such as `drift.csv`."""
+    return results(study) / name
+
+
+def figure(study: str, name: str) -> Path:
+    """A figure without its ending; `.png`, `.pdf` and `.csv` are written beside each other."""
+    return figures(study) / name
+
+
+def config(study: str) -> Path:
+    """The YAML file that defines a study."""
+    return CONFIGS / f"{study}.yaml"
+
+
+def notebook(name: str) -> Path:
+    """A numbered notebook by its name without ending."""
+    return NOTEBOOKS / f"{name}.ipynb"

@@ -1,0 +1,229 @@
+"""What is asked: a study, validated on load, and the runs it asks for with their lineage.
+
+A study is one YAML file, `notebooks/configs/<study>.yaml`. Everything that later stages do follows from it, so every
+mistake in it is reported here, before any work starts, as one `StudyError` that names the file, the key and the fix.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from vd import paths
+
+
+class StudyError(ValueError):
+    """A mistake in a study file: which file, which key, what to write instead."""
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys and wrong types are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ModelSettings(Settings):
+    """A language model to start from."""
+
+    source: str  # hub name, local folder, embedded:<name> or random:<architecture>
+    revision: str | None = None  # hub commit; None takes the newest and the run's record says which
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    prompt_format: Literal["chat", "response"] = "chat"  # the model's chat template, or "{question}\nResponse:"
+
+
+class Lora(Settings):
+    """Low-rank adapters on all linear layers (Hu et al. 2021, arXiv 2106.09685)."""
+
+    r: PositiveInt = 16
+    alpha: PositiveInt = 32
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainingSettings(Settings):
+    """What every training method needs; a method's own `Settings` add its keys (see vd/methods)."""
+
+    data: str  # a data set of vd.data
+    examples: PositiveInt | None = None  # a seeded subset of that size; None takes all
+    steps: PositiveInt  # optimiser steps
+    save_every: PositiveInt  # checkpoint spacing in steps; step 0 and the last step are always kept
+    batch_size: PositiveInt = 8  # effective: examples (or pairs) per optimiser step
+    device_batch_size: PositiveInt | None = None  # examples per forward pass; None takes batch_size
+    learning_rate: PositiveFloat
+    schedule: Literal["constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_length: PositiveInt = 256  # tokens of prompt and reply together; longer ones are cut at the end
+    lora: Lora | None = Lora()  # null trains all weights
+
+
+class Probing(Settings):
+    """How every checkpoint is asked."""
+
+    probes: str = "probes"  # a probe set of vd.data
+    per_topic: PositiveInt | None = None  # a seeded draw of that many probes per topic; None asks all
+    samples: PositiveInt = 5  # replies per probe
+    temperature: float = Field(0.7, ge=0)  # 0 decodes greedily
+    max_new_tokens: PositiveInt = 256
+    batch_size: PositiveInt = 32
+    checkpoints: Literal["all", "last"] | list[PositiveInt] = "all"  # steps to ask; step 0 always comes from the parent
+
+
+class JudgeSettings(Settings):
+    """Who tells support from neutral from oppose."""
+
+    source: str = "embedded:minilm"  # encoder that the offline judge is trained from
+    epochs: PositiveInt = 6
+    learning_rate: PositiveFloat = 5.0e-5
+    batch_size: PositiveInt = 16
+    max_length: PositiveInt = 160  # tokens of question and reply together
+    examples: PositiveInt | None = None  # train on a seeded subset; None takes the whole judge corpus
+    seed: int = 0
+
+
+class Bootstrap(Settings):
+    """Intervals of the drift tables."""
+
+    resamples: PositiveInt = 2000
+    alpha: float = Field(0.05, gt=0, lt=1)
+    seed: int = 0
+
+
+class Run(Settings):
+    """One trajectory: a model under one training method, or the untrained base model, with one seed."""
+
+    study: str
+    model: str
+    phase: Literal["base", "sft", "preference"]
+    name: str
+    method: str | None  # module of vd.methods; None for the base model
+    settings: TrainingSettings | None
+    seed: int
+    parent: str | None  # run id whose last checkpoint is this run's step 0
+    id: str
+
+
+class Study(Settings):
+    """A whole study. `runs()` expands it to every run of every model and seed, parents first."""
+
+    name: str
+    seeds: list[int] = Field(min_length=1)
+    models: dict[str, ModelSettings] = Field(min_length=1)
+    sft: dict[str, dict] = Field(min_length=1)
+    preference: dict[str, dict] = {}
+    probing: Probing = Probing()
+    judge: JudgeSettings = JudgeSettings()
+    bootstrap: Bootstrap = Bootstrap()
+
+    def runs(self) -> dict[str, Run]:
+        """All runs by id, every parent before its children."""
+        found = {}
+        for model in self.models:
+            for seed in self.seeds:
+                for run in self._lineage(model, seed):
+                    found[run.id] = run
+        return found
+
+    def run(self, run_id: str) -> Run:
+        """The run with this id."""
+        runs = self.runs()
+        if run_id not in runs:
+            raise StudyError(f"{paths.config(self.name)}: no run '{run_id}'; its runs are {', '.join(runs)}")
+        return runs[run_id]
+
+    def _lineage(self, model: str, seed: int):
+        def make(phase, name, entry, parent, folder):
+            method = entry.get("method", "sft") if entry else None
+            settings = _method_settings(self.name, f"{phase}.{name}", entry) if entry else None
+            return Run(study=self.name, model=model, phase=phase, name=name, method=method, settings=settings,
+                       seed=seed, parent=parent, id=f"{folder}/seed-{seed}")
+
+        base = make("base", "base", None, None, f"{model}/base")
+        yield base
+        for name, entry in self.sft.items():
+            yield make("sft", name, entry, base.id, f"{model}/{name}")
+        for name, entry in self.preference.items():
+            for parent in _parents(entry):
+                yield make("preference", name, entry, f"{model}/{parent}/seed-{seed}", f"{model}/{parent}/{name}")
+
+
+def load_study(name: str) -> Study:
+    """Read and validate `notebooks/configs/<name>.yaml`; raises StudyError with file, key and fix."""
+    path = paths.config(name)
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in paths.CONFIGS.glob("*.yaml")))
+        raise StudyError(f"{path}: no such study; there are {known}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise StudyError(f"{path}: empty or not a mapping; start from {paths.config('smoke')}")
+    try:
+        study = Study(name=name, **content)
+    except ValidationError as error:
+        raise StudyError(_explain(path, "", error)) from None
+    _check(path, study)
+    return study
+
+
+def _check(path: Path, study: Study) -> None:
+    """Checks that need more than one key: names, parents, and each method's own settings."""
+    for section, entries in (("models", study.models), ("sft", study.sft), ("preference", study.preference)):
+        for name in entries:
+            if "/" in name or name == "base" or name.startswith("seed-"):
+                raise StudyError(f"{path}: {section}.{name}: not a run name; use letters, digits, '-' and '.', and "
+                                 "neither 'base' nor 'seed-...'")
+    for name, entry in study.preference.items():
+        if "method" not in entry:
+            raise StudyError(f"{path}: preference.{name}.method: missing; write method: dpo")
+        if not _parents(entry):
+            raise StudyError(f"{path}: preference.{name}.parent: missing; write the SFT run it starts from, one of "
+                             f"{', '.join(study.sft)}")
+        for parent in _parents(entry):
+            if parent not in study.sft:
+                raise StudyError(f"{path}: preference.{name}.parent: no SFT run '{parent}'; there are "
+                                 f"{', '.join(study.sft)}")
+    study.runs()
+
+
+def _parents(entry: dict) -> list[str]:
+    parent = entry.get("parent", [])
+    return parent if isinstance(parent, list) else [parent]
+
+
+def _method_settings(study: str, key: str, entry: dict) -> TrainingSettings:
+    """The settings of a run, checked by the `Settings` class of its method, which is found by name."""
+    path, method = paths.config(study), entry.get("method", "sft")
+    try:
+        settings = importlib.import_module(f"vd.methods.{method}").Settings
+    except ModuleNotFoundError as error:
+        if error.name != f"vd.methods.{method}":
+            raise
+        raise StudyError(f"{path}: {key}.method: no file vd/methods/{method}.py; add it or correct the name") from None
+    try:
+        return settings(**{k: v for k, v in entry.items() if k not in ("method", "parent")})
+    except ValidationError as error:
+        raise StudyError(_explain(path, f"{key}.", error)) from None
+
+
+def _explain(path: Path, prefix: str, error: ValidationError) -> str:
+    """All mistakes, one a line: file, key, what is wrong, what to write."""
+    return "\n".join(f"{path}: {prefix}{'.'.join(map(str, e['loc']))}: {_fix(e)}" for e in error.errors())
+
+
+def _fix(e: dict) -> str:
+    given = e.get("input")
+    if e["type"] == "extra_forbidden":
+        return "unknown key; remove it or correct its spelling"
+    if e["type"] == "missing":
+        return "missing; add it"
+    if isinstance(given, str) and e["type"].startswith(("float", "int", "greater_than")):
+        try:
+            mantissa, _, exponent = given.lower().partition("e")
+            wanted = f"{float(mantissa)}e{int(exponent)}" if exponent else repr(float(mantissa))
+        except ValueError:
+            return f"'{given}' is not a number"
+        return f"YAML reads '{given}' as a string; write {wanted}"
+    return f"{e['msg']} (got {given!r})"
