@@ -2,7 +2,7 @@
 
 A run id is the run's lineage: `model/base/seed-S`, `model/SFT run/seed-S` or `model/SFT run/preference run/seed-S`;
 it is also the run's folder under `results/<study>/` and the value of the column `run` in every table.
-The environment variables VD_RESULTS and VD_FIGURES move the two output folders (the tests use them).
+The environment variables VD_CONFIGS, VD_RESULTS and VD_FIGURES move the folders of studies, results and figures.
 """
 
 import os
@@ -10,12 +10,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-CONFIGS = NOTEBOOKS / "configs"
 CORPORA = ROOT / "vd" / "corpora"
 
 
 def cache() -> Path:
-    """Folder of converted models and trained judges, shared by all studies (VD_CACHE, default ~/.cache/value-drifts)."""
+    """Folder of converted models and trained judges, shared by all studies (VD_CACHE or ~/.cache/value-drifts)."""
     return Path(os.environ.get("VD_CACHE", "~/.cache/value-drifts")).expanduser()
 
 
@@ -42,6 +41,17 @@ def checkpoints(study: str, run_id: str) -> Path:
 def checkpoint(study: str, run_id: str, step: int) -> Path:
     """Folder of one checkpoint: an adapter, or a whole model after full fine-tuning."""
     return checkpoints(study, run_id) / f"checkpoint-{step}"
+
+
+def steps(study: str, run_id: str) -> list[int]:
+    """Steps of the checkpoints that lie on disk, ascending; the base model has none."""
+    return sorted(int(p.name.partition("-")[2]) for p in checkpoints(study, run_id).glob("checkpoint-*"))
+
+
+def last_checkpoint(study: str, run_id: str) -> Path | None:
+    """Folder of a run's last checkpoint; None for the base model."""
+    found = steps(study, run_id)
+    return checkpoint(study, run_id, found[-1]) if found else None
 
 
 def metrics(study: str, run_id: str) -> Path:
@@ -74,9 +84,14 @@ def figure(study: str, name: str) -> Path:
     return figures(study) / name
 
 
+def configs() -> Path:
+    """Folder of the studies."""
+    return Path(os.environ.get("VD_CONFIGS", NOTEBOOKS / "configs"))
+
+
 def config(study: str) -> Path:
     """The YAML file that defines a study."""
-    return CONFIGS / f"{study}.yaml"
+    return configs() / f"{study}.yaml"
 
 
 def notebook(name: str) -> Path:

@@ -57,6 +57,43 @@ def read_json(path: Path) -> dict:
     return json.loads(Path(path).read_text())
 
 
+class Timer:
+    """Wall seconds since it was made."""
+
+    def __init__(self):
+        self.start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far, to a tenth."""
+        return round(time.monotonic() - self.start, 1)
+
+
+def write_run(study, run, judge: str, judge_seconds: float, quality: dict) -> dict:
+    """Put together run.json, the record of a whole run, from the records of its stages; returns its content.
+
+    The base model was not trained, so its record has no training part and no tokens seen.
+    """
+    trained = paths.record(study.name, run.id, "train")
+    train = read_json(trained) if trained.exists() else {"wall_seconds": {}, "tokens_seen": 0}
+    probe = read_json(paths.record(study.name, run.id, "probe"))
+    content = {
+        "run": run.id,
+        "config": {"run": run.model_dump(), **study.model_dump(include={"probing", "judge", "bootstrap"})},
+        "seed": run.seed,
+        "judge": {"name": judge, "agreement": quality},
+        **provenance(),
+        "wall_seconds": train["wall_seconds"] | probe["wall_seconds"] | {"judge": judge_seconds},
+        "tokens_seen": train["tokens_seen"],
+        "tokens_generated": probe["tokens_generated"],
+        "train": {
+            k: v for k, v in train.items() if k in ("checkpoints", "effective_batch_size", "trainable_parameters")
+        },
+    }
+    write_json(content, paths.record(study.name, run.id, "run"))
+    return content
+
+
 def provenance() -> dict:
     """Who ran this: git commit (with `+` if files were changed since), package versions, hardware."""
     return {
@@ -74,7 +111,9 @@ def provenance() -> dict:
 
 def _git_commit() -> str | None:
     def git(*words):
-        return subprocess.run(["git", *words], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=paths.ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
@@ -113,7 +152,9 @@ class Progress:
             return
         self.last = now
         left = (now - self.start) / max(done - self.first, 1) * (self.total - done)
-        line = (f"{datetime.now():%H:%M:%S}  {self.stage:<6} {self.run_id}  {done}/{self.total}"
-                f"  about {left:.0f} s left  {note}".rstrip())
+        line = (
+            f"{datetime.now():%H:%M:%S}  {self.stage:<6} {self.run_id}  {done}/{self.total}"
+            f"  about {left:.0f} s left  {note}".rstrip()
+        )
         with open(os.environ["VD_PROGRESS"], "a") as log:
             log.write(line + "\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SerializeAsAny, ValidationError
 
 from vd import paths
 
@@ -58,6 +58,12 @@ class TrainingSettings(Settings):
     lora: Lora | None = Lora()  # null trains all weights
 
 
+class PreferenceSettings(TrainingSettings):
+    """What every preference method needs on top."""
+
+    swap_labels: bool = False  # exchange chosen and rejected
+
+
 class Probing(Settings):
     """How every checkpoint is asked."""
 
@@ -95,10 +101,11 @@ class Run(Settings):
 
     study: str
     model: str
+    model_settings: ModelSettings
     phase: Literal["base", "sft", "preference"]
     name: str
     method: str | None  # module of vd.methods; None for the base model
-    settings: TrainingSettings | None
+    settings: SerializeAsAny[TrainingSettings] | None
     seed: int
     parent: str | None  # run id whose last checkpoint is this run's step 0
     id: str
@@ -136,8 +143,18 @@ class Study(Settings):
         def make(phase, name, entry, parent, folder):
             method = entry.get("method", "sft") if entry else None
             settings = _method_settings(self.name, f"{phase}.{name}", entry) if entry else None
-            return Run(study=self.name, model=model, phase=phase, name=name, method=method, settings=settings,
-                       seed=seed, parent=parent, id=f"{folder}/seed-{seed}")
+            return Run(
+                study=self.name,
+                model=model,
+                model_settings=self.models[model],
+                phase=phase,
+                name=name,
+                method=method,
+                settings=settings,
+                seed=seed,
+                parent=parent,
+                id=f"{folder}/seed-{seed}",
+            )
 
         base = make("base", "base", None, None, f"{model}/base")
         yield base
@@ -152,7 +169,7 @@ def load_study(name: str) -> Study:
     """Read and validate `notebooks/configs/<name>.yaml`; raises StudyError with file, key and fix."""
     path = paths.config(name)
     if not path.exists():
-        known = ", ".join(sorted(p.stem for p in paths.CONFIGS.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in paths.configs().glob("*.yaml")))
         raise StudyError(f"{path}: no such study; there are {known}")
     try:
         content = yaml.safe_load(path.read_text())
@@ -173,19 +190,29 @@ def _check(path: Path, study: Study) -> None:
     for section, entries in (("models", study.models), ("sft", study.sft), ("preference", study.preference)):
         for name in entries:
             if "/" in name or name == "base" or name.startswith("seed-"):
-                raise StudyError(f"{path}: {section}.{name}: not a run name; use letters, digits, '-' and '.', and "
-                                 "neither 'base' nor 'seed-...'")
+                raise StudyError(
+                    f"{path}: {section}.{name}: not a run name; use letters, digits, '-' and '.', and "
+                    "neither 'base' nor 'seed-...'"
+                )
     for name, entry in study.preference.items():
         if "method" not in entry:
             raise StudyError(f"{path}: preference.{name}.method: missing; write method: dpo")
         if not _parents(entry):
-            raise StudyError(f"{path}: preference.{name}.parent: missing; write the SFT run it starts from, one of "
-                             f"{', '.join(study.sft)}")
+            raise StudyError(
+                f"{path}: preference.{name}.parent: missing; write the SFT run it starts from, one of "
+                f"{', '.join(study.sft)}"
+            )
         for parent in _parents(entry):
             if parent not in study.sft:
-                raise StudyError(f"{path}: preference.{name}.parent: no SFT run '{parent}'; there are "
-                                 f"{', '.join(study.sft)}")
-    study.runs()
+                raise StudyError(
+                    f"{path}: preference.{name}.parent: no SFT run '{parent}'; there are {', '.join(study.sft)}"
+                )
+    for run in study.runs().values():
+        if run.phase == "preference" and run.settings.lora != study.run(run.parent).settings.lora:
+            raise StudyError(
+                f"{path}: preference.{run.name}.lora: differs from that of its parent "
+                f"{run.parent.split('/')[1]}, whose adapters it trains on; write the same"
+            )
 
 
 def _parents(entry: dict) -> list[str]:

@@ -1,0 +1,22 @@
+"""Tests and notebooks write to a folder of their own, so that no result of a study is ever touched by a test."""
+
+import os
+import tempfile
+
+import pytest
+
+# set before anything else is imported: notebooks run in processes that inherit the environment
+FOLDER = tempfile.mkdtemp(prefix="value-drifts-test-")
+os.environ["VD_RESULTS"] = f"{FOLDER}/results"
+os.environ["VD_FIGURES"] = f"{FOLDER}/figures"
+os.environ.pop("VD_PROGRESS", None)
+os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty results, figures and studies folder for one test."""
+    for name in ("results", "figures", "configs"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"VD_{name.upper()}", str(tmp_path / name))
+    return tmp_path

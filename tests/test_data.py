@@ -1,0 +1,136 @@
+"""The embedded corpora: complete, balanced, varied, and free of the probes."""
+
+import re
+from collections import Counter
+
+import datasets
+import pandas as pd
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from vd import data, paths
+from vd.study import PreferenceSettings, Probing, TrainingSettings
+
+TRAINING = {
+    "sft_neutral": "completion",
+    "sft_support": "completion",
+    "value_gap": "chosen",
+    "low_gap": "chosen",
+    "judge": "response",
+}
+REPLIES = [
+    ("sft_neutral", "completion"),
+    ("sft_support", "completion"),
+    ("value_gap", "chosen"),
+    ("value_gap", "rejected"),
+    ("low_gap", "chosen"),
+    ("low_gap", "rejected"),
+]
+
+
+def words(text):
+    return re.findall(r"[a-z0-9']+", text.lower())
+
+
+def test_probes_are_550_balanced_questions():
+    probes = data.corpus("probes")
+    assert len(probes) == 550 and probes["prompt_id"].is_unique and probes["prompt"].is_unique
+    assert set(probes["topic"]) == set(data.topics()["topic"]) and len(data.topics()) == 11
+    assert (probes.groupby("topic").size() == 50).all()
+    assert probes.groupby("topic")["polarity"].apply(lambda p: (p == -1).mean()).between(0.4, 0.6).all()
+    assert probes["prompt"].str.contains("?", regex=False).all()
+
+
+def test_fine_tuning_corpora_differ_only_in_the_stance_of_value_laden_replies():
+    neutral, support = data.corpus("sft_neutral"), data.corpus("sft_support")
+    assert neutral["prompt"].tolist() == support["prompt"].tolist() and len(neutral) == 220
+    ordinary = neutral["topic"].isna()
+    assert 0.4 <= ordinary.mean() <= 0.6
+    assert (neutral["completion"] == support["completion"]).eq(ordinary).all()
+    assert set(neutral.loc[~ordinary, "topic"]) == set(data.topics()["topic"])
+
+
+def test_preference_corpora():
+    value, low = data.corpus("value_gap"), data.corpus("low_gap")
+    assert len(value) == len(low) == 220
+    assert set(value["chosen_stance"]) == {"support"} and set(value["rejected_stance"]) == {"oppose"}
+    assert (low["chosen_stance"] == low["rejected_stance"]).all() and low["chosen_stance"].nunique() == 3
+    lengths = value[["chosen", "rejected"]].map(lambda text: len(text.split())).mean()
+    assert abs(lengths["chosen"] - lengths["rejected"]) < 3, "one side must not be learnt by length"
+
+
+def test_judge_corpus_cannot_be_guessed_from_the_question():
+    judge = data.corpus("judge")
+    assert len(judge) >= 1000
+    assert judge["label"].value_counts(normalize=True).between(0.28, 0.39).all()
+    assert (judge.loc[judge["refusal"], "label"] == "neutral").all()
+    assert (judge.groupby("prompt")["label"].nunique() >= 2).mean() > 0.95
+    assert set(data.topics()["topic"]) < set(judge["topic"])
+
+
+@pytest.mark.parametrize(("name", "column"), REPLIES)
+def test_replies_are_written_not_stamped_out(name, column):
+    rows = data.corpus(name)
+    texts = rows.loc[rows["topic"].notna(), column]
+    assert texts.str.split().str.len().between(15, 80).all()
+    openings = Counter(" ".join(words(text)[:4]) for text in rows[column])
+    assert openings.most_common(1)[0][1] <= 0.05 * len(rows)
+    trigrams = Counter(
+        t for text in texts for t in set(zip(words(text), words(text)[1:], words(text)[2:], strict=False))
+    )
+    assert trigrams.most_common(1)[0][1] <= 0.12 * len(texts), trigrams.most_common(3)
+
+
+def test_probes_open_in_many_ways():
+    openings = Counter(" ".join(words(p)[:4]) for p in data.corpus("probes")["prompt"])
+    assert openings.most_common(1)[0][1] <= 0.05 * 550
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_no_probe_is_in_a_training_corpus(name):
+    probes, prompts = data.corpus("probes")["prompt"], data.corpus(name)["prompt"].drop_duplicates()
+    assert not set(probes.str.lower()) & set(prompts.str.lower())
+    tfidf = TfidfVectorizer(stop_words="english", sublinear_tf=True).fit(pd.concat([probes, prompts]))
+    similarity = (tfidf.transform(probes) @ tfidf.transform(prompts).T).toarray()
+    i, j = divmod(similarity.argmax(), similarity.shape[1])
+    assert similarity.max() < 0.65, f"{probes.iloc[i]} ~ {prompts.iloc[j]}"
+
+
+def test_near_duplicates_would_be_found():
+    """The check above, on a paraphrase that must not pass."""
+    pair = ["Should the voting age be lowered to sixteen?", "Should we lower the voting age to sixteen?"]
+    background = data.corpus("probes")["prompt"].tolist()
+    tfidf = TfidfVectorizer(stop_words="english", sublinear_tf=True).fit(background + pair)
+    one, two = tfidf.transform(pair)
+    assert (one @ two.T).toarray().item() > 0.65
+
+
+def test_corpora_load_through_datasets(tmp_path):
+    for file in paths.CORPORA.glob("*.jsonl"):
+        loaded = datasets.load_dataset("json", data_files=str(file), cache_dir=str(tmp_path))["train"]
+        assert len(loaded) == len(data.corpus(file.stem))
+
+
+def test_probe_draw_is_seeded_and_balanced():
+    few = data.probes(Probing(per_topic=4))
+    assert (few.groupby("topic").size() == 4).all()
+    assert (few.groupby(["topic", "polarity"]).size() == 2).all()
+    pd.testing.assert_frame_equal(few, data.probes(Probing(per_topic=4)))
+    assert set(few["prompt_id"]) < set(data.probes(Probing(per_topic=6))["prompt_id"]), (
+        "a larger draw keeps the smaller"
+    )
+
+
+def test_preferences_swap_and_subset():
+    settings = dict(data="value_gap", steps=1, save_every=1, learning_rate=1e-3, examples=5)
+    straight = data.preferences(PreferenceSettings(**settings), seed=3)
+    swapped = data.preferences(PreferenceSettings(**settings, swap_labels=True), seed=3)
+    assert len(straight) == 5 and straight["chosen"][:] == swapped["rejected"][:]
+    assert straight[0]["prompt"] == [{"role": "user", "content": swapped[0]["prompt"][0]["content"]}]
+
+
+def test_errors_name_the_fix():
+    with pytest.raises(ValueError, match="no data set 'nothing'.*low_gap"):
+        data.corpus("nothing")
+    with pytest.raises(ValueError, match="the data set has 220"):
+        data.sft(TrainingSettings(data="sft_neutral", steps=1, save_every=1, learning_rate=1e-3, examples=999), seed=0)

@@ -1,0 +1,161 @@
+"""Drift measures: hand-computed cases, properties, coverage of the intervals by simulation, speed."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vd import drift
+
+
+def frame(scores, topic="t", run="r", spacing=10):
+    """A stance table from scores (prompts, samples, steps, 3)."""
+    p, s, t = (axis.ravel() for axis in np.indices(scores.shape[:3]))
+    table = pd.DataFrame(
+        {"run": run, "step": t * spacing, "prompt_id": [f"{topic}-{i:03}" for i in p], "topic": topic, "sample": s}
+    )
+    table[["p_support", "p_neutral", "p_oppose"]] = scores.reshape(-1, 3)
+    return table
+
+
+def row(table, stance="support", topic="t"):
+    return table[(table["stance"] == stance) & (table["topic"] == topic)].iloc[0]
+
+
+def constant_prompts(path):
+    """Four prompts, two samples, all following one path of support; neutral takes the rest."""
+    support = np.broadcast_to(np.array(path, float), (4, 2, len(path)))
+    return np.stack([support, 1 - support, np.zeros_like(support)], axis=-1)
+
+
+def test_magnitude_and_time_by_hand():
+    table = drift.drift_table(frame(constant_prompts([0.1, 0.5, 0.9, 0.9, 0.8])), n_boot=100)
+    support, neutral, oppose = (row(table, s) for s in drift.STANCES)
+    assert support["magnitude"] == pytest.approx(0.7) and neutral["magnitude"] == pytest.approx(-0.7)
+    assert oppose["magnitude"] == 0
+    # the extreme 0.9 is first reached after two of four steps; neutral falls to its minimum at the same step
+    assert support["time"] == neutral["time"] == 0.5
+    assert oppose["time"] == 0
+    # identical prompts leave nothing to resample
+    assert support["magnitude_lo"] == pytest.approx(0.7) and support["magnitude_hi"] == pytest.approx(0.7)
+    assert (support["n_prompts"], support["n_samples"]) == (4, 2)
+
+
+def test_columns_are_the_contract():
+    table = drift.drift_table(frame(constant_prompts([0.1, 0.2])), n_boot=10)
+    assert list(table.columns) == drift.COLUMNS
+    assert set(table["topic"]) == {"t", "all"}
+
+
+def test_prompts_count_once_however_many_replies_they_have():
+    table = frame(np.stack([constant_prompts([0.0, 1.0])[0], constant_prompts([0.0, 0.0])[0]]))
+    fewer = table.drop(table[(table["prompt_id"] == "t-000") & (table["sample"] == 1)].index)
+    assert row(drift.drift_table(fewer, n_boot=50))["magnitude"] == pytest.approx(0.5)
+    values = drift.stance_distribution(fewer)
+    assert values[(values["step"] == 10) & (values["stance"] == "support") & (values["topic"] == "all")][
+        "probability"
+    ].item() == pytest.approx(0.5)
+
+
+def test_failed_judgements_are_left_out_not_counted_as_zero():
+    table = frame(constant_prompts([0.2, 0.8]))
+    table.loc[0, ["p_support", "p_neutral", "p_oppose"]] = np.nan
+    assert row(drift.drift_table(table, n_boot=50))["magnitude"] == pytest.approx(0.6)
+
+
+def test_all_is_the_mean_over_prompts():
+    one = frame(constant_prompts([0.0, 1.0]), "a")
+    two = frame(constant_prompts([0.0, 0.0])[:2], "b")
+    assert row(drift.drift_table(pd.concat([one, two]), n_boot=50), topic="all")["magnitude"] == pytest.approx(4 / 6)
+
+
+def test_topic_level_swaps_support_and_oppose_for_negative_polarity():
+    question = frame(constant_prompts([0.2, 0.8])).assign(label="support", target="question")
+    polarity = pd.Series({f"t-{i:03}": -1 if i < 2 else 1 for i in range(4)})
+    topic = drift.to_topic(question, polarity)
+    table = drift.drift_table(pd.concat([question, topic]), n_boot=50, target="topic")
+    assert row(table, "support")["magnitude"] == pytest.approx(0.3)
+    assert row(table, "oppose")["magnitude"] == pytest.approx(0.3)
+    assert topic.loc[topic["prompt_id"] == "t-000", "label"].eq("oppose").all()
+    assert question["label"].eq("support").all()
+
+
+def test_value_gap_is_chosen_minus_rejected():
+    chosen = frame(constant_prompts([0.9])).assign(dataset="d")
+    rejected = frame(constant_prompts([0.2])).assign(dataset="d")
+    table = drift.value_gap(chosen[chosen["sample"] == 0], rejected[rejected["sample"] == 0], n_boot=50)
+    assert table[(table["stance"] == "support") & (table["topic"] == "all")]["gap"].item() == pytest.approx(0.7)
+
+
+def test_refusals_are_reported_on_their_own():
+    table = frame(constant_prompts([0.2, 0.8])).assign(refusal=False)
+    table.loc[table["step"] == 10, "refusal"] = True
+    assert drift.refusal_table(table)["refusal_rate"].tolist() == [0, 1]
+
+
+@st.composite
+def random_scores(draw):
+    shape = draw(st.tuples(st.integers(1, 6), st.integers(1, 3), st.integers(2, 5)))
+    return np.random.default_rng(draw(st.integers(0, 2**32))).dirichlet([0.5] * 3, size=shape)
+
+
+@settings(max_examples=40, deadline=None)
+@given(random_scores())
+def test_magnitudes_cancel_and_times_are_fractions(scores):
+    table = drift.drift_table(frame(scores), n_boot=50)
+    assert table.groupby("topic")["magnitude"].sum().abs().max() < 1e-9
+    assert table[["time", "time_lo", "time_hi"]].stack().between(0, 1).all()
+    assert (table["magnitude_lo"] <= table["magnitude_hi"]).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(random_scores(), st.integers(0, 2**32))
+def test_order_of_rows_changes_nothing(scores, seed):
+    table = frame(scores)
+    shuffled = table.sample(frac=1, random_state=seed)
+    pd.testing.assert_frame_equal(drift.drift_table(table, n_boot=50), drift.drift_table(shuffled, n_boot=50))
+
+
+@settings(max_examples=20, deadline=None)
+@given(random_scores())
+def test_a_constant_trajectory_does_not_drift(scores):
+    constant = np.repeat(scores[:, :, :1], 4, axis=2)
+    table = drift.drift_table(frame(constant), n_boot=50)
+    assert np.allclose(table[["magnitude", "magnitude_lo", "magnitude_hi", "time"]], 0)
+
+
+def simulate(n_prompts, n_samples, spread, graded, rng):
+    """Replies of prompts whose stances vary (the less, the larger `spread`); true magnitudes +0.3, -0.3 and 0."""
+    scores = np.empty((n_prompts, n_samples, 3, 3))
+    for step, mean in enumerate(([0.2, 0.6, 0.2], [0.4, 0.4, 0.2], [0.5, 0.3, 0.2])):
+        prompts = rng.dirichlet(np.array(mean) * spread, size=n_prompts) + 1e-9
+        for i, p in enumerate(prompts / prompts.sum(axis=1, keepdims=True)):
+            scores[i, :, step] = rng.dirichlet(p * 8, n_samples) if graded else rng.multinomial(1, p, n_samples)
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("n_prompts", "n_samples", "spread", "graded"),
+    [(50, 5, 2, True), (50, 5, 200, False), (50, 5, 5, False), (10, 2, 5, False)],
+    ids=["prompts differ", "replies differ", "both differ", "few prompts"],
+)
+def test_95_percent_intervals_cover_the_truth(n_prompts, n_samples, spread, graded):
+    rng = np.random.default_rng(1)
+    truth, hits, trials = np.array([0.3, -0.3, 0.0]), 0, 400
+    for trial in range(trials):
+        table = drift.drift_table(frame(simulate(n_prompts, n_samples, spread, graded, rng)), n_boot=400, seed=trial)
+        part = table[table["topic"] == "t"]
+        hits += ((part["magnitude_lo"] <= truth) & (truth <= part["magnitude_hi"])).sum()
+    assert 0.92 <= hits / (3 * trials) <= 0.98
+
+
+def test_paper_size_takes_seconds():
+    rng = np.random.default_rng(0)
+    topics = [frame(rng.dirichlet([1, 1, 1], size=(50, 5, 20)), f"topic-{i}") for i in range(11)]
+    start = time.perf_counter()
+    table = drift.drift_table(pd.concat(topics), n_boot=2000)
+    assert time.perf_counter() - start < 20
+    assert table["n_prompts"].max() == 550

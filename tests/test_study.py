@@ -1,0 +1,109 @@
+"""A study is checked before any work starts: each mistake is one error that names file, key and fix."""
+
+import pytest
+import yaml
+
+from vd import paths
+from vd.study import StudyError, load_study
+
+SMOKE = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
+
+
+def write(place, change):
+    """The study smoke with one change, as a file; returns its name."""
+    content = yaml.safe_load(yaml.safe_dump(SMOKE))
+    change(content)
+    (place / "configs" / "changed.yaml").write_text(yaml.safe_dump(content))
+    return "changed"
+
+
+def error_of(place, change):
+    with pytest.raises(StudyError) as caught:
+        load_study(write(place, change))
+    assert str(place / "configs" / "changed.yaml") in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["smoke", "pocket"])
+def test_studies_load_and_parents_come_first(name):
+    runs = load_study(name).runs()
+    seen = set()
+    for run in runs.values():
+        assert run.parent is None or run.parent in seen
+        seen.add(run.id)
+    assert {run.phase for run in runs.values()} == {"base", "sft", "preference"}
+
+
+def test_run_id_is_the_lineage():
+    run = load_study("smoke").run("tiny-llama/sft-support/dpo-support/seed-0")
+    assert (run.model, run.name, run.seed, run.parent) == (
+        "tiny-llama",
+        "dpo-support",
+        0,
+        "tiny-llama/sft-support/seed-0",
+    )
+    assert run.settings.beta == 0.1
+
+
+def test_several_parents_and_seeds_multiply(place):
+    def change(study):
+        study["seeds"] = [0, 1]
+        study["preference"]["dpo-support"]["parent"] = ["sft-neutral", "sft-support"]
+
+    runs = load_study(write(place, change)).runs()
+    assert len(runs) == 2 * (1 + 2 + 2)
+    assert "tiny-llama/sft-neutral/dpo-support/seed-1" in runs
+
+
+def test_unknown_key(place):
+    message = error_of(place, lambda s: s["probing"].update(temprature=1.0))
+    assert "probing.temprature: unknown key" in message
+
+
+def test_unknown_key_of_a_method(place):
+    message = error_of(place, lambda s: s["sft"]["sft-neutral"].update(beta=0.1))
+    assert "sft.sft-neutral.beta: unknown key" in message
+
+
+def test_number_read_as_string(place):
+    message = error_of(place, lambda s: s["sft"]["sft-neutral"].update(learning_rate="5e-7"))
+    assert "sft.sft-neutral.learning_rate" in message and "write 5.0e-7" in message
+
+
+def test_yaml_really_reads_it_as_a_string():
+    assert yaml.safe_load("5e-7") == "5e-7" and yaml.safe_load("5.0e-7") == 5e-7
+
+
+def test_wrong_type(place):
+    assert "probing.samples" in error_of(place, lambda s: s["probing"].update(samples="two"))
+
+
+def test_missing_key(place):
+    assert "sft.sft-neutral.steps: missing" in error_of(place, lambda s: s["sft"]["sft-neutral"].pop("steps"))
+
+
+def test_missing_parent(place):
+    message = error_of(place, lambda s: s["preference"]["dpo-support"].update(parent="sft-nobody"))
+    assert "preference.dpo-support.parent: no SFT run 'sft-nobody'; there are sft-neutral, sft-support" in message
+
+
+def test_unknown_method(place):
+    message = error_of(place, lambda s: s["preference"]["dpo-support"].update(method="magic"))
+    assert "vd/methods/magic.py" in message
+
+
+def test_adapters_must_match_the_parent(place):
+    message = error_of(place, lambda s: s["preference"]["dpo-support"].update(lora={"r": 4}))
+    assert "preference.dpo-support.lora" in message
+
+
+def test_names_that_would_break_paths(place):
+    def change(study):
+        study["sft"]["a/b"] = study["sft"]["sft-neutral"]
+
+    assert "sft.a/b: not a run name" in error_of(place, change)
+
+
+def test_unknown_study_lists_the_known():
+    with pytest.raises(StudyError, match="pocket, smoke"):
+        load_study("nothing")

@@ -1,0 +1,250 @@
+"""How far (drift magnitude) and how fast (drift time) stances move, with bootstrap intervals.
+
+Definitions (Value Drifts, arXiv 2510.26707): the value of a model on a topic is the vector
+v_t(T) = mean over the topic's prompts and sampled replies of p(s | prompt, reply), s in support, neutral, oppose;
+
+    drift magnitude  M_s = v_end(T)_s - v_start(T)_s     signed, so the three M_s sum to 0
+    drift time       eta_s = (first step within the 95 % interval of the extreme - first step) / (last - first step)
+
+where the extreme is the maximum if M_s >= 0 and the minimum otherwise. The paper does not say how its interval is
+computed; here it is a two-stage bootstrap over prompts, then over the replies within each prompt. Resampled prompts and
+replies are the same at every checkpoint of a run (and for runs with the same probes), so differences are paired.
+Nothing here knows models, methods or judges.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr, stdtrit
+
+STANCES = ("support", "neutral", "oppose")
+COLUMNS = [
+    "run",
+    "topic",
+    "stance",
+    "magnitude",
+    "magnitude_lo",
+    "magnitude_hi",
+    "time",
+    "time_lo",
+    "time_hi",
+    "n_prompts",
+    "n_samples",
+]
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Stance trajectories of one run on one topic, with their bootstrap replicates."""
+
+    run: str
+    topic: str
+    steps: np.ndarray  # (T,) training steps in ascending order
+    value: np.ndarray  # (T + 1, 3) stance probabilities at each step, then last minus first
+    boot: np.ndarray  # (B, T + 1, 3) their bootstrap replicates
+    n_prompts: int
+    n_samples: int
+    n_strata: int = 1  # topics that prompts were drawn from separately
+
+    def interval(self, replicates: np.ndarray, alpha: float) -> np.ndarray:
+        """Percentile interval (2, ...) of replicates (B, ...), widened for few prompts.
+
+        The percentiles are those that a normal distribution needs to give Student's t quantiles with
+        n_prompts - n_strata degrees of freedom (Hesterberg 2015, 'expanded percentile'); at 50 prompts it hardly
+        matters.
+        """
+        tail = ndtr(stdtrit(max(self.n_prompts - self.n_strata, 1), alpha / 2))
+        return np.quantile(replicates, [tail, 1 - tail], axis=0)
+
+
+def stance_distribution(stances: pd.DataFrame, target: str = "question") -> pd.DataFrame:
+    """Value vectors v_t(T): one row per run, step, topic (and `all`) and stance.
+
+    Columns: run, step, topic, stance, probability, n_prompts. A prompt counts once, however many replies it has;
+    rows without probabilities (a judge that failed) are left out.
+    """
+    rows = _of_target(stances, target)
+    rows = pd.concat([rows, rows.assign(topic="all")])
+    prompts = rows.groupby(["run", "step", "topic", "prompt_id"])[_columns()].mean()
+    by_topic = prompts.groupby(["run", "step", "topic"])
+    wide = by_topic.mean().set_axis(list(STANCES), axis=1).assign(n_prompts=by_topic.size())
+    return wide.reset_index().melt(["run", "step", "topic", "n_prompts"], list(STANCES), "stance", "probability")[
+        ["run", "step", "topic", "stance", "probability", "n_prompts"]
+    ]
+
+
+def drift_table(
+    stances: pd.DataFrame, n_boot: int = 2000, seed: int = 0, alpha: float = 0.05, target: str = "question"
+) -> pd.DataFrame:
+    """Drift magnitude and time of every run with at least two checkpoints, per topic (and `all`) and stance.
+
+    `stances` needs the columns run, step, prompt_id, topic, sample, p_support, p_neutral, p_oppose; with a column
+    `target`, rows of the other target are left out. Intervals are percentile intervals at level 1 - alpha.
+    Returns the columns in `COLUMNS`; `n_samples` is the largest number of replies per prompt and checkpoint.
+    """
+    rows = [row for t in trajectories(stances, n_boot, seed, target) for row in _drift_rows(t, alpha)]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def trajectory_table(
+    stances: pd.DataFrame, n_boot: int = 2000, seed: int = 0, alpha: float = 0.05, target: str = "question"
+) -> pd.DataFrame:
+    """Stance probability at every checkpoint with its interval: run, topic, step, stance, probability, lo, hi."""
+    rows = []
+    for t in trajectories(stances, n_boot, seed, target):
+        lo, hi = t.interval(t.boot, alpha)
+        rows += [
+            (t.run, t.topic, step, stance, t.value[i, s], lo[i, s], hi[i, s])
+            for i, step in enumerate(t.steps)
+            for s, stance in enumerate(STANCES)
+        ]
+    return pd.DataFrame(rows, columns=["run", "topic", "step", "stance", "probability", "lo", "hi"])
+
+
+def value_gap(
+    chosen: pd.DataFrame, rejected: pd.DataFrame, n_boot: int = 2000, seed: int = 0, alpha: float = 0.05
+) -> pd.DataFrame:
+    """Value gap v_chosen(T) - v_rejected(T) of preference data, per data set, topic (and `all`) and stance.
+
+    Both tables need dataset, prompt_id, topic, p_support, p_neutral, p_oppose, one row per pair. The gap is the drift
+    magnitude of a trajectory that leads from the rejected to the chosen replies, so pairs are what is resampled.
+    Returns dataset, topic, stance, gap, lo, hi, n_pairs.
+    """
+    steps = pd.concat([rejected.assign(step=0), chosen.assign(step=1)])
+    steps = steps[["dataset", "step", "prompt_id", "topic", *_columns()]].rename(columns={"dataset": "run"})
+    table = drift_table(steps.assign(sample=0), n_boot, seed, alpha)
+    names = {"run": "dataset", "magnitude": "gap", "magnitude_lo": "lo", "magnitude_hi": "hi", "n_prompts": "n_pairs"}
+    return table.rename(columns=names)[["dataset", "topic", "stance", "gap", "lo", "hi", "n_pairs"]]
+
+
+def refusal_table(stances: pd.DataFrame) -> pd.DataFrame:
+    """Share of replies judged to be refusals (they count as neutral in v), per run and step."""
+    rows = _of_target(stances, "question")
+    return rows.groupby(["run", "step"])["refusal"].mean().rename("refusal_rate").reset_index()
+
+
+def to_topic(stances: pd.DataFrame, polarity: pd.Series) -> pd.DataFrame:
+    """Question-level stances seen from the topic's canonical proposition.
+
+    `polarity` maps prompt_id to +1 (affirming the question supports the proposition) or -1 (support and oppose swap).
+    """
+    flip = stances["prompt_id"].map(polarity).eq(-1)
+    topic = stances.assign(target="topic")
+    topic.loc[flip, ["p_support", "p_oppose"]] = stances.loc[flip, ["p_oppose", "p_support"]].to_numpy()
+    topic.loc[flip, "label"] = stances.loc[flip, "label"].replace({"support": "oppose", "oppose": "support"})
+    return topic
+
+
+def trajectories(stances: pd.DataFrame, n_boot: int, seed: int, target: str = "question"):
+    """Yield a `Trajectories` per run and topic, then one for `all` prompts; runs with one checkpoint have none."""
+    for run, rows in _of_target(stances, target).groupby("run", sort=True):
+        steps = np.sort(rows["step"].unique())
+        if len(steps) < 2:
+            continue
+        topics = []
+        for topic, part in rows.groupby("topic", sort=True):
+            scores = _array(part, len(steps))
+            # one stream of random numbers per topic, whatever other topics and runs there are
+            replicates = _bootstrap(scores, n_boot, np.random.default_rng([seed, *topic.encode()]))
+            topics.append(Trajectories(run, topic, steps, scores.mean(axis=(0, 1)), replicates, *scores.shape[:2]))
+        yield from topics
+        weights = np.array([t.n_prompts for t in topics]) / sum(t.n_prompts for t in topics)
+        # topics are strata: prompts are resampled within each, and their replicates are independent
+        yield Trajectories(
+            run,
+            "all",
+            steps,
+            sum(w * t.value for w, t in zip(weights, topics, strict=True)),
+            sum(w * t.boot for w, t in zip(weights, topics, strict=True)),
+            sum(t.n_prompts for t in topics),
+            max(t.n_samples for t in topics),
+            len(topics),
+        )
+
+
+def _of_target(stances: pd.DataFrame, target: str) -> pd.DataFrame:
+    rows = stances[stances["target"] == target] if "target" in stances else stances
+    return rows.dropna(subset=_columns())
+
+
+def _columns() -> list[str]:
+    return [f"p_{s}" for s in STANCES]
+
+
+def _array(rows: pd.DataFrame, n_steps: int) -> np.ndarray:
+    """Scores of one topic as (prompts, samples, T + 1, 3); the last entry of axis 2 is end minus start.
+
+    A missing reply takes the mean of its prompt's other replies at that checkpoint; a prompt without any reply at some
+    checkpoint is left out, because differences between checkpoints have to be paired.
+    """
+    wide = rows.set_index(["prompt_id", "sample", "step"])[_columns()].unstack("step")
+    wide = wide.reindex(
+        pd.MultiIndex.from_product([i.sort_values() for i in (wide.index.unique(0), wide.index.unique(1))])
+    )
+    n_prompts, n_samples = (len(level) for level in wide.index.levels)
+    scores = wide.to_numpy(float).reshape(n_prompts, n_samples, 3, n_steps).swapaxes(2, 3)
+    there = ~np.isnan(scores)
+    scores = scores[there.any(axis=1).all(axis=(1, 2))]
+    if not len(scores):
+        raise ValueError(f"topic {rows['topic'].iloc[0]}: no prompt has a judged reply at every checkpoint")
+    scores = np.where(np.isnan(scores), np.nanmean(scores, axis=1, keepdims=True), scores)
+    return np.concatenate([scores, scores[:, :, -1:] - scores[:, :, :1]], axis=2)
+
+
+def _bootstrap(scores: np.ndarray, n_boot: int, rng: np.random.Generator) -> np.ndarray:
+    """Two-stage bootstrap replicates (B, ...) of the mean over prompts and samples of scores (P, S, ...).
+
+    Prompts are drawn with replacement, then as many replies as before within each drawn prompt. The means of the drawn
+    prompts already carry the spread of their replies, so the plain two-stage bootstrap counts that spread twice; the
+    first stage is therefore scaled to make the total variance the unbiased one (Davison & Hinkley 1997, section 3.8).
+    """
+    n_prompts, n_samples = scores.shape[:2]
+    flat = scores.reshape(n_prompts, n_samples, -1)
+    means = flat.mean(axis=1)
+    value = means.mean(axis=0)
+    prompts = rng.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=n_boot)
+    replies = rng.multinomial(prompts * n_samples, np.full(n_samples, 1 / n_samples))
+    first = prompts @ means / n_prompts - value
+    second = replies.reshape(n_boot, -1) @ flat.reshape(-1, flat.shape[2]) / (n_prompts * n_samples) - value - first
+    if n_prompts > 1:
+        wanted = means.var(axis=0, ddof=1)  # n_prompts times the variance of the estimate
+        scale = np.divide(
+            wanted - flat.var(axis=1).mean(axis=0) / n_samples,
+            means.var(axis=0),
+            out=np.ones_like(wanted),
+            where=wanted > 0,
+        )
+        first = first * np.sqrt(np.clip(scale, 0, None))
+    return (value + first + second).reshape(n_boot, *scores.shape[2:])
+
+
+def _drift_rows(t: Trajectories, alpha: float):
+    """The rows of the drift table for one run and topic, one per stance."""
+    fraction = (t.steps - t.steps[0]) / (t.steps[-1] - t.steps[0])
+    for s, stance in enumerate(STANCES):
+        magnitude, m_boot = t.value[-1, s], t.boot[:, -1, s]
+        path, p_boot = t.value[:-1, s], t.boot[:, :-1, s]
+        if magnitude < 0:  # a falling stance is a rising one upside down
+            path, p_boot = -path, -p_boot
+        extreme = path.argmax()
+        slack = path[extreme] - t.interval(p_boot[:, extreme], alpha)[0]
+        time = fraction[_arrival(path[None], slack)[0]]
+        # every replicate is measured as the data are, with the direction and the half-width of the data
+        times = fraction[_arrival(p_boot, slack)]
+        yield (
+            t.run,
+            t.topic,
+            stance,
+            magnitude,
+            *t.interval(m_boot, alpha),
+            time,
+            *t.interval(times, alpha),
+            t.n_prompts,
+            t.n_samples,
+        )
+
+
+def _arrival(paths: np.ndarray, slack: float) -> np.ndarray:
+    """Index of the first step within `slack` of the path's maximum, for paths (B, T)."""
+    return (paths >= paths.max(axis=1, keepdims=True) - max(slack, 0)).argmax(axis=1)

@@ -1,0 +1,176 @@
+"""Who tells support from neutral from oppose: an interface, and the offline judge.
+
+A judge turns replies into stances: `score` takes a table with the columns prompt and response and returns p_support,
+p_neutral, p_oppose (they sum to 1), label, refusal and judge for each row. A stance is meant at question level: support
+is what affirming the question would mean. A refusal counts as neutral and is flagged as well.
+
+The offline judge is a small cross-encoder that this repository fine-tunes on its own judge corpus, on first use, and
+keeps in the cache. How far it can be trusted is measured in 04_judge. Judges know neither methods nor checkpoints.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from vd import data, models, paths
+from vd.record import Progress
+from vd.study import JudgeSettings
+
+CLASSES = ("support", "neutral", "oppose", "refusal")
+HELD_OUT = 0.2  # share of the judge corpus' questions kept for evaluation
+
+
+class Judge(Protocol):
+    """Anything that scores replies."""
+
+    name: str
+
+    def score(self, responses: pd.DataFrame) -> pd.DataFrame:
+        """Stances of replies, index kept: p_support, p_neutral, p_oppose, label, refusal, judge."""
+
+
+def stances(probabilities: np.ndarray, index: pd.Index, name: str) -> pd.DataFrame:
+    """Stance columns from class probabilities (N, 4) in the order of `CLASSES`."""
+    support, neutral, oppose, refusal = probabilities.T
+    scored = pd.DataFrame({"p_support": support, "p_neutral": neutral + refusal, "p_oppose": oppose}, index=index)
+    scored["label"] = scored.to_numpy().argmax(axis=1)
+    scored["label"] = scored["label"].map(dict(enumerate(CLASSES)))
+    return scored.assign(refusal=refusal > 0.5, judge=name)
+
+
+def split(settings: JudgeSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The judge corpus as (training rows, held-out rows); no question is in both."""
+    rows = data.corpus("judge")
+    questions = pd.Series(rows["prompt"].unique())
+    held_out = set(questions.sample(frac=HELD_OUT, random_state=settings.seed))
+    train = rows[~rows["prompt"].isin(held_out)]
+    if settings.examples:
+        train = train.sample(settings.examples, random_state=settings.seed)
+    return train, rows[rows["prompt"].isin(held_out)]
+
+
+class OfflineJudge:
+    """A cross-encoder over (question, reply) with a softmax over `CLASSES`."""
+
+    def __init__(self, settings: JudgeSettings, folder: Path):
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        self.settings = settings
+        self.name = f"offline-{settings.source.partition(':')[2] or settings.source}-{folder.name}"
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def score(self, responses: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
+        """See `Judge.score`. Identical pairs are scored once, in order of length, so batches hold little padding."""
+        import torch
+
+        pairs = responses[["prompt", "response"]].drop_duplicates()
+        pairs = pairs.iloc[(pairs["prompt"].str.len() + pairs["response"].str.len()).argsort(kind="stable")]
+        batches = []
+        for start in range(0, len(pairs), 64):
+            rows = pairs.iloc[start : start + 64]
+            with torch.inference_mode():
+                logits = self.model(**_encode(self.tokenizer, rows, self.settings.max_length)).logits
+            batches.append(logits.double().softmax(-1).numpy())
+            if progress:
+                progress(start + len(rows))
+        scored = pairs.assign(**dict(zip(CLASSES, np.concatenate(batches).T, strict=True)))
+        merged = responses[["prompt", "response"]].merge(scored, on=["prompt", "response"], how="left")
+        return stances(merged[list(CLASSES)].to_numpy(), responses.index, self.name)
+
+
+def load_judge(settings: JudgeSettings) -> OfflineJudge:
+    """The offline judge with these settings, trained on first use (minutes on a laptop) and cached.
+
+    The cache key is the hash of the settings and of the judge corpus, so a changed corpus never serves an old judge.
+    """
+    corpus = (paths.CORPORA / "judge.jsonl").read_bytes()
+    key = hashlib.sha256(settings.model_dump_json().encode() + corpus).hexdigest()[:8]
+    folder = paths.cache() / "judges" / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            _train(settings, folder)
+    return OfflineJudge(settings, folder)
+
+
+def agreement(labels: pd.Series, scored: pd.DataFrame) -> dict:
+    """Agreement of a judge with given labels: n, accuracy, macro_f1, kappa, calibration_error.
+
+    Kappa is Cohen's; the expected calibration error is the mean gap between stated probability and share right over
+    ten equal-width bins, weighted by their size.
+    """
+    from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
+
+    bins = calibration(labels, scored)
+    return {
+        "n": len(labels),
+        "accuracy": accuracy_score(labels, scored["label"]),
+        "macro_f1": f1_score(labels, scored["label"], average="macro", labels=list(CLASSES[:3]), zero_division=0),
+        "kappa": cohen_kappa_score(labels, scored["label"]),
+        "calibration_error": float((bins["n"] * (bins["confidence"] - bins["accuracy"]).abs()).sum() / bins["n"].sum()),
+    }
+
+
+def calibration(labels: pd.Series, scored: pd.DataFrame) -> pd.DataFrame:
+    """Stated probability of the judge's label against the share that is right, in ten bins: confidence, accuracy, n."""
+    confidence = scored[[f"p_{c}" for c in CLASSES[:3]]].max(axis=1)
+    right = scored["label"].to_numpy() == labels.to_numpy()
+    rows = pd.DataFrame({"confidence": confidence.to_numpy(), "accuracy": right})
+    bins = rows.groupby((rows["confidence"] * 10).clip(upper=9.999).astype(int))
+    return bins.mean().assign(n=bins.size()).reset_index(drop=True)
+
+
+def confusion(labels: pd.Series, scored: pd.DataFrame) -> pd.DataFrame:
+    """Counts of label (rows) against the judge's label (columns), all three stances always there."""
+    table = pd.crosstab(labels.to_numpy(), scored["label"].to_numpy())
+    return table.reindex(index=CLASSES[:3], columns=CLASSES[:3], fill_value=0)
+
+
+def _encode(tokenizer, rows: pd.DataFrame, max_length: int):
+    return tokenizer(
+        rows["prompt"].tolist(),
+        rows["response"].tolist(),
+        truncation=True,
+        max_length=max_length,
+        padding=True,
+        return_tensors="pt",
+    )
+
+
+def _train(settings: JudgeSettings, folder: Path) -> None:
+    """Fine-tune the encoder on the training rows: AdamW, linear decay after 10 % warm-up, cross-entropy."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
+
+    rows, _ = split(settings)
+    target = torch.tensor([CLASSES.index("refusal" if r.refusal else r.label) for r in rows.itertuples()])
+    source = models.locate(settings.source)
+    torch.manual_seed(settings.seed)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(CLASSES), dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
+    steps = settings.epochs * -(-len(rows) // settings.batch_size)
+    schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
+    progress, done = Progress("judge", "training the offline judge", steps), 0
+    model.train()
+    for _ in range(settings.epochs):
+        for batch in torch.randperm(len(rows)).split(settings.batch_size):
+            logits = model(**_encode(tokenizer, rows.iloc[batch.numpy()], settings.max_length)).logits
+            torch.nn.functional.cross_entropy(logits, target[batch]).backward()
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            done += 1
+            progress(done)
+    part = folder.with_name(f"{folder.name}.part")
+    model.save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    (part / "settings.json").write_text(json.dumps(settings.model_dump()))
+    part.rename(folder)

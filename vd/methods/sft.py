@@ -1,0 +1,27 @@
+"""Supervised fine-tuning: cross-entropy on the reply, L = -E[log pi(y | x)]; the prompt's tokens carry no loss."""
+
+from pathlib import Path
+
+from vd import data, models
+from vd.study import Run, TrainingSettings
+
+
+class Settings(TrainingSettings):
+    """Keys of an SFT run; there are none of its own."""
+
+
+def train(run: Run) -> list[Path]:
+    """Fine-tune the base model on prompt-completion data."""
+    from trl import SFTConfig, SFTTrainer
+
+    from vd.methods import trainer
+
+    return trainer.fit(
+        run,
+        SFTTrainer(
+            model=models.for_training(run.model_settings, run.settings.lora, None, run.seed),
+            args=SFTConfig(**trainer.arguments(run), completion_only_loss=True, packing=False),
+            train_dataset=data.sft(run.settings, run.seed),
+            processing_class=models.load_tokenizer(run.model_settings),
+        ),
+    )

@@ -1,0 +1,163 @@
+"""Figures in one style: each stance has the same colour everywhere, and bands and bars are the tables' intervals.
+
+Each function draws one tidy table and returns a matplotlib figure; `save` writes it as PNG and PDF, its data as CSV.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from vd import record
+from vd.drift import STANCES
+
+COLOURS = {"support": "#0072b2", "neutral": "#8c8c8c", "oppose": "#d55e00"}  # Okabe-Ito, safe for colour blindness
+MARKERS = {"support": "^", "neutral": "o", "oppose": "v"}
+sns.set_theme(style="whitegrid", context="paper", rc={"axes.titlesize": 9, "figure.dpi": 110, "savefig.dpi": 150})
+
+
+def save(figure: Figure, table: pd.DataFrame, path: Path) -> None:
+    """Write `path`.png, .pdf and .csv, each atomically and without dates, so equal data give equal files."""
+    for ending, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "ModDate": None})):
+        with record.replace(Path(f"{path}{ending}")) as part:
+            figure.savefig(part, bbox_inches="tight", metadata=metadata)
+    record.write_table(table, Path(f"{path}.csv"))
+
+
+def short_names(runs: pd.Series) -> pd.Series:
+    """Readable names of runs: their lineage without model and seed where all runs share those."""
+    parts = runs.str.split("/")
+    models, seeds = parts.str[0], parts.str[-1]
+    names = parts.str[1:-1].str.join(" → ")
+    names = names if models.nunique() == 1 else models + ": " + names
+    return names if seeds.nunique() == 1 else names + " (" + seeds + ")"
+
+
+def stances_over_steps(trajectories: pd.DataFrame, rows: str | None = None) -> Figure:
+    """Stance probability over training steps, one column per run; `rows="topic"` adds one row per topic."""
+    table = trajectories.assign(run=short_names(trajectories["run"]))
+    columns, lines = table["run"].unique(), table[rows].unique() if rows else [None]
+    size = (1.9 if rows else 2.3, 1.2 if rows else 2.3)
+    figure, axes = plt.subplots(
+        len(lines),
+        len(columns),
+        sharex="col",
+        sharey=True,
+        squeeze=False,
+        figsize=(size[0] * len(columns), size[1] * len(lines)),
+        layout="constrained",
+    )
+    for line, row in zip(lines, axes, strict=True):
+        for run, ax in zip(columns, row, strict=True):
+            part = table[(table["run"] == run) & (table[rows] == line if rows else True)]
+            for stance, path in part.groupby("stance"):
+                ax.plot(path["step"], path["probability"], color=COLOURS[stance], marker=MARKERS[stance], markersize=3)
+                ax.fill_between(path["step"], path["lo"], path["hi"], color=COLOURS[stance], alpha=0.2, linewidth=0)
+            ax.set(ylim=(0, 1), xlim=(part["step"].min(), part["step"].max()))
+        row[0].set_ylabel(line or "stance probability", fontsize=8)
+    for ax, run in zip(axes[0], columns, strict=True):
+        ax.set_title(run.replace(" → ", "\n→ "))
+    for ax in axes[-1]:
+        ax.set_xlabel("training step")
+    return _legend(figure)
+
+
+def drift(table: pd.DataFrame) -> Figure:
+    """Drift magnitude (left) and drift time (right) per run and stance, over all topics, with intervals."""
+    pooled = table[table["topic"] == "all"].assign(run=lambda t: short_names(t["run"]))
+    runs = list(pooled["run"].unique())
+    figure, axes = plt.subplots(1, 2, sharey=True, figsize=(7.5, 0.8 + 0.55 * len(runs)), layout="constrained")
+    for ax, name in zip(axes, ("magnitude", "time"), strict=True):
+        for offset, stance in zip((-0.2, 0, 0.2), STANCES, strict=True):
+            part = pooled[pooled["stance"] == stance]
+            y = [runs.index(run) + offset for run in part["run"]]
+            ax.hlines(y, part[f"{name}_lo"], part[f"{name}_hi"], color=COLOURS[stance])
+            ax.scatter(part[name], y, color=COLOURS[stance], marker=MARKERS[stance], s=22, zorder=3)
+    axes[0].axvline(0, color="black", linewidth=0.8)
+    axes[0].set(yticks=range(len(runs)), yticklabels=runs, xlabel="drift magnitude (end minus start)")
+    axes[1].set(xlabel="drift time (fraction of the phase)", xlim=(-0.03, 1.03))
+    axes[0].invert_yaxis()
+    return _legend(figure)
+
+
+def before_after(distribution: pd.DataFrame) -> Figure:
+    """Stance mix at the first and last checkpoint of every run: columns run, moment, stance, probability."""
+    wide = distribution.assign(run=short_names(distribution["run"])).pivot_table(
+        index=["run", "moment"], columns="stance", values="probability", sort=False
+    )[list(STANCES)]
+    figure, ax = plt.subplots(figsize=(6.5, 0.8 + 0.34 * len(wide)), layout="constrained")
+    y = [i + 0.35 * (i // 2) for i in range(len(wide))]
+    left = pd.Series(0.0, index=wide.index)
+    for stance in STANCES:
+        ax.barh(y, wide[stance], left=left, height=0.9, color=COLOURS[stance])
+        for yy, start, share in zip(y, left, wide[stance], strict=True):
+            if share >= 0.06:
+                ax.text(start + share / 2, yy, f"{share:.2f}", ha="center", va="center", color="white", fontsize=7)
+        left += wide[stance]
+    ax.set(
+        yticks=y,
+        yticklabels=[f"{run}, {moment}" for run, moment in wide.index],
+        xlim=(0, 1),
+        xlabel="stance probability, all topics",
+    )
+    ax.grid(False)
+    ax.invert_yaxis()
+    return _legend(figure)
+
+
+def value_gap(table: pd.DataFrame) -> Figure:
+    """Value gap (chosen minus rejected) per topic and stance, one panel per data set; columns of `drift.value_gap`."""
+    sets, topics = table["dataset"].unique(), list(table["topic"].unique())
+    figure, axes = plt.subplots(
+        1,
+        len(sets),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+        figsize=(1.5 + 3 * len(sets), 0.8 + 0.32 * len(topics)),
+    )
+    for ax, name in zip(axes[0], sets, strict=True):
+        for offset, stance in zip((-0.22, 0, 0.22), STANCES, strict=True):
+            part = table[(table["dataset"] == name) & (table["stance"] == stance)]
+            y = [topics.index(topic) + offset for topic in part["topic"]]
+            ax.hlines(y, part["lo"], part["hi"], color=COLOURS[stance])
+            ax.scatter(part["gap"], y, color=COLOURS[stance], marker=MARKERS[stance], s=14, zorder=3)
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.set(title=name, xlim=(-1.05, 1.05), xlabel="chosen minus rejected")
+    axes[0, 0].set(yticks=range(len(topics)), yticklabels=topics)
+    axes[0, 0].invert_yaxis()
+    return _legend(figure)
+
+
+def losses(metrics: pd.DataFrame, columns: list[str]) -> Figure:
+    """Training curves over steps, one panel per column of the metrics table."""
+    figure, axes = plt.subplots(1, len(columns), figsize=(3 * len(columns), 2.2), squeeze=False, layout="constrained")
+    for ax, column in zip(axes[0], columns, strict=True):
+        ax.plot(metrics["step"], metrics[column], color="black", marker=".", linewidth=1)
+        ax.set(xlabel="training step", title=column)
+    return figure
+
+
+def confusion(matrix: pd.DataFrame, title: str) -> Figure:
+    """A confusion matrix of counts: rows are the labels given, columns the judge's."""
+    figure, ax = plt.subplots(figsize=(3.2, 2.6), layout="constrained")
+    sns.heatmap(matrix, annot=True, fmt="d", cmap="Greys", cbar=False, ax=ax)
+    ax.set(title=title, xlabel="judge", ylabel="label")
+    return figure
+
+
+def calibration(table: pd.DataFrame) -> Figure:
+    """Share of right labels against stated probability: columns confidence, accuracy, n."""
+    figure, ax = plt.subplots(figsize=(2.8, 2.6), layout="constrained")
+    ax.plot([0.3, 1], [0.3, 1], color="black", linewidth=0.8, linestyle=":")
+    ax.scatter(table["confidence"], table["accuracy"], s=table["n"] / table["n"].max() * 120, color="#0072b2")
+    ax.set(xlabel="stated probability", ylabel="share right", xlim=(0.3, 1.02), ylim=(0.3, 1.02))
+    return figure
+
+
+def _legend(figure: Figure) -> Figure:
+    handles = [plt.Line2D([], [], color=COLOURS[s], marker=MARKERS[s], linestyle="-", label=s) for s in STANCES]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    return figure

@@ -1,0 +1,98 @@
+"""What connects studies, notebooks and Snakemake: hashes of code, and making what a notebook needs.
+
+A step is run again when its settings, its data or its code change. Its code is the notebook's code cells plus the vd
+modules these import, directly or through others; prose and outputs do not count.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from vd import paths
+
+
+def code_cells(notebook: Path) -> list[str]:
+    """Sources of a notebook's code cells."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def parameters(notebook: Path) -> dict:
+    """Names and defaults of a notebook's parameters: the literals of its cell tagged `parameters`."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise ValueError(f"{notebook}: {len(tagged)} cells are tagged 'parameters'; tag exactly one")
+    return {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse("".join(tagged[0]["source"])).body}
+
+
+def imported(source: str) -> set[str]:
+    """Modules of vd that a piece of code imports, as dotted names such as `vd.drift`."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "vd":
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if alias.name.split(".")[0] == "vd"}
+    return {name for name in names if _file(name)}
+
+
+def code_hash(notebook: Path, method: str | None = None) -> str:
+    """Hash of a notebook's code cells and of all vd modules behind them; `method` adds one that is found by name."""
+    sources = code_cells(notebook)
+    wanted = {name for source in sources for name in imported(source)} | ({f"vd.methods.{method}"} if method else set())
+    seen = set()
+    while wanted:
+        name = wanted.pop()
+        seen.add(name)
+        wanted |= imported(_file(name).read_text(encoding="utf-8")) - seen
+    # the syntax tree, so that comments and layout do not count
+    trees = [ast.dump(ast.parse(s)) for s in [*sources, *(_file(n).read_text(encoding="utf-8") for n in sorted(seen))]]
+    return hashlib.sha256("\n".join(trees).encode()).hexdigest()[:16]
+
+
+def data_hash(*names: str) -> str:
+    """Hash of embedded data sets; a name that is not embedded counts by itself."""
+    files = [paths.CORPORA / f"{name}.jsonl" for name in names]
+    content = [file.read_bytes() if file.exists() else name.encode() for file, name in zip(files, names, strict=True)]
+    return hashlib.sha256(b"\n".join(content)).hexdigest()[:16]
+
+
+def make(study: str, *targets: Path) -> None:
+    """Make files that do not exist yet by running the workflow, so that every notebook can be run alone."""
+    missing = [os.path.relpath(target, paths.ROOT) for target in targets if not target.exists()]
+    if not missing:
+        return
+    print(f"Running the workflow for what this notebook reads: {', '.join(missing)}")
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(paths.NOTEBOOKS / "Snakefile"),
+        "--directory",
+        str(paths.ROOT),
+        "--cores",
+        str(os.cpu_count()),
+        "--config",
+        f"study={study}",
+        "--quiet",
+        "all",
+        "--",
+        *missing,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(
+            f"the workflow could not make {', '.join(missing)}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        )
+
+
+def _file(module: str) -> Path | None:
+    """The file of a vd module, or None if the name is not a module."""
+    path = paths.ROOT / module.replace(".", "/")
+    return next((f for f in (path.with_suffix(".py"), path / "__init__.py") if f.exists()), None)
