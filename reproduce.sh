@@ -100,9 +100,11 @@ setup() {
             [ "${VD_ENV:-}" != venv ] && [ -n "$tool" ] && command -v "$tool" >/dev/null && break
         done
         if [ -n "$tool" ]; then make_conda "$tool"; else make_venv "$ENV"; fi
+        mkdir -p "$ENV/ipython/profile_default" # kernels on this machine need no warning about unencrypted TCP
+        echo "get_config().Application.log_level = 40" >"$ENV/ipython/profile_default/ipython_kernel_config.py"
         echo "$state $PWD" >"$ENV/.ready"
     fi
-    export PATH="$ENV/bin:$PATH" PYTHONNOUSERSITE=1
+    export PATH="$ENV/bin:$PATH" PYTHONNOUSERSITE=1 IPYTHONDIR="$ENV/ipython"
 }
 
 run_study() {
@@ -118,7 +120,8 @@ run_study() {
     export VD_PROGRESS
     tail -n 0 -F "$VD_PROGRESS" 2>/dev/null &
     trap 'kill %1 2>/dev/null; rm -f "$VD_PROGRESS"' EXIT
-    snakemake --snakefile notebooks/Snakefile --cores all --rerun-incomplete --quiet rules "$@"
+    snakemake --snakefile notebooks/Snakefile --cores all --rerun-incomplete --quiet rules "$@" 2>&1 |
+        { grep --line-buffered -vE '^(Select jobs|Execute [0-9]+ jobs|Finished jobid|\[.* 20[0-9]{2}\]$|$)' || true; }
     say "Done in $((SECONDS / 60)) min $((SECONDS % 60)) s"
     python -m vd "$VD_STUDY" --where
 }

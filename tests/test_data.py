@@ -78,7 +78,8 @@ def test_replies_are_written_not_stamped_out(name, column):
     trigrams = Counter(
         t for text in texts for t in set(zip(words(text), words(text)[1:], words(text)[2:], strict=False))
     )
-    assert trigrams.most_common(1)[0][1] <= 0.12 * len(texts), trigrams.most_common(3)
+    share = 0.10 if (name, column) == ("low_gap", "rejected") else 0.05  # clumsy repetition is what those are for
+    assert trigrams.most_common(1)[0][1] <= share * len(texts), trigrams.most_common(3)
 
 
 def test_probes_open_in_many_ways():
@@ -93,7 +94,7 @@ def test_no_probe_is_in_a_training_corpus(name):
     tfidf = TfidfVectorizer(stop_words="english", sublinear_tf=True).fit(pd.concat([probes, prompts]))
     similarity = (tfidf.transform(probes) @ tfidf.transform(prompts).T).toarray()
     i, j = divmod(similarity.argmax(), similarity.shape[1])
-    assert similarity.max() < 0.65, f"{probes.iloc[i]} ~ {prompts.iloc[j]}"
+    assert similarity.max() < 0.6, f"{probes.iloc[i]} ~ {prompts.iloc[j]}"
 
 
 def test_near_duplicates_would_be_found():
@@ -102,7 +103,7 @@ def test_near_duplicates_would_be_found():
     background = data.corpus("probes")["prompt"].tolist()
     tfidf = TfidfVectorizer(stop_words="english", sublinear_tf=True).fit(background + pair)
     one, two = tfidf.transform(pair)
-    assert (one @ two.T).toarray().item() > 0.65
+    assert (one @ two.T).toarray().item() > 0.6
 
 
 def test_corpora_load_through_datasets(tmp_path):
@@ -130,7 +131,7 @@ def test_preferences_swap_and_subset():
 
 
 def test_errors_name_the_fix():
-    with pytest.raises(ValueError, match="no data set 'nothing'.*low_gap"):
+    with pytest.raises(ValueError, match=r"no data set 'nothing'.*low_gap"):
         data.corpus("nothing")
     with pytest.raises(ValueError, match="the data set has 220"):
         data.sft(TrainingSettings(data="sft_neutral", steps=1, save_every=1, learning_rate=1e-3, examples=999), seed=0)

@@ -80,7 +80,7 @@ class JudgeSettings(Settings):
     """Who tells support from neutral from oppose."""
 
     source: str = "embedded:minilm"  # encoder that the offline judge is trained from
-    epochs: PositiveInt = 6
+    epochs: PositiveInt = 5
     learning_rate: PositiveFloat = 5.0e-5
     batch_size: PositiveInt = 16
     max_length: PositiveInt = 160  # tokens of question and reply together

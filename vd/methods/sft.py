@@ -12,16 +12,20 @@ class Settings(TrainingSettings):
 
 def train(run: Run) -> list[Path]:
     """Fine-tune the base model on prompt-completion data."""
+    from vd.methods import trainer
+
+    return trainer.fit(run, build(run))
+
+
+def build(run: Run):
+    """TRL's SFTTrainer for a run, before its first step."""
     from trl import SFTConfig, SFTTrainer
 
     from vd.methods import trainer
 
-    return trainer.fit(
-        run,
-        SFTTrainer(
-            model=models.for_training(run.model_settings, run.settings.lora, None, run.seed),
-            args=SFTConfig(**trainer.arguments(run), completion_only_loss=True, packing=False),
-            train_dataset=data.sft(run.settings, run.seed),
-            processing_class=models.load_tokenizer(run.model_settings),
-        ),
+    return SFTTrainer(
+        model=models.for_training(run.model_settings, run.settings.lora, None, run.seed),
+        args=SFTConfig(**trainer.arguments(run), completion_only_loss=True, packing=False),
+        train_dataset=data.sft(run.settings, run.seed),
+        processing_class=models.load_tokenizer(run.model_settings),
     )

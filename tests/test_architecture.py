@@ -1,0 +1,149 @@
+"""The house rules: which module may import which, what importing costs, how notebooks are built."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vd import paths, workflow
+
+MODULES = {
+    ".".join(file.relative_to(paths.ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+    for file in (paths.ROOT / "vd").rglob("*.py")
+}
+NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+HEAVY = {"torch", "transformers", "trl", "peft", "accelerate"}
+
+
+def imports(module):
+    """Modules of vd that a module imports anywhere in its file, methods found by name left out."""
+    return workflow.imported(MODULES[module].read_text()) - {module, "vd"}
+
+
+def reached(module):
+    """All modules of vd behind a module."""
+    found, wanted = set(), {module}
+    while wanted:
+        name = wanted.pop()
+        found.add(name)
+        wanted |= imports(name) - found
+    return found
+
+
+def libraries(module, top_level=True):
+    """Third-party libraries that a module imports, at its top level or anywhere."""
+    tree = ast.parse(MODULES[module].read_text())
+    nodes = tree.body if top_level else ast.walk(tree)
+    names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
+    names += [n.module for n in nodes if isinstance(n, ast.ImportFrom)]
+    return {name.split(".")[0] for name in names}
+
+
+ALLOWED = {  # arrows point one way, from what is asked to what is shown
+    "vd.paths": set(),
+    "vd.study": {"paths"},
+    "vd.record": {"paths"},
+    "vd.data": {"paths", "study"},
+    "vd.models": {"paths", "study"},
+    "vd.probe": {"paths", "study", "record", "data", "models"},
+    "vd.judge": {"paths", "study", "record", "data", "models"},
+    "vd.drift": set(),
+    "vd.plots": {"record", "drift"},
+    "vd.tables": {"record", "plots"},
+    "vd.workflow": {"paths"},
+    "vd.corpora": set(),
+    "vd.__main__": {"paths", "study"},
+}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"vd"}))
+def test_arrows_point_one_way(module):
+    if module.startswith("vd.methods"):
+        allowed = {"paths", "study", "record", "data", "models", "methods", "methods.trainer"}
+    else:
+        allowed = ALLOWED[module]
+    assert imports(module) <= {f"vd.{name}" for name in allowed}
+
+
+@pytest.mark.parametrize("module", ["vd.drift", "vd.plots", "vd.tables", "vd.workflow"])
+def test_analysis_reaches_nothing_that_trains(module):
+    assert not {lib for name in reached(module) for lib in libraries(name, top_level=False)} & HEAVY
+
+
+@pytest.mark.parametrize("module", ["vd.judge", "vd.probe"])
+def test_probe_and_judge_know_no_method(module):
+    assert not {name for name in reached(module) if name.startswith("vd.methods")}
+    assert "trl" not in {lib for name in reached(module) for lib in libraries(name, top_level=False)}
+
+
+def test_nothing_imports_a_notebook():
+    for file in MODULES.values():
+        assert "%run" not in file.read_text() and "import_ipynb" not in file.read_text()
+
+
+def test_import_is_cheap():
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import vd"], check=True)
+    whole = time.perf_counter() - start
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "pass"], check=True)
+    assert whole - (time.perf_counter() - start) < 0.3
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_modules_and_public_functions_say_what_they_are(module):
+    tree = ast.parse(MODULES[module].read_text())
+    assert ast.get_docstring(tree), "no module docstring"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_notebooks_are_the_series():
+    names = [n.stem for n in NOTEBOOKS]
+    assert names == [
+        "00_data",
+        "01_sft",
+        "02_preference",
+        "03_probe",
+        "04_judge",
+        "05_drift",
+        "06_figures",
+        "07_tables",
+    ]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
+def test_notebooks_are_built_alike(notebook):
+    book = json.loads(notebook.read_text())
+    code = [c for c in book["cells"] if c["cell_type"] == "code"]
+    sizes = sorted(sum(bool(line.strip()) for line in "".join(c["source"]).splitlines()) for c in code)
+    prose = sum(len("".join(c["source"]).split()) for c in book["cells"] if c["cell_type"] == "markdown")
+    assert book["metadata"]["kernelspec"]["name"] == "python3"
+    assert notebook.stat().st_size < 300_000
+    assert 20 <= len(book["cells"]) <= 45
+    assert sizes[len(sizes) // 2] <= 6 and sizes[-1] <= 40
+    assert 3 <= prose / sum(sizes) <= 12
+    assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1)), "run all cells in order, then save"
+    assert not [o for c in code for o in c["outputs"] if o["output_type"] == "error" or o.get("name") == "stderr"]
+    defaults = workflow.parameters(notebook)
+    assert defaults["STUDY"] == "smoke"
+    tagged = next(c for c in code if "parameters" in c["metadata"].get("tags", []))
+    assert all("#" in line for line in tagged["source"]), "every parameter is commented"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
+def test_links_between_notebooks_and_files_lead_somewhere(notebook):
+    text = "".join("".join(c["source"]) for c in json.loads(notebook.read_text())["cells"])
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (notebook.parent / target).exists(), target
+
+
+def test_readme_links_lead_somewhere():
+    text = (paths.ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (paths.ROOT / target).exists(), target

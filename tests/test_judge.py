@@ -1,0 +1,83 @@
+"""The judge: what it returns, what it never mixes up, and that it is really trained."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vd import data, judge
+from vd.study import JudgeSettings
+
+TINY = JudgeSettings(source="random:bert", epochs=1, learning_rate=1e-3, examples=64)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return judge.load_judge(TINY)
+
+
+def test_columns_and_probabilities(tiny):
+    replies = data.corpus("judge").head(20)
+    scored = tiny.score(replies)
+    assert list(scored) == ["p_support", "p_neutral", "p_oppose", "label", "refusal", "judge"]
+    assert np.allclose(scored[["p_support", "p_neutral", "p_oppose"]].sum(axis=1), 1)
+    assert scored["judge"].eq(tiny.name).all()
+
+
+def test_order_duplicates_and_index_do_not_matter(tiny):
+    replies = data.corpus("judge").head(40)
+    doubled = pd.concat([replies, replies]).sample(frac=1, random_state=0)
+    one, two = tiny.score(replies), tiny.score(doubled)
+    assert two.index.equals(doubled.index)
+    for i in replies.index:
+        assert np.allclose(two.loc[i, "p_support"], one.loc[i, "p_support"], atol=1e-5)
+
+
+def test_refusal_counts_as_neutral_and_is_flagged():
+    scored = judge.stances(np.array([[0.1, 0.2, 0.1, 0.6], [0.7, 0.1, 0.1, 0.1]]), pd.RangeIndex(2), "j")
+    assert scored["p_neutral"].tolist() == pytest.approx([0.8, 0.2])
+    assert scored["label"].tolist() == ["neutral", "support"] and scored["refusal"].tolist() == [True, False]
+
+
+def test_no_question_is_both_trained_on_and_held_out():
+    train, held_out = judge.split(JudgeSettings())
+    assert not set(train["prompt"]) & set(held_out["prompt"])
+    assert len(train) + len(held_out) == len(data.corpus("judge")) and 0.15 < len(held_out) / len(train) < 0.35
+
+
+def test_labelled_replies_are_in_no_training_data():
+    labelled = data.corpus("judge_labelled")
+    assert len(labelled) >= 300 and labelled["run"].str.contains("base").any() and labelled["run"].nunique() >= 4
+    assert set(labelled["prompt"]) <= set(data.corpus("probes")["prompt"])
+    assert not set(labelled["prompt"]) & set(data.corpus("judge")["prompt"])
+
+
+def test_settings_decide_which_judge_is_loaded(tiny):
+    other = judge.load_judge(TINY.model_copy(update={"seed": 1}))
+    assert other.name != tiny.name
+    assert judge.load_judge(TINY).name == tiny.name
+
+
+def test_agreement_by_hand():
+    labels = pd.Series(["support", "oppose", "neutral", "neutral"])
+    scored = pd.DataFrame(
+        {
+            "p_support": [0.9, 0.9, 0.0, 0.0],
+            "p_neutral": [0.1, 0.1, 0.9, 0.9],
+            "p_oppose": [0.0] * 4,
+            "label": ["support", "support", "neutral", "neutral"],
+        }
+    )
+    quality = judge.agreement(labels, scored)
+    assert quality["accuracy"] == 0.75
+    assert quality["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert quality["calibration_error"] == pytest.approx(0.15)
+    assert judge.confusion(labels, scored).loc["oppose", "support"] == 1
+
+
+def test_the_offline_judge_can_be_trusted():
+    """The judge of `pocket` on replies of real checkpoints: the bound that 04_judge states."""
+    labelled = data.corpus("judge_labelled")
+    trained = judge.load_judge(JudgeSettings())
+    quality = judge.agreement(labelled["label"], trained.score(labelled))
+    print(quality)
+    assert quality["macro_f1"] >= 0.80

@@ -1,0 +1,177 @@
+"""Training methods against their equations, and what all methods share: checkpoints, resuming, records."""
+
+import copy
+import math
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from vd import methods, paths, record
+from vd.methods import dpo, sft, trainer
+from vd.study import load_study
+
+SFT_RUN, DPO_RUN = "tiny-llama/sft-support/seed-0", "tiny-llama/sft-support/dpo-support/seed-0"
+
+
+def study_with(place, change=lambda study: None, name="tiny"):
+    content = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
+    change(content)
+    (place / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return load_study(name)
+
+
+def weights(folder):
+    return {name: w for file in sorted(folder.glob("*.safetensors")) for name, w in load_file(file).items()}
+
+
+def test_sft_counts_only_reply_tokens(place):
+    """The trainer's loss equals -mean log pi over the tokens after the assistant's turn begins, computed by hand."""
+    run = study_with(place).run(SFT_RUN)
+    built = sft.build(run)
+    row = next(row for row in built.train_dataset if len(row["input_ids"]) < run.settings.max_length)
+    loss = built.compute_loss(built.model, dict(built.data_collator([row]))).item()
+
+    text = built.processing_class.decode(row["input_ids"])
+    turn = "<|im_start|>assistant\n"
+    prompt = built.processing_class(text.split(turn)[0] + turn)["input_ids"]
+
+    ids = torch.tensor([row["input_ids"]])
+    with torch.no_grad():
+        logp = built.model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+    assert row["input_ids"][: len(prompt)] == prompt
+    assert loss == pytest.approx(-logp[len(prompt) - 1 :].mean().item(), rel=1e-4)
+    assert loss != pytest.approx(-logp.mean().item(), rel=1e-4)
+
+
+def test_dpo_loss_equals_the_equation(place):
+    """A hand-made batch through TRL against L = -log sigmoid(beta (delta_chosen - delta_rejected)) written out."""
+    study = study_with(place)
+    methods.train(study.run(SFT_RUN))
+    run = study.run(DPO_RUN)
+    built = dpo.build(run)
+    with torch.no_grad():  # move the policy away from its reference, or the loss would be log 2 whatever beta is
+        for name, w in built.model.named_parameters():
+            if ".default." in name and "lora_B" in name:
+                w.add_(torch.randn(w.shape, generator=torch.Generator().manual_seed(1)) * 0.05)
+    rows = [built.train_dataset[i] for i in range(3)]
+    loss = built.compute_loss(built.model, dict(built.data_collator(rows))).item()
+
+    def logp(model, prompt, reply):
+        ids = torch.tensor([prompt + reply])
+        with torch.no_grad():
+            scores = model(ids).logits[0, :-1].log_softmax(-1)
+        return scores.gather(1, ids[0, 1:, None])[len(prompt) - 1 :, 0].sum()
+
+    policy, total = built.model, 0.0
+    for row in rows:
+        cut = {
+            side: row[f"{side}_ids"][: run.settings.max_length - len(row["prompt_ids"])]
+            for side in ("chosen", "rejected")
+        }
+        delta = {}
+        for side, reply in cut.items():
+            policy.set_adapter("default")
+            moved = logp(policy, row["prompt_ids"], reply)
+            policy.set_adapter("ref")
+            delta[side] = moved - logp(policy, row["prompt_ids"], reply)
+        total += -torch.nn.functional.logsigmoid(run.settings.beta * (delta["chosen"] - delta["rejected"])).item()
+    assert loss == pytest.approx(total / len(rows), rel=1e-3)
+    assert abs(loss - math.log(2)) > 1e-3
+
+
+@pytest.mark.parametrize("lora", [{"r": 4}, None], ids=["lora", "full"])
+def test_reference_is_the_sft_checkpoint(place, lora):
+    def change(study):
+        for runs in (study["sft"], study["preference"]):
+            for run in runs.values():
+                run["lora"] = copy.deepcopy(lora)
+
+    study = study_with(place, change)
+    methods.train(study.run(SFT_RUN))
+    run = study.run(DPO_RUN)
+    start = trainer.start_of(run)
+    built = dpo.build(run)
+    dpo.check_reference(built, start)
+    file = next(start.glob("*.safetensors"))
+    save_file({name: w + 0.01 for name, w in load_file(file).items()}, file)
+    with pytest.raises(RuntimeError, match="not the SFT checkpoint"):
+        dpo.check_reference(built, start)
+
+
+def test_full_fine_tuning_runs_through(place):
+    def change(study):
+        for runs in (study["sft"], study["preference"]):
+            for run in runs.values():
+                run["lora"] = None
+
+    study = study_with(place, change)
+    for run_id in (SFT_RUN, DPO_RUN):
+        methods.train(study.run(run_id))
+    first, last = (weights(paths.checkpoint("tiny", DPO_RUN, step)) for step in (0, 4))
+    assert weights(paths.last_checkpoint("tiny", SFT_RUN)).keys() == first.keys() != set()
+    assert any(not torch.equal(first[n], last[n]) for n in first)
+
+
+def test_checkpoints_start_at_the_parent_and_end_at_the_last_step(place):
+    study = study_with(place, lambda s: s["sft"]["sft-support"].update(steps=5))
+    folders = methods.train(study.run(SFT_RUN))
+    assert [f.name for f in folders] == [f"checkpoint-{s}" for s in (0, 2, 4, 5)]
+    methods.train(study.run(DPO_RUN))
+    start, parent = weights(paths.checkpoint("tiny", DPO_RUN, 0)), weights(folders[-1])
+    assert start.keys() == parent.keys() and all(torch.equal(start[n], parent[n]) for n in start)
+    assert not list(folders[-1].glob("optimizer*")), "optimiser state is removed after training"
+
+
+def test_metrics_and_record(place):
+    study = study_with(place)
+    methods.train(study.run(SFT_RUN))
+    metrics = pd.read_csv(paths.metrics("tiny", SFT_RUN))
+    assert metrics["step"].tolist() == [1, 2, 3, 4] and metrics["loss"].notna().all()
+    train = record.read_json(paths.record("tiny", SFT_RUN, "train"))
+    assert train["run"]["settings"]["learning_rate"] == 1e-3 and train["tokens_seen"] > 0
+    assert train["effective_batch_size"] == 8 and train["versions"]["trl"] == "1.12.0"
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupted_run_resumes_and_ends_where_it_would_have(place, monkeypatch):
+    study = study_with(place, lambda s: s["sft"]["sft-support"].update(steps=6))
+    run = study.run(SFT_RUN)
+    expected = weights(methods.train(run)[-1])
+    shutil.rmtree(paths.run("tiny", SFT_RUN))
+
+    on_log = trainer._Report.on_log
+
+    def stop_at_5(self, args, state, *rest, **kwargs):
+        if state.global_step == 5:
+            raise Interrupted
+        return on_log(self, args, state, *rest, **kwargs)
+
+    monkeypatch.setattr(trainer._Report, "on_log", stop_at_5)
+    with pytest.raises(Interrupted):
+        methods.train(run)
+    assert not paths.record("tiny", SFT_RUN, "train").exists()
+    monkeypatch.setattr(trainer._Report, "on_log", on_log)
+    resumed = weights(methods.train(run)[-1])
+    assert record.read_json(paths.record("tiny", SFT_RUN, "train"))["resumed_from_step"] == 4
+    assert all(torch.equal(expected[n], resumed[n]) for n in expected)
+    assert len(pd.read_csv(paths.metrics("tiny", SFT_RUN))) == 6
+
+
+def test_a_changed_run_does_not_resume(place, monkeypatch):
+    def stop(self, args, state, *rest, **kwargs):
+        if state.global_step == 3:
+            raise Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer._Report, "on_log", stop)
+        with pytest.raises(Interrupted):
+            methods.train(study_with(place).run(SFT_RUN))
+    methods.train(study_with(place, lambda s: s["sft"]["sft-support"].update(learning_rate=2e-3)).run(SFT_RUN))
+    assert record.read_json(paths.record("tiny", SFT_RUN, "train"))["resumed_from_step"] == 0

