@@ -127,7 +127,7 @@ def test_notebooks_are_built_alike(notebook):
     assert notebook.stat().st_size < 300_000
     assert 20 <= len(book["cells"]) <= 45
     assert sizes[len(sizes) // 2] <= 6 and sizes[-1] <= 40
-    assert 3 <= prose / sum(sizes) <= 12
+    assert 3 <= prose / sum(sizes) <= 8.5
     assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1)), "run all cells in order, then save"
     assert not [o for c in code for o in c["outputs"] if o["output_type"] == "error" or o.get("name") == "stderr"]
     defaults = workflow.parameters(notebook)
