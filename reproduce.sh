@@ -77,7 +77,6 @@ make_venv() { # $1: where; $2: lock, to resolve versions anew
     "$python" -m venv --clear "$1"
     choose_torch
     requirements "${2:-}" >"$1/requirements.txt"
-    "$1/bin/pip" install --quiet --disable-pip-version-check "pip==$(sed -n 's/^ *- pip=\([0-9.]*\).*/\1/p' environment.yml)"
     "$1/bin/pip" install --quiet --disable-pip-version-check -r "$1/requirements.txt"
 }
 
