@@ -114,13 +114,13 @@ run_study() {
     python -m vd "$VD_STUDY"
     case " $* " in
         *" --dry-run "* | *" -n "*)
-            exec snakemake --snakefile notebooks/Snakefile --cores all --quiet rules "$@" ;;
+            exec snakemake --snakefile notebooks/Snakefile --quiet rules host --cores all "$@" ;;
     esac
     VD_PROGRESS="$(mktemp)"
     export VD_PROGRESS
     tail -n 0 -F "$VD_PROGRESS" 2>/dev/null &
     trap 'kill %1 2>/dev/null; rm -f "$VD_PROGRESS"' EXIT
-    snakemake --snakefile notebooks/Snakefile --cores all --rerun-incomplete --quiet rules "$@" 2>&1 |
+    snakemake --snakefile notebooks/Snakefile --rerun-incomplete --quiet rules host --cores all "$@" 2>&1 |
         { grep --line-buffered -vE '^(Select jobs|Execute [0-9]+ jobs|Finished jobid|\[.* 20[0-9]{2}\]$|$)' || true; }
     say "Done in $((SECONDS / 60)) min $((SECONDS % 60)) s"
     python -m vd "$VD_STUDY" --where

@@ -14,9 +14,6 @@ import pandas as pd
 from vd import paths
 from vd.study import PreferenceSettings, Probing, TrainingSettings
 
-SFT = ("sft_neutral", "sft_support")
-PREFERENCES = ("value_gap", "low_gap")
-
 
 def corpus(name: str) -> pd.DataFrame:
     """An embedded corpus as a table, in the order of its file."""

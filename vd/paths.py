@@ -2,7 +2,8 @@
 
 A run id is the run's lineage: `model/base/seed-S`, `model/SFT run/seed-S` or `model/SFT run/preference run/seed-S`;
 it is also the run's folder under `results/<study>/` and the value of the column `run` in every table.
-The environment variables VD_CONFIGS, VD_RESULTS and VD_FIGURES move the folders of studies, results and figures.
+The environment variables VD_CONFIGS, VD_RESULTS and VD_FIGURES move the folders of studies, results and figures; relative
+ones are meant from the repository's root.
 """
 
 import os
@@ -20,12 +21,12 @@ def cache() -> Path:
 
 def results(study: str) -> Path:
     """Folder of a study's tables and runs."""
-    return Path(os.environ.get("VD_RESULTS", ROOT / "results")) / study
+    return ROOT / os.environ.get("VD_RESULTS", "results") / study
 
 
 def figures(study: str) -> Path:
     """Folder of a study's figures, each with its data beside it."""
-    return Path(os.environ.get("VD_FIGURES", ROOT / "figures")) / study
+    return ROOT / os.environ.get("VD_FIGURES", "figures") / study
 
 
 def run(study: str, run_id: str) -> Path:
@@ -86,7 +87,7 @@ def figure(study: str, name: str) -> Path:
 
 def configs() -> Path:
     """Folder of the studies."""
-    return Path(os.environ.get("VD_CONFIGS", NOTEBOOKS / "configs"))
+    return ROOT / os.environ.get("VD_CONFIGS", "notebooks/configs")
 
 
 def config(study: str) -> Path:
