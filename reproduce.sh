@@ -70,7 +70,7 @@ requirements() { # the pip section of environment.yml as a requirements file; $1
 make_venv() { # $1: where; $2: lock, to resolve versions anew
     local python
     if ! python=$(find_python) || ! "$python" -c 'import ensurepip' 2>/dev/null; then
-        install_python
+        install_python || true
         python=$(find_python) || { echo "No Python 3.11 to 3.13 found: install one, or conda, and run this again." >&2; exit 1; }
     fi
     echo "venv with $("$python" --version) from $python"
@@ -104,7 +104,8 @@ setup() {
         echo "get_config().Application.log_level = 40" >"$ENV/ipython/profile_default/ipython_kernel_config.py"
         echo "$state $PWD" >"$ENV/.ready"
     fi
-    export PATH="$ENV/bin:$PATH" PYTHONNOUSERSITE=1 IPYTHONDIR="$ENV/ipython"
+    export PATH="$ENV/bin:$PATH" PYTHONNOUSERSITE=1
+    export IPYTHONDIR="$ENV/ipython" JUPYTER_PREFER_ENV_PATH=1 # this environment's kernel, not the user's
 }
 
 run_study() {
@@ -114,13 +115,15 @@ run_study() {
     python -m vd "$VD_STUDY"
     case " $* " in
         *" --dry-run "* | *" -n "*)
-            exec snakemake --snakefile notebooks/Snakefile --quiet rules host --cores all "$@" ;;
+            exec snakemake --snakefile notebooks/Snakefile --quiet host --cores all "$@" ;;
     esac
+    local limit=()
+    if nvidia-smi -L >/dev/null 2>&1; then limit=(--resources gpu=1); fi # one model at a time on the GPU
     VD_PROGRESS="$(mktemp)"
     export VD_PROGRESS
     tail -n 0 -F "$VD_PROGRESS" 2>/dev/null &
     trap 'kill %1 2>/dev/null; rm -f "$VD_PROGRESS"' EXIT
-    snakemake --snakefile notebooks/Snakefile --rerun-incomplete --quiet rules host --cores all "$@" 2>&1 |
+    snakemake --snakefile notebooks/Snakefile --rerun-incomplete --quiet rules host ${limit[@]+"${limit[@]}"} --cores all "$@" 2>&1 |
         { grep --line-buffered -vE '^(Select jobs|Execute [0-9]+ jobs|Finished jobid|\[.* 20[0-9]{2}\]$|$)' || true; }
     say "Done in $((SECONDS / 60)) min $((SECONDS % 60)) s"
     python -m vd "$VD_STUDY" --where
@@ -134,7 +137,8 @@ case "${1:-}" in
         {
             echo "# All packages of the environment, made by ./reproduce.sh lock from environment.yml; do not edit."
             "$tmp/venv/bin/pip" freeze --exclude-editable | sed 's/+cpu$//'
-        } >environment.lock
+        } >"$tmp/lock"
+        mv "$tmp/lock" environment.lock
         rm -rf "$tmp"
         ;;
     test)

@@ -161,7 +161,8 @@ def test_an_interrupted_run_resumes_and_ends_where_it_would_have(place, monkeypa
     resumed = weights(methods.train(run)[-1])
     assert record.read_json(paths.record("tiny", SFT_RUN, "train"))["resumed_from_step"] == 4
     assert all(torch.equal(expected[n], resumed[n]) for n in expected)
-    assert len(pd.read_csv(paths.metrics("tiny", SFT_RUN))) == 6
+    metrics = pd.read_csv(paths.metrics("tiny", SFT_RUN))
+    assert len(metrics) == 6 and metrics["tokens_seen"].is_monotonic_increasing
 
 
 def test_a_changed_run_does_not_resume(place, monkeypatch):
@@ -175,3 +176,49 @@ def test_a_changed_run_does_not_resume(place, monkeypatch):
             methods.train(study_with(place).run(SFT_RUN))
     methods.train(study_with(place, lambda s: s["sft"]["sft-support"].update(learning_rate=2e-3)).run(SFT_RUN))
     assert record.read_json(paths.record("tiny", SFT_RUN, "train"))["resumed_from_step"] == 0
+
+
+@pytest.mark.parametrize("run_id", [SFT_RUN, DPO_RUN])
+def test_a_finished_run_is_left_as_it_is(place, run_id):
+    study = study_with(place)
+    methods.train(study.run(SFT_RUN))
+    run, file = study.run(run_id), paths.record("tiny", run_id, "train")
+    methods.train(run)
+    written = file.stat().st_mtime_ns
+    assert [f.name for f in methods.train(run)] == ["checkpoint-0", "checkpoint-2", "checkpoint-4"]
+    assert file.stat().st_mtime_ns == written
+    file.unlink()  # as the workflow does before it repeats a job
+    methods.train(run)
+    assert record.read_json(file)["resumed_from_step"] == 0
+
+
+def test_a_half_trained_run_never_passes_for_a_finished_one(place, monkeypatch):
+    """Finished, then changed and interrupted: the old record must be gone, and children must refuse to start."""
+    methods.train(study_with(place).run(SFT_RUN))
+    study = study_with(place, lambda s: s["sft"]["sft-support"].update(learning_rate=2e-3))
+
+    def stop(self, args, state, *rest, **kwargs):
+        if state.global_step == 3:
+            raise Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer._Report, "on_log", stop)
+        with pytest.raises(Interrupted):
+            methods.train(study.run(SFT_RUN))
+    assert not paths.record("tiny", SFT_RUN, "train").exists()
+    with pytest.raises(FileNotFoundError, match="not trained to its end"):
+        methods.train(study.run(DPO_RUN))
+
+
+def test_stopped_after_the_last_step_but_before_the_record(place, monkeypatch):
+    run = study_with(place, lambda s: s["sft"]["sft-support"].update(steps=6)).run(SFT_RUN)  # 6 is in mid-epoch
+
+    def stop(*args):
+        raise Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "_finish", stop)
+        with pytest.raises(Interrupted):
+            methods.train(run)
+    assert [f.name for f in methods.train(run)] == [f"checkpoint-{s}" for s in (0, 2, 4, 6)]
+    assert len(pd.read_csv(paths.metrics("tiny", SFT_RUN))) == 6

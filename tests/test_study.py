@@ -98,10 +98,33 @@ def test_adapters_must_match_the_parent(place):
 
 
 def test_names_that_would_break_paths(place):
-    def change(study):
-        study["sft"]["a/b"] = study["sft"]["sft-neutral"]
+    for name in ("a/b", "a b", "base", "seed-1", "$x"):
+        message = error_of(place, lambda s, name=name: s["sft"].update({name: s["sft"]["sft-neutral"]}))
+        assert f"sft.{name}: not a run name" in message
 
-    assert "sft.a/b: not a run name" in error_of(place, change)
+
+def test_method_of_the_wrong_section(place):
+    assert "not a method of this section" in error_of(
+        place,
+        lambda s: (
+            s["preference"]["dpo-support"].update(method="sft", beta=None) or s["preference"]["dpo-support"].pop("beta")
+        ),
+    )
+    assert "not a method of this section" in error_of(place, lambda s: s["sft"]["sft-neutral"].update(method="dpo"))
+
+
+def test_unknown_data_set(place):
+    message = error_of(place, lambda s: s["sft"]["sft-neutral"].update(data="nothing"))
+    assert "sft.sft-neutral.data: no data set 'nothing'" in message and "sft_support" in message
+
+
+def test_device_batch_size_must_divide(place):
+    message = error_of(place, lambda s: s["sft"]["sft-neutral"].update(device_batch_size=3))
+    assert "sft.sft-neutral.device_batch_size" in message and "must divide batch_size 8" in message
+
+
+def test_a_study_is_named_by_its_file(place):
+    assert "name: remove it" in error_of(place, lambda s: s.update(name="x"))
 
 
 def test_unknown_study_lists_the_known():

@@ -141,6 +141,23 @@ def test_code_counts_prose_does_not(tmp_path):
     assert workflow.code_hash(tmp_path / "code.ipynb") != workflow.code_hash(source)
 
 
+def test_a_new_colour_retrains_nothing(tmp_path, monkeypatch):
+    notebook, real = paths.notebook("01_sft"), workflow._file
+    before = [workflow.code_hash(notebook, "sft", without) for without in ((), ("vd.plots",))]
+    repainted = tmp_path / "plots.py"
+    repainted.write_text(real("vd.plots").read_text().replace("#0072b2", "#000000"))
+    monkeypatch.setattr(workflow, "_file", lambda name: repainted if name == "vd.plots" else real(name))
+    after = [workflow.code_hash(notebook, "sft", without) for without in ((), ("vd.plots",))]
+    assert after[0] != before[0] and after[1] == before[1]
+
+
+def test_latex_has_no_bare_percent(smoke):
+    files = list((smoke[0] / "results" / "copy" / "tables").glob("*.tex"))
+    assert len(files) == 2
+    for file in files:
+        assert not re.search(r"(?<!\\)%", file.read_text()), file.name
+
+
 def test_a_method_is_part_of_its_runs_code_only():
     notebook = paths.notebook("02_preference")
     assert workflow.code_hash(notebook, "dpo") != workflow.code_hash(notebook, "sft")

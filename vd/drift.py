@@ -6,8 +6,8 @@ v_t(T) = mean over the topic's prompts and sampled replies of p(s | prompt, repl
     drift magnitude  M_s = v_end(T)_s - v_start(T)_s     signed, so the three M_s sum to 0
     drift time       eta_s = (first step within the 95 % interval of the extreme - first step) / (last - first step)
 
-where the extreme is the maximum if M_s >= 0 and the minimum otherwise. The paper does not say how its interval is
-computed; here it is a two-stage bootstrap over prompts, then over the replies within each prompt. Resampled prompts and
+where the extreme is the maximum if M_s >= 0 and the minimum otherwise. How the paper computes its interval is not known
+to us; here it is a two-stage bootstrap over prompts, then over the replies within each prompt. Resampled prompts and
 replies are the same at every checkpoint of a run (and for runs with the same probes), so differences are paired.
 Nothing here knows models, methods or judges.
 """

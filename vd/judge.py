@@ -89,10 +89,11 @@ class OfflineJudge:
 def load_judge(settings: JudgeSettings) -> OfflineJudge:
     """The offline judge with these settings, trained on first use (minutes on a laptop) and cached.
 
-    The cache key is the hash of the settings and of the judge corpus, so a changed corpus never serves an old judge.
+    The cache key is the hash of settings, corpus, encoder and this file, so a change never serves an old judge.
     """
-    corpus = (paths.CORPORA / "judge.jsonl").read_bytes()
-    key = hashlib.sha256(settings.model_dump_json().encode() + corpus).hexdigest()[:8]
+    content = [settings.model_dump_json().encode(), (paths.CORPORA / "judge.jsonl").read_bytes()]
+    content += [Path(__file__).read_bytes(), models.locate(settings.source).encode()]
+    key = hashlib.sha256(b"".join(content)).hexdigest()[:8]
     folder = paths.cache() / "judges" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
@@ -154,6 +155,8 @@ def _train(settings: JudgeSettings, folder: Path) -> None:
     target = torch.tensor([CLASSES.index("refusal" if r.refusal else r.label) for r in rows.itertuples()])
     source = models.locate(settings.source)
     torch.manual_seed(settings.seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the number of threads changes the last digits, and the judge should not
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(CLASSES), dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
@@ -171,6 +174,7 @@ def _train(settings: JudgeSettings, folder: Path) -> None:
             optimizer.zero_grad()
             done += 1
             progress(done)
+    torch.set_num_threads(threads)
     part = folder.with_name(f"{folder.name}.part")
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)

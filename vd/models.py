@@ -62,7 +62,8 @@ CHATML = (
 )
 # For base models without a chat template: the paper's prompt (second-hand: davidguzmanr/COMP-767-Winter-2026)
 RESPONSE_TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] + eos_token }}"
+    "{{ bos_token if bos_token else '' }}{% for m in messages %}"
+    "{% if m['role'] == 'assistant' %} {{ m['content'] + eos_token }}"
     "{% else %}{{ m['content'] + '\nResponse:' }}{% endif %}{% endfor %}"
 )
 
@@ -76,7 +77,10 @@ def locate(source: str) -> str:
     known = {"embedded": EMBEDDED, "random": TINY}[kind]
     if name not in known:
         raise ValueError(f"model source '{source}': no such {kind} model; there are {', '.join(known)}")
-    folder = paths.cache() / kind / name
+    content = (
+        EMBEDDED[name].sha256 if kind == "embedded" else f"{TINY[name]}{(paths.CORPORA / 'probes.jsonl').read_text()}"
+    )
+    folder = paths.cache() / kind / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
@@ -87,6 +91,15 @@ def locate(source: str) -> str:
             finally:
                 shutil.rmtree(part, ignore_errors=True)
     return str(folder)
+
+
+def revision(model: ModelSettings) -> str | None:
+    """What was loaded: a hub commit, or the cached folder's name, which ends in a hash; None for a local folder."""
+    from transformers import AutoConfig
+
+    if ":" in model.source:
+        return Path(locate(model.source)).name
+    return getattr(AutoConfig.from_pretrained(model.source, revision=model.revision), "_commit_hash", None)
 
 
 def load_tokenizer(model: ModelSettings):

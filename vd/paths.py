@@ -2,8 +2,8 @@
 
 A run id is the run's lineage: `model/base/seed-S`, `model/SFT run/seed-S` or `model/SFT run/preference run/seed-S`;
 it is also the run's folder under `results/<study>/` and the value of the column `run` in every table.
-The environment variables VD_CONFIGS, VD_RESULTS and VD_FIGURES move the folders of studies, results and figures; relative
-ones are meant from the repository's root.
+The environment variables VD_CONFIGS, VD_RESULTS and VD_FIGURES move the folders of studies, results and
+figures; relative ones are meant from the repository's root.
 """
 
 import os

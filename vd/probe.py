@@ -36,6 +36,7 @@ def probe_run(study: Study, run: Run) -> pd.DataFrame:
     record.write_json(
         {
             "probing": study.probing.model_dump(),
+            "model_revision": models.revision(run.model_settings),
             "wall_seconds": {"probe": timer.seconds},
             "tokens_generated": int(own["n_tokens"].sum()),
             **record.provenance(),

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from datetime import datetime
@@ -86,6 +87,7 @@ def write_run(study, run, judge: str, judge_seconds: float, quality: dict) -> di
         "wall_seconds": train["wall_seconds"] | probe["wall_seconds"] | {"judge": judge_seconds},
         "tokens_seen": train["tokens_seen"],
         "tokens_generated": probe["tokens_generated"],
+        "model_revision": probe["model_revision"],
         "train": {
             k: v for k, v in train.items() if k in ("checkpoints", "effective_batch_size", "trainable_parameters")
         },
@@ -104,9 +106,15 @@ def provenance() -> dict:
             "processor": _processor(),
             "cores": os.cpu_count(),
             "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
-            "accelerator": os.environ.get("CUDA_VISIBLE_DEVICES") or None,
+            "accelerator": _accelerator(),
         },
     }
+
+
+def _accelerator() -> str | None:
+    """Name of the GPU, if the stage that is recorded has loaded torch and found one."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name(0) if torch and torch.cuda.is_available() else None
 
 
 def _git_commit() -> str | None:

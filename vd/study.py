@@ -1,15 +1,25 @@
 """What is asked: a study, validated on load, and the runs it asks for with their lineage.
 
-A study is one YAML file, `notebooks/configs/<study>.yaml`. Everything that later stages do follows from it, so every
-mistake in it is reported here, before any work starts, as one `StudyError` that names the file, the key and the fix.
+A study is one YAML file, `notebooks/configs/<study>.yaml`. Everything that later stages do follows from it, so mistakes
+in its keys are reported here, before any work starts, as a `StudyError` that names the file, the key and the fix.
 """
 
 import importlib
+import re
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SerializeAsAny, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+)
 
 from vd import paths
 
@@ -28,7 +38,7 @@ class ModelSettings(Settings):
     """A language model to start from."""
 
     source: str  # hub name, local folder, embedded:<name> or random:<architecture>
-    revision: str | None = None  # hub commit; None takes the newest and the run's record says which
+    revision: str | None = None  # hub commit; None takes the newest, and the run's record says which
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     prompt_format: Literal["chat", "response"] = "chat"  # the model's chat template, or "{question}\nResponse:"
 
@@ -57,6 +67,13 @@ class TrainingSettings(Settings):
     max_length: PositiveInt = 256  # tokens of prompt and reply together; longer ones are cut at the end
     lora: Lora | None = Lora()  # null trains all weights
 
+    @field_validator("device_batch_size")
+    @classmethod
+    def _divides(cls, size: int | None, others) -> int | None:
+        if size and others.data.get("batch_size", size) % size:
+            raise ValueError(f"must divide batch_size {others.data['batch_size']}")
+        return size
+
 
 class PreferenceSettings(TrainingSettings):
     """What every preference method needs on top."""
@@ -83,7 +100,7 @@ class JudgeSettings(Settings):
     epochs: PositiveInt = 5
     learning_rate: PositiveFloat = 5.0e-5
     batch_size: PositiveInt = 16
-    max_length: PositiveInt = 160  # tokens of question and reply together
+    max_length: PositiveInt = 384  # tokens of question and reply together
     examples: PositiveInt | None = None  # train on a seeded subset; None takes the whole judge corpus
     seed: int = 0
 
@@ -177,6 +194,8 @@ def load_study(name: str) -> Study:
         raise StudyError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise StudyError(f"{path}: empty or not a mapping; start from {paths.config('smoke')}")
+    if "name" in content:
+        raise StudyError(f"{path}: name: remove it; a study is named by its file")
     try:
         study = Study(name=name, **content)
     except ValidationError as error:
@@ -189,9 +208,9 @@ def _check(path: Path, study: Study) -> None:
     """Checks that need more than one key: names, parents, and each method's own settings."""
     for section, entries in (("models", study.models), ("sft", study.sft), ("preference", study.preference)):
         for name in entries:
-            if "/" in name or name == "base" or name.startswith("seed-"):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "base" or name.startswith("seed-"):
                 raise StudyError(
-                    f"{path}: {section}.{name}: not a run name; use letters, digits, '-' and '.', and "
+                    f"{path}: {section}.{name}: not a run name; use letters, digits, '-', '_' and '.', and "
                     "neither 'base' nor 'seed-...'"
                 )
     for name, entry in study.preference.items():
@@ -208,6 +227,11 @@ def _check(path: Path, study: Study) -> None:
                     f"{path}: preference.{name}.parent: no SFT run '{parent}'; there are {', '.join(study.sft)}"
                 )
     for run in study.runs().values():
+        if run.settings and not (paths.CORPORA / f"{run.settings.data}.jsonl").exists():
+            raise StudyError(
+                f"{path}: {run.phase}.{run.name}.data: no data set '{run.settings.data}' in vd/corpora; there are "
+                f"{', '.join(sorted(file.stem for file in paths.CORPORA.glob('*.jsonl')))}"
+            )
         if run.phase == "preference" and run.settings.lora != study.run(run.parent).settings.lora:
             raise StudyError(
                 f"{path}: preference.{run.name}.lora: differs from that of its parent "
@@ -229,6 +253,8 @@ def _method_settings(study: str, key: str, entry: dict) -> TrainingSettings:
         if error.name != f"vd.methods.{method}":
             raise
         raise StudyError(f"{path}: {key}.method: no file vd/methods/{method}.py; add it or correct the name") from None
+    if issubclass(settings, PreferenceSettings) != key.startswith("preference."):
+        raise StudyError(f"{path}: {key}.method: '{method}' is not a method of this section; sft takes sft")
     try:
         return settings(**{k: v for k, v in entry.items() if k not in ("method", "parent")})
     except ValidationError as error:

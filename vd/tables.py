@@ -26,8 +26,9 @@ def write(table: pd.DataFrame, path: Path, caption: str) -> None:
     """Write `path`.csv, .md and .tex, each atomically."""
     record.write_table(table, path.with_suffix(".csv"))
     record.write_text(table.to_markdown(index=False) + "\n", path.with_suffix(".md"))
-    latex = table.map(lambda cell: str(cell).replace("→", r"$\to$")).rename(columns=lambda c: c.replace("→", r"$\to$"))
-    record.write_text(latex.to_latex(index=False, caption=caption, label=f"tab:{path.stem}"), path.with_suffix(".tex"))
+    escaped = caption.replace("%", r"\%").replace("&", r"\&").replace("_", r"\_")
+    latex = table.to_latex(index=False, escape=True, caption=escaped, label=f"tab:{path.stem}")
+    record.write_text(latex.replace("→", r"$\to$"), path.with_suffix(".tex"))
 
 
 def _cell(row) -> str:

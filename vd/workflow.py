@@ -41,15 +41,18 @@ def imported(source: str) -> set[str]:
     return {name for name in names if _file(name)}
 
 
-def code_hash(notebook: Path, method: str | None = None) -> str:
-    """Hash of a notebook's code cells and of all vd modules behind them; `method` adds one that is found by name."""
+def code_hash(notebook: Path, method: str | None = None, without: tuple[str, ...] = ()) -> str:
+    """Hash of a notebook's code cells and of all vd modules behind them, as syntax trees.
+
+    `method` adds a module that is found by name; `without` leaves modules out that change no number of this notebook.
+    """
     sources = code_cells(notebook)
     wanted = {name for source in sources for name in imported(source)} | ({f"vd.methods.{method}"} if method else set())
-    seen = set()
+    seen, wanted = set(), wanted - set(without)
     while wanted:
         name = wanted.pop()
         seen.add(name)
-        wanted |= imported(_file(name).read_text(encoding="utf-8")) - seen
+        wanted |= imported(_file(name).read_text(encoding="utf-8")) - seen - set(without)
     # the syntax tree, so that comments and layout do not count
     trees = [ast.dump(ast.parse(s)) for s in [*sources, *(_file(n).read_text(encoding="utf-8") for n in sorted(seen))]]
     return hashlib.sha256("\n".join(trees).encode()).hexdigest()[:16]
@@ -81,7 +84,8 @@ def make(study: str, *targets: Path) -> None:
         "--config",
         f"study={study}",
         "--quiet",
-        "all",
+        "rules",
+        "host",
         "--",
         *missing,
     ]

@@ -10,28 +10,26 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainerState
 
-from vd import paths, record
-from vd.study import Run, StudyError
+from vd import models, paths, record
+from vd.study import Run
 
 KEEP = ("*.safetensors", "config.json", "adapter_config.json", "generation_config.json")
 
 
 def start_of(run: Run) -> Path | None:
     """The checkpoint a run starts from: its parent's last one, or None for the base model."""
-    return paths.last_checkpoint(run.study, run.parent)
+    start = paths.last_checkpoint(run.study, run.parent)
+    if start and not paths.record(run.study, run.parent, "train").exists():
+        raise FileNotFoundError(f"{start.parent}: {run.parent} is not trained to its end; train it first")
+    return start
 
 
 def arguments(run: Run) -> dict:
     """Keyword arguments that every TRL config takes, from the run's settings."""
     s = run.settings
     device_batch = s.device_batch_size or s.batch_size
-    if s.batch_size % device_batch:
-        raise StudyError(
-            f"{paths.config(run.study)}: {run.phase}.{run.name}.device_batch_size: {device_batch} does not "
-            f"divide batch_size {s.batch_size}"
-        )
     return dict(
         output_dir=str(paths.checkpoints(run.study, run.id)),
         max_steps=s.steps,
@@ -57,58 +55,79 @@ def arguments(run: Run) -> dict:
 
 
 def fit(run: Run, trainer) -> list[Path]:
-    """Train with checkpoints at step 0, every `save_every` steps and the end; write metrics.csv and train.json."""
+    """Train with checkpoints at step 0, every `save_every` steps and the end; write metrics.csv and train.json.
+
+    A run that is finished already, with the same settings, data, start and code, is left as it is.
+    """
     folder, timer = paths.checkpoints(run.study, run.id), record.Timer()
-    last = _resumable(run, trainer)
-    if last is None:
-        trainer.save_model(str(folder / "checkpoint-0"))
+    mark, marker = _mark(run, trainer), folder / "resume.json"
+    same = marker.exists() and marker.read_text() == mark
+    if not (same and paths.record(run.study, run.id, "train").exists()):
+        for stale in (paths.record(run.study, run.id, "train"), paths.metrics(run.study, run.id)):
+            stale.unlink(missing_ok=True)
+        last = _last_whole(folder) if same else None
+        if last is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            trainer.save_model(str(folder / "checkpoint-0"))
+            record.write_text(mark, marker)
+        _train(run, trainer, last)
+        _finish(run, trainer, timer, last)
+    return [folder / f"checkpoint-{step}" for step in paths.steps(run.study, run.id)]
+
+
+def _train(run: Run, trainer, last: Path | None) -> None:
+    if trainer.args.n_gpu > 1:
+        raise RuntimeError("several GPUs would multiply the batch size; set CUDA_VISIBLE_DEVICES to one of them")
     trainer.add_callback(_Report(run))
     trainer.remove_callback(PrinterCallback)
+    if last:
+        state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+        trainer._total_train_tokens = state.log_history[-1]["num_tokens"]  # TRL would count from 0 again
+        if state.global_step == run.settings.steps:  # stopped between the last step and the record
+            trainer.state = state
+            return
     trainer.train(resume_from_checkpoint=str(last) if last else None)
 
+
+def _finish(run: Run, trainer, timer: record.Timer, resumed: Path | None) -> None:
+    """Slim the checkpoints, write metrics.csv and, last of all, train.json."""
     steps = paths.steps(run.study, run.id)
     for step in steps:  # ascending: were this cut short, the last checkpoint could still be resumed from
-        _slim(folder / f"checkpoint-{step}")
+        _slim(paths.checkpoint(run.study, run.id, step))
     history = [row for row in trainer.state.log_history if "loss" in row]
-    record.write_table(
-        pd.DataFrame(history).rename(columns={"num_tokens": "tokens_seen"}), paths.metrics(run.study, run.id)
-    )
-    record.write_json(
-        {
-            "run": run.model_dump(),
-            "effective_batch_size": run.settings.batch_size,
-            "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-            "checkpoints": steps,
-            "resumed_from_step": int(last.name.partition("-")[2]) if last else 0,
-            "wall_seconds": {"train": timer.seconds},
-            "tokens_seen": int(history[-1].get("num_tokens", 0)),
-            **record.provenance(),
-        },
-        paths.record(run.study, run.id, "train"),
-    )
-    return [folder / f"checkpoint-{step}" for step in steps]
+    metrics = pd.DataFrame(history).rename(columns={"num_tokens": "tokens_seen"})
+    record.write_table(metrics, paths.metrics(run.study, run.id))
+    content = {
+        "run": run.model_dump(),
+        "effective_batch_size": run.settings.batch_size,
+        "model_revision": models.revision(run.model_settings),
+        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "checkpoints": steps,
+        "resumed_from_step": int(resumed.name.partition("-")[2]) if resumed else 0,
+        "wall_seconds": {"train": timer.seconds},
+        "tokens_seen": int(history[-1].get("num_tokens", 0)),
+        **record.provenance(),
+    }
+    record.write_json(content, paths.record(run.study, run.id, "train"))
 
 
-def _resumable(run: Run, trainer) -> Path | None:
-    """The last whole checkpoint of an interrupted run with the same settings, data and start; else an empty folder."""
-    folder = paths.checkpoints(run.study, run.id)
+def _mark(run: Run, trainer) -> str:
+    """What a checkpoint depends on: settings, data, the weights it started from and the code that trains."""
     start = start_of(run)
-    weights = [hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(start.glob("*.safetensors"))] if start else []
-    mark = json.dumps([run.model_dump(), trainer.train_dataset._fingerprint, weights], sort_keys=True)
-    marker = folder / "resume.json"
-    whole = [
-        step
-        for step in paths.steps(run.study, run.id)
-        if (folder / f"checkpoint-{step}" / "trainer_state.json").exists()
-    ]  # written last
-    if whole and marker.exists() and marker.read_text() == mark:
-        for step in paths.steps(run.study, run.id):
-            if step > whole[-1]:
-                shutil.rmtree(folder / f"checkpoint-{step}")
-        return folder / f"checkpoint-{whole[-1]}"
-    shutil.rmtree(folder, ignore_errors=True)
-    record.write_text(mark, marker)
-    return None
+    files = sorted(start.glob("*.safetensors")) if start else []
+    files += [paths.ROOT / "vd" / name for name in (f"methods/{run.method}.py", "methods/trainer.py", "models.py")]
+    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.exists()]
+    hashes.append(hashlib.sha256(json.dumps(trainer.train_dataset[:]).encode()).hexdigest())
+    return json.dumps([run.model_dump(), hashes], sort_keys=True)
+
+
+def _last_whole(folder: Path) -> Path | None:
+    """The last checkpoint that an interrupted run can go on from; later, half-written ones are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    whole = [path for path in found if (path / "trainer_state.json").exists()]  # which is written last
+    for path in found[found.index(whole[-1]) + 1 :] if whole else []:
+        shutil.rmtree(path)
+    return whole[-1] if whole else None
 
 
 def _slim(checkpoint: Path) -> None:
