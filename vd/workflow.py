@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from IPython.display import clear_output
+
 from vd import paths
 
 
@@ -70,7 +72,7 @@ def make(study: str, *targets: Path) -> None:
     missing = [os.path.relpath(target, paths.ROOT) for target in targets if not target.exists()]
     if not missing:
         return
-    print(f"Running the workflow for what this notebook reads: {', '.join(missing)}")
+    print(f"Running the workflow for what this notebook reads: {', '.join(missing)}")  # gone when it is done
     command = [
         sys.executable,
         "-m",
@@ -90,6 +92,7 @@ def make(study: str, *targets: Path) -> None:
         *missing,
     ]
     done = subprocess.run(command, capture_output=True, text=True)
+    clear_output()
     if done.returncode:
         raise RuntimeError(
             f"the workflow could not make {', '.join(missing)}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
