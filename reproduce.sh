@@ -7,7 +7,7 @@ ENV="$PWD/.venv"
 usage() {
     cat <<'END'
 ./reproduce.sh [STUDY] [WORKFLOW OPTIONS]   set up, then run a study of notebooks/configs (default: pocket)
-./reproduce.sh test [PYTEST OPTIONS]        set up, then run all tests and all notebooks
+./reproduce.sh test [PYTEST OPTIONS]        set up, then run all tests, then all notebooks
 ./reproduce.sh lab                          set up, then open JupyterLab
 ./reproduce.sh lock                         renew environment.lock from environment.yml
 ./reproduce.sh --help                       this text
@@ -145,7 +145,9 @@ case "${1:-}" in
         shift
         setup
         say "Tests"
-        exec python -m pytest tests notebooks --nbval-lax --nbval-current-env "$@"
+        python -m pytest tests --numprocesses 2 --dist loadfile "$@"
+        say "Notebooks"
+        python -m pytest notebooks --nbval-lax --nbval-current-env
         ;;
     lab)
         setup

@@ -10,7 +10,7 @@ FOLDER = tempfile.mkdtemp(prefix="value-drifts-test-")
 os.environ["VD_RESULTS"] = f"{FOLDER}/results"
 os.environ["VD_FIGURES"] = f"{FOLDER}/figures"
 os.environ.pop("VD_PROGRESS", None)
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # test files run side by side
 
 
 @pytest.fixture

@@ -86,12 +86,12 @@ def test_nothing_imports_a_notebook():
 
 
 def test_import_is_cheap():
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import vd"], check=True)
-    whole = time.perf_counter() - start
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "pass"], check=True)
-    assert whole - (time.perf_counter() - start) < 0.3
+    def seconds(code):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return time.perf_counter() - start
+
+    assert min(seconds("import vd") for _ in range(3)) - min(seconds("pass") for _ in range(3)) < 0.3
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

@@ -144,9 +144,9 @@ def simulate(n_prompts, n_samples, spread, graded, rng):
 )
 def test_95_percent_intervals_cover_the_truth(n_prompts, n_samples, spread, graded):
     rng = np.random.default_rng(1)
-    truth, hits, trials = np.array([0.3, -0.3, 0.0]), 0, 400
+    truth, hits, trials = np.array([0.3, -0.3, 0.0]), 0, 300
     for trial in range(trials):
-        table = drift.drift_table(frame(simulate(n_prompts, n_samples, spread, graded, rng)), n_boot=400, seed=trial)
+        table = drift.drift_table(frame(simulate(n_prompts, n_samples, spread, graded, rng)), n_boot=300, seed=trial)
         part = table[table["topic"] == "t"]
         hits += ((part["magnitude_lo"] <= truth) & (truth <= part["magnitude_hi"])).sum()
     assert 0.92 <= hits / (3 * trials) <= 0.98
