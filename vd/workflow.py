@@ -12,8 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from IPython.display import clear_output
-
 from vd import paths
 
 
@@ -68,11 +66,13 @@ def data_hash(*names: str) -> str:
 
 
 def make(study: str, *targets: Path) -> None:
-    """Make files that do not exist yet by running the workflow, so that every notebook can be run alone."""
+    """Make files that do not exist yet by running the workflow, so that every notebook can be run alone.
+
+    Says nothing while it does: what a cell prints must not depend on what was there before.
+    """
     missing = [os.path.relpath(target, paths.ROOT) for target in targets if not target.exists()]
     if not missing:
         return
-    print(f"Running the workflow for what this notebook reads: {', '.join(missing)}")  # gone when it is done
     command = [
         sys.executable,
         "-m",
@@ -92,7 +92,6 @@ def make(study: str, *targets: Path) -> None:
         *missing,
     ]
     done = subprocess.run(command, capture_output=True, text=True)
-    clear_output()
     if done.returncode:
         raise RuntimeError(
             f"the workflow could not make {', '.join(missing)}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
