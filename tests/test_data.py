@@ -62,7 +62,9 @@ def test_preference_corpora():
 def test_judge_corpus_cannot_be_guessed_from_the_question():
     judge = data.corpus("judge")
     assert len(judge) >= 1000
-    assert judge["label"].value_counts(normalize=True).between(0.28, 0.39).all()
+    written = judge[judge["source"] == "written"]
+    assert written["label"].value_counts(normalize=True).between(0.28, 0.39).all()
+    assert judge["label"].value_counts(normalize=True).between(0.25, 0.45).all()
     assert (judge.loc[judge["refusal"], "label"] == "neutral").all()
     assert (judge.groupby("prompt")["label"].nunique() >= 2).mean() > 0.95
     assert set(data.topics()["topic"]) < set(judge["topic"])
