@@ -140,24 +140,27 @@ class Interrupted(Exception):
     pass
 
 
+def train_until(step, run, monkeypatch):
+    """Train a run and interrupt it when it has logged `step`, before that step's checkpoint."""
+
+    def stop(self, args, state, *rest, **kwargs):
+        if state.global_step == step:
+            raise Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer._Report, "on_log", stop)
+        with pytest.raises(Interrupted):
+            methods.train(run)
+
+
 def test_an_interrupted_run_resumes_and_ends_where_it_would_have(place, monkeypatch):
     study = study_with(place, lambda s: s["sft"]["sft-support"].update(steps=6))
     run = study.run(SFT_RUN)
     expected = weights(methods.train(run)[-1])
     shutil.rmtree(paths.run("tiny", SFT_RUN))
 
-    on_log = trainer._Report.on_log
-
-    def stop_at_5(self, args, state, *rest, **kwargs):
-        if state.global_step == 5:
-            raise Interrupted
-        return on_log(self, args, state, *rest, **kwargs)
-
-    monkeypatch.setattr(trainer._Report, "on_log", stop_at_5)
-    with pytest.raises(Interrupted):
-        methods.train(run)
+    train_until(5, run, monkeypatch)
     assert not paths.record("tiny", SFT_RUN, "train").exists()
-    monkeypatch.setattr(trainer._Report, "on_log", on_log)
     resumed = weights(methods.train(run)[-1])
     assert record.read_json(paths.record("tiny", SFT_RUN, "train"))["resumed_from_step"] == 4
     assert all(torch.equal(expected[n], resumed[n]) for n in expected)
@@ -166,14 +169,7 @@ def test_an_interrupted_run_resumes_and_ends_where_it_would_have(place, monkeypa
 
 
 def test_a_changed_run_does_not_resume(place, monkeypatch):
-    def stop(self, args, state, *rest, **kwargs):
-        if state.global_step == 3:
-            raise Interrupted
-
-    with monkeypatch.context() as patched:
-        patched.setattr(trainer._Report, "on_log", stop)
-        with pytest.raises(Interrupted):
-            methods.train(study_with(place).run(SFT_RUN))
+    train_until(3, study_with(place).run(SFT_RUN), monkeypatch)
     methods.train(study_with(place, lambda s: s["sft"]["sft-support"].update(learning_rate=2e-3)).run(SFT_RUN))
     assert record.read_json(paths.record("tiny", SFT_RUN, "train"))["resumed_from_step"] == 0
 
@@ -196,15 +192,7 @@ def test_a_half_trained_run_never_passes_for_a_finished_one(place, monkeypatch):
     """Finished, then changed and interrupted: the old record must be gone, and children must refuse to start."""
     methods.train(study_with(place).run(SFT_RUN))
     study = study_with(place, lambda s: s["sft"]["sft-support"].update(learning_rate=2e-3))
-
-    def stop(self, args, state, *rest, **kwargs):
-        if state.global_step == 3:
-            raise Interrupted
-
-    with monkeypatch.context() as patched:
-        patched.setattr(trainer._Report, "on_log", stop)
-        with pytest.raises(Interrupted):
-            methods.train(study.run(SFT_RUN))
+    train_until(3, study.run(SFT_RUN), monkeypatch)
     assert not paths.record("tiny", SFT_RUN, "train").exists()
     with pytest.raises(FileNotFoundError, match="not trained to its end"):
         methods.train(study.run(DPO_RUN))

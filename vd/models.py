@@ -136,6 +136,7 @@ def for_training(model: ModelSettings, lora: Lora | None, start: Path | None, se
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
 
+    locate(model.source)  # before seeding: making a model on first use draws random numbers
     set_seed(seed)
     if lora is None:
         return load_base(model, "float32") if start is None else AutoModelForCausalLM.from_pretrained(start)
