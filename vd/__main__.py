@@ -19,7 +19,7 @@ def main() -> None:
         return
     for run in study.runs().values():
         depth = {"base": 0, "sft": 1, "preference": 2}[run.phase]
-        what = f"{run.method}, {run.settings.steps} steps on {run.settings.data}" if run.settings else "as it is"
+        what = f"{run.method}, {run.settings.length} on {run.settings.data}" if run.settings else "as it is"
         print(f"{'  ' * depth}{run.id}: {what}")
     print(f"then probe, judge, drift, figures and tables in {os.path.relpath(paths.results(name))}/")
 

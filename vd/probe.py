@@ -107,7 +107,7 @@ def _sampler(noise: np.ndarray, temperature: float):
     def choose(input_ids, scores):
         if temperature == 0:
             return scores
-        cumulative = (scores.double() / temperature).softmax(-1).cumsum(-1)
+        cumulative = (scores / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
         drawn = torch.as_tensor(noise[:, next(position)], device=scores.device)[:, None] * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, float("-inf")).scatter(1, token, 0.0)

@@ -5,6 +5,7 @@ in its keys are reported here, before any work starts, as a `StudyError` that na
 """
 
 import importlib
+import math
 import re
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,9 @@ from pydantic import (
     SerializeAsAny,
     ValidationError,
     field_validator,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from vd import paths
 
@@ -56,7 +59,8 @@ class TrainingSettings(Settings):
 
     data: str  # a data set of vd.data
     examples: PositiveInt | None = None  # a seeded subset of that size; None takes all
-    steps: PositiveInt  # optimiser steps
+    steps: PositiveInt | None = None  # optimiser steps; write either these or epochs
+    epochs: PositiveFloat | None = None  # passes over the data
     save_every: PositiveInt  # checkpoint spacing in steps; step 0 and the last step are always kept
     batch_size: PositiveInt = 8  # effective: examples (or pairs) per optimiser step
     device_batch_size: PositiveInt | None = None  # examples per forward pass; None takes batch_size
@@ -66,6 +70,21 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(0.0, ge=0)
     max_length: PositiveInt = 256  # tokens of prompt and reply together; longer ones are cut at the end
     lora: Lora | None = Lora()  # null trains all weights
+
+    @model_validator(mode="after")
+    def _one_length(self):
+        if (self.steps is None) == (self.epochs is None):
+            raise PydanticCustomError("length", "write either steps or epochs")
+        return self
+
+    @property
+    def length(self) -> str:
+        """How long to train, in words."""
+        return f"{self.steps} steps" if self.steps else f"{self.epochs:g} epochs"
+
+    def total_steps(self, n_examples: int) -> int:
+        """Optimiser steps on a data set of that size; the last step of the last epoch may be a short one."""
+        return self.steps or math.ceil(n_examples * self.epochs / self.batch_size)
 
     @field_validator("device_batch_size")
     @classmethod
@@ -113,6 +132,32 @@ class Bootstrap(Settings):
     seed: int = 0
 
 
+class Ablation(Settings):
+    """Preference runs that differ in one key, drawn against it."""
+
+    key: str  # a key of the runs' settings, such as kl_coef
+    runs: list[str] = Field(min_length=2)  # lineages, as in Roles
+
+
+class Roles(Settings):
+    """Which run plays which part in the paper's findings (vd/findings.py); findings without their runs are left out.
+
+    A run is named by its lineage without model and seed: `SFT run` or `SFT run/preference run`.
+    """
+
+    sft_neutral: str | None = None  # SFT on replies that take no side
+    sft_support: str | None = None  # SFT on replies that take the question's side
+    low_gap: str | None = None  # preference run on low-gap pairs
+    dpo: str | None = None  # DPO on support-aligned value-gap pairs, from an SFT run that favours support
+    dpo_oppose: str | None = None  # the same with labels switched
+    simpo: str | None = None  # as dpo
+    ppo: str | None = None  # as dpo
+    ppo_small_kl: str | None = None
+    ppo_large_kl: str | None = None
+    low_gap_data: str | None = None  # data sets
+    value_gap_data: str | None = None
+
+
 class Run(Settings):
     """One trajectory: a model under one training method, or the untrained base model, with one seed."""
 
@@ -127,6 +172,11 @@ class Run(Settings):
     parent: str | None  # run id whose last checkpoint is this run's step 0
     id: str
 
+    @property
+    def lineage(self) -> str:
+        """The run's name in a study: its id without model and seed."""
+        return self.id.removeprefix(f"{self.model}/").removesuffix(f"/seed-{self.seed}")
+
 
 class Study(Settings):
     """A whole study. `runs()` expands it to every run of every model and seed, parents first."""
@@ -139,6 +189,8 @@ class Study(Settings):
     probing: Probing = Probing()
     judge: JudgeSettings = JudgeSettings()
     bootstrap: Bootstrap = Bootstrap()
+    ablations: dict[str, Ablation] = {}
+    findings: Roles = Roles()
 
     def runs(self) -> dict[str, Run]:
         """All runs by id, every parent before its children."""
@@ -178,7 +230,7 @@ class Study(Settings):
         for name, entry in self.sft.items():
             yield make("sft", name, entry, base.id, f"{model}/{name}")
         for name, entry in self.preference.items():
-            for parent in _parents(entry):
+            for parent in _parents(entry) if seed in entry.get("seeds", self.seeds) else []:
                 yield make("preference", name, entry, f"{model}/{parent}/seed-{seed}", f"{model}/{parent}/{name}")
 
 
@@ -226,6 +278,19 @@ def _check(path: Path, study: Study) -> None:
                 raise StudyError(
                     f"{path}: preference.{name}.parent: no SFT run '{parent}'; there are {', '.join(study.sft)}"
                 )
+        if not set(entry.get("seeds", [])) <= set(study.seeds):
+            raise StudyError(f"{path}: preference.{name}.seeds: {entry['seeds']} are not all among seeds {study.seeds}")
+    lineages = {run.lineage for run in study.runs().values()}
+    named = {f"findings.{role}": [run] for role, run in study.findings if run and not role.endswith("_data")}
+    named |= {f"ablations.{name}.runs": ablation.runs for name, ablation in study.ablations.items()}
+    for key, runs in named.items():
+        for run in runs:
+            if run not in lineages:
+                raise StudyError(f"{path}: {key}: no run '{run}'; there are {', '.join(sorted(lineages))}")
+    for name, ablation in study.ablations.items():
+        for run in study.runs().values():
+            if run.lineage in ablation.runs and not hasattr(run.settings, ablation.key):
+                raise StudyError(f"{path}: ablations.{name}.key: '{ablation.key}' is not a key of {run.lineage}")
     for run in study.runs().values():
         if run.settings and not (paths.CORPORA / f"{run.settings.data}.jsonl").exists():
             raise StudyError(
@@ -256,18 +321,21 @@ def _method_settings(study: str, key: str, entry: dict) -> TrainingSettings:
     if issubclass(settings, PreferenceSettings) != key.startswith("preference."):
         raise StudyError(f"{path}: {key}.method: '{method}' is not a method of this section; sft takes sft")
     try:
-        return settings(**{k: v for k, v in entry.items() if k not in ("method", "parent")})
+        return settings(**{k: v for k, v in entry.items() if k not in ("method", "parent", "seeds")})
     except ValidationError as error:
-        raise StudyError(_explain(path, f"{key}.", error)) from None
+        raise StudyError(_explain(path, key, error)) from None
 
 
 def _explain(path: Path, prefix: str, error: ValidationError) -> str:
     """All mistakes, one a line: file, key, what is wrong, what to write."""
-    return "\n".join(f"{path}: {prefix}{'.'.join(map(str, e['loc']))}: {_fix(e)}" for e in error.errors())
+    keys = [".".join([*prefix.split("."), *map(str, e["loc"])]).strip(".") for e in error.errors()]
+    return "\n".join(f"{path}: {key}: {_fix(e)}" for key, e in zip(keys, error.errors(), strict=True))
 
 
 def _fix(e: dict) -> str:
     given = e.get("input")
+    if e["type"] == "length":
+        return e["msg"]
     if e["type"] == "extra_forbidden":
         return "unknown key; remove it or correct its spelling"
     if e["type"] == "missing":

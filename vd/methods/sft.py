@@ -14,7 +14,7 @@ def train(run: Run) -> list[Path]:
     """Fine-tune the base model on prompt-completion data."""
     from vd.methods import trainer
 
-    return trainer.fit(run, build(run))
+    return trainer.fit(run, build)
 
 
 def build(run: Run):
@@ -23,9 +23,11 @@ def build(run: Run):
 
     from vd.methods import trainer
 
+    examples = data.sft(run.settings, run.seed)
+    arguments = trainer.arguments(run, len(examples)) | {"max_length": run.settings.max_length}
     return SFTTrainer(
         model=models.for_training(run.model_settings, run.settings.lora, None, run.seed),
-        args=SFTConfig(**trainer.arguments(run), completion_only_loss=True, packing=False),
-        train_dataset=data.sft(run.settings, run.seed),
+        args=SFTConfig(**arguments, completion_only_loss=True, packing=False),
+        train_dataset=examples,
         processing_class=models.load_tokenizer(run.model_settings),
     )

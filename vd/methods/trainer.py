@@ -1,18 +1,21 @@
-"""What TRL-based methods share: configuration, checkpoints from step 0, resuming, metrics and the training record.
+"""What TRL-based methods share: configuration, tokens, checkpoints from step 0, resuming, metrics and the record.
 
-Interrupted runs go on from their last whole checkpoint; a run whose settings, data or parent changed starts anew.
+Interrupted runs go on from their last whole checkpoint where the trainer can; a run whose settings, data or parent
+changed starts anew.
 """
 
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import torch
+from safetensors.torch import load_file
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
-from vd import models, paths, record
+from vd import data, models, paths, record
 from vd.study import Run
 
 KEEP = ("*.safetensors", "config.json", "adapter_config.json", "generation_config.json")
@@ -26,20 +29,19 @@ def start_of(run: Run) -> Path | None:
     return start
 
 
-def arguments(run: Run) -> dict:
-    """Keyword arguments that every TRL config takes, from the run's settings."""
+def arguments(run: Run, n_examples: int) -> dict:
+    """Keyword arguments that every TRL config takes, from the run's settings and the size of its data set."""
     s = run.settings
     device_batch = s.device_batch_size or s.batch_size
     return dict(
         output_dir=str(paths.checkpoints(run.study, run.id)),
-        max_steps=s.steps,
+        max_steps=s.total_steps(n_examples),
         per_device_train_batch_size=device_batch,
         gradient_accumulation_steps=s.batch_size // device_batch,
         learning_rate=s.learning_rate,
         lr_scheduler_type=s.schedule,
         warmup_steps=s.warmup_steps,
         weight_decay=s.weight_decay,
-        max_length=s.max_length,
         save_strategy="steps",
         save_steps=s.save_every,
         logging_steps=1,
@@ -54,18 +56,33 @@ def arguments(run: Run) -> dict:
     )
 
 
-def fit(run: Run, trainer) -> list[Path]:
+def encode(tokenizer, prompt: list[dict], reply: list[dict]) -> tuple[list[int], list[int]]:
+    """Tokens of a prompt and of the reply to it, both in the chat template; the reply ends with one end token.
+
+    A template may write more after the end token (a newline, say). A model that generates stops before that, so a
+    score or a likelihood must not depend on it.
+    """
+    before = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(prompt + reply, tokenize=False)
+    tokens = tokenizer(whole.removeprefix(before), add_special_tokens=False)["input_ids"]
+    end = tokens.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in tokens else len(tokens)
+    return tokenizer(before, add_special_tokens=False)["input_ids"], tokens[:end] + [tokenizer.eos_token_id]
+
+
+def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> list[Path]:
     """Train with checkpoints at step 0, every `save_every` steps and the end; write metrics.csv and train.json.
 
-    A run that is finished already, with the same settings, data, start and code, is left as it is.
+    `build` makes the TRL trainer; its attribute `details`, if there is one, is kept in train.json. A run that is
+    finished already, with the same settings, data, start and code, is left as it is.
     """
     folder, timer = paths.checkpoints(run.study, run.id), record.Timer()
-    mark, marker = _mark(run, trainer), folder / "resume.json"
+    mark, marker = _mark(run), folder / "resume.json"
     same = marker.exists() and marker.read_text() == mark
     if not (same and paths.record(run.study, run.id, "train").exists()):
         for stale in (paths.record(run.study, run.id, "train"), paths.metrics(run.study, run.id)):
             stale.unlink(missing_ok=True)
-        last = _last_whole(folder) if same else None
+        trainer = build(run)
+        last = _last_whole(folder) if same and resumable else None
         if last is None:
             shutil.rmtree(folder, ignore_errors=True)
             trainer.save_model(str(folder / "checkpoint-0"))
@@ -75,18 +92,30 @@ def fit(run: Run, trainer) -> list[Path]:
     return [folder / f"checkpoint-{step}" for step in paths.steps(run.study, run.id)]
 
 
+def check_reference(model, start: Path, adapter: str = "ref") -> None:
+    """Raise RuntimeError unless a reference model, or this adapter of a model, has the weights of the SFT checkpoint."""
+    stored = {name: weight for file in start.glob("*.safetensors") for name, weight in load_file(file).items()}
+    named = dict(model.named_parameters())
+    adapters = {n.replace(f".{adapter}.", "."): w for n, w in named.items() if f".{adapter}." in n}
+    reference = adapters or {n: w for n, w in named.items() if n in stored}
+    if not reference or any(not stored[n].to(w.dtype).equal(w.detach().cpu()) for n, w in reference.items()):
+        raise RuntimeError(f"the reference model is not the SFT checkpoint {start}; TRL's handling of it changed")
+
+
 def _train(run: Run, trainer, last: Path | None) -> None:
     if trainer.args.n_gpu > 1:
         raise RuntimeError("several GPUs would multiply the batch size; set CUDA_VISIBLE_DEVICES to one of them")
-    trainer.add_callback(_Report(run))
+    trainer.add_callback(_Report(run, trainer.args.max_steps))
     trainer.remove_callback(PrinterCallback)
-    if last:
-        state = TrainerState.load_from_json(str(last / "trainer_state.json"))
-        trainer._total_train_tokens = state.log_history[-1]["num_tokens"]  # TRL would count from 0 again
-        if state.global_step == run.settings.steps:  # stopped between the last step and the record
-            trainer.state = state
-            return
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if last is None:
+        trainer.train()
+        return
+    state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+    trainer._total_train_tokens = state.log_history[-1]["num_tokens"]  # TRL would count from 0 again
+    if state.global_step == trainer.args.max_steps:  # stopped between the last step and the record
+        trainer.state = state
+    else:
+        trainer.train(resume_from_checkpoint=str(last))
 
 
 def _finish(run: Run, trainer, timer: record.Timer, resumed: Path | None) -> None:
@@ -105,19 +134,21 @@ def _finish(run: Run, trainer, timer: record.Timer, resumed: Path | None) -> Non
         "checkpoints": steps,
         "resumed_from_step": int(resumed.name.partition("-")[2]) if resumed else 0,
         "wall_seconds": {"train": timer.seconds},
-        "tokens_seen": int(history[-1].get("num_tokens", 0)),
+        "tokens_seen": int(history[-1]["num_tokens"]),
+        "details": getattr(trainer, "details", {}),
         **record.provenance(),
     }
     record.write_json(content, paths.record(run.study, run.id, "train"))
 
 
-def _mark(run: Run, trainer) -> str:
+def _mark(run: Run) -> str:
     """What a checkpoint depends on: settings, data, the weights it started from and the code that trains."""
     start = start_of(run)
     files = sorted(start.glob("*.safetensors")) if start else []
     files += [paths.ROOT / "vd" / name for name in (f"methods/{run.method}.py", "methods/trainer.py", "models.py")]
-    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.exists()]
-    hashes.append(hashlib.sha256(json.dumps(trainer.train_dataset[:]).encode()).hexdigest())
+    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    rows = data.sft(run.settings, run.seed) if run.phase == "sft" else data.preferences(run.settings, run.seed)
+    hashes.append(hashlib.sha256(json.dumps(rows[:]).encode()).hexdigest())
     return json.dumps([run.model_dump(), hashes], sort_keys=True)
 
 
@@ -143,8 +174,8 @@ def _slim(checkpoint: Path) -> None:
 class _Report(TrainerCallback):
     """Progress after every step."""
 
-    def __init__(self, run: Run):
-        self.progress = record.Progress("train", run.id, run.settings.steps)
+    def __init__(self, run: Run, steps: int):
+        self.progress = record.Progress("train", run.id, steps)
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.progress.resume(state.global_step)

@@ -1,0 +1,175 @@
+"""Proximal policy optimisation against a reward model (Schulman et al. 2017, arXiv 1707.06347; Ouyang et al. 2022):
+
+    r_t = -kl_coef (log pi(y_t) - log pi_ref(y_t)), plus the reward model's score of the whole reply at its end
+    L = E[max(-A rho, -A clip(rho, 1 - cliprange, 1 + cliprange))] + vf_coef L_value,   rho = pi / pi_rollout
+
+with advantages A from generalised advantage estimation, whitened. The reference model pi_ref is the SFT checkpoint, the
+value model starts from the reward model. A batch is that many rollouts; each is trained on `ppo_epochs` times.
+"""
+
+import contextlib
+import copy
+import io
+from pathlib import Path
+from unittest import mock
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from vd import data, models
+from vd.study import PreferenceSettings, Run, TrainingSettings
+
+CURVES = ("reward", "kl", "entropy", "clip_fraction")
+
+
+class RewardSettings(TrainingSettings):
+    """How the reward model is trained, on the run's own pairs."""
+
+    data: str = ""
+    save_every: PositiveInt = 1
+    held_out: float = Field(0.2, gt=0, lt=1)  # share of pairs that measure its accuracy
+    min_accuracy: float = Field(0.65, ge=0, le=1)  # below, the run stops: PPO would optimise noise
+    reference_samples: PositiveInt = 64  # replies of the SFT model that scores are normalised on
+
+
+class Settings(PreferenceSettings):
+    """Keys of a PPO run; defaults are TRL's, which follow 'N implementation details of RLHF' (HF 2023)."""
+
+    kl_coef: float = Field(0.05, ge=0)
+    response_length: PositiveInt = 53  # tokens of a rollout
+    temperature: PositiveFloat = 0.7
+    ppo_epochs: PositiveInt = 4
+    cliprange: PositiveFloat = 0.2
+    vf_coef: PositiveFloat = 0.1
+    gae_lambda: float = Field(0.95, ge=0, le=1)
+    whiten_rewards: bool = False
+    missing_eos_penalty: PositiveFloat | None = None  # subtracted from the score of a reply that does not end
+    reward: RewardSettings
+
+
+def train(run: Run) -> list[Path]:
+    """Train a reward model on the pairs, then the parent SFT checkpoint against it; starts over if interrupted."""
+    from vd.methods import trainer
+
+    # TRL's PPO prints a line when it starts
+    with contextlib.redirect_stdout(io.StringIO()):
+        return trainer.fit(run, build, resumable=False)
+
+
+def build(run: Run):
+    """Train the reward model, then make TRL's PPOTrainer, before its first step; its first ratio is checked."""
+    import torch
+    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+
+    from vd.methods import reward, trainer
+
+    def rollouts(model, queries, batch_size, pad_token_id, generation_config):
+        """TRL's rollouts with logits from the training forward pass instead of generation, whose rounding differs."""
+        written, _ = generate(model, queries, batch_size, pad_token_id, generation_config)
+        logits = ppo_trainer.forward(ppo.model.policy, written, pad_token_id).logits[:, queries.shape[1] - 1 : -1]
+        ppo._total_train_tokens += int((written != pad_token_id).sum())
+        return written, logits.float() / (s.temperature + 1e-7)
+
+    class Trainer(PPOTrainer):
+        """Measures under plain names; what TRL averages over padding as well is left out."""
+
+        _total_train_tokens = 0
+
+        def train(self):
+            with mock.patch.object(ppo_trainer, "batch_generation", rollouts):
+                super().train()
+
+        def log(self, logs, start_time=None):
+            kept = {new: logs[old] for new, old in MEASURES.items()}
+            kept["loss"] = logs["loss/policy_avg"] + s.vf_coef * logs["loss/value_avg"]
+            kept["ended"] = logs["val/num_eos_tokens"] / self.args.batch_size
+            super().log(kept | {"num_tokens": self._total_train_tokens}, start_time)
+
+    s, generate, start = run.settings, ppo_trainer.batch_generation, trainer.start_of(run)
+    scorer, details = reward.train(run)
+    tokenizer = models.load_tokenizer(run.model_settings)
+    tokenizer.padding_side = "left"
+    policy = models.for_training(run.model_settings, s.lora, start, run.seed)
+    policy.generation_config.pad_token_id = tokenizer.pad_token_id
+    if s.lora:  # or else TRL would take the base model, without the SFT adapters, as the reference
+        policy.load_adapter(start, adapter_name="ref")
+    pairs = data.preferences(run.settings, run.seed)
+    queries = [trainer.encode(tokenizer, row["prompt"], row["chosen"])[0] for row in pairs]
+    prompts = pairs.add_column("input_ids", queries).select_columns(["input_ids"])
+    arguments = trainer.arguments(run, len(prompts))
+    ppo = Trainer(
+        args=PPOConfig(
+            **arguments | {"save_only_model": True},
+            total_episodes=arguments["max_steps"] * s.batch_size,
+            local_rollout_forward_batch_size=s.batch_size,
+            num_sample_generations=0,
+            response_length=s.response_length,
+            temperature=s.temperature,
+            stop_token="eos",
+            kl_coef=s.kl_coef,
+            num_ppo_epochs=s.ppo_epochs,
+            cliprange=s.cliprange,
+            vf_coef=s.vf_coef,
+            lam=s.gae_lambda,
+            whiten_rewards=s.whiten_rewards,
+            missing_eos_penalty=s.missing_eos_penalty,
+            model_adapter_name="default" if s.lora else None,
+            ref_adapter_name="ref" if s.lora else None,
+        ),
+        model=policy,
+        ref_model=None,
+        reward_model=scorer,
+        value_model=_trainable(copy.deepcopy(scorer), s.lora),
+        train_dataset=prompts,
+        eval_dataset=prompts.select(range(1)),
+        processing_class=tokenizer,
+    )
+    trainer.check_reference(policy if s.lora else ppo.ref_model, start)
+    with torch.random.fork_rng():
+        details["first_ratio"] = first_ratio(ppo, rollouts)
+    ppo.details = details
+    return ppo
+
+
+MEASURES = {  # per update; KL, entropy and reward are means over rollouts of sums over tokens
+    "reward": "objective/scores",
+    "kl": "objective/kl",
+    "entropy": "objective/entropy",
+    "rlhf_reward": "objective/rlhf_reward",
+    "clip_fraction": "policy/clipfrac_avg",
+    "loss/policy": "loss/policy_avg",
+    "loss/value": "loss/value_avg",
+    "learning_rate": "lr",
+}
+
+
+def first_ratio(ppo, rollouts) -> dict:
+    """The ratio rho between update and rollout before any update: mean and largest distance from 1 over real tokens.
+
+    Anything but 1 means that rollouts and updates compute likelihoods differently, and clipping acts on noise.
+    """
+    import torch
+    from transformers import GenerationConfig
+    from trl.experimental.ppo import ppo_trainer
+    from trl.trainer.utils import selective_log_softmax
+
+    args, pad = ppo.args, ppo.processing_class.pad_token_id
+    queries = next(iter(ppo.dataloader))["input_ids"]
+    config = GenerationConfig(
+        max_new_tokens=args.response_length, temperature=args.temperature, top_k=0, top_p=1.0, do_sample=True
+    )
+    counted = ppo._total_train_tokens
+    with torch.no_grad():
+        written, logits = rollouts(ppo.model.policy, queries, len(queries), pad, config)
+        output, _ = ppo_trainer.forward(ppo.model, written, pad)
+    ppo._total_train_tokens = counted
+    replies = written[:, queries.shape[1] :]
+    new = output.logits[:, queries.shape[1] - 1 : -1].float() / (args.temperature + 1e-7)
+    ratio = (selective_log_softmax(new, replies) - selective_log_softmax(logits, replies)).exp()[replies != pad]
+    return {"mean": float(ratio.mean()), "largest_distance": float((ratio - 1).abs().max())}
+
+
+def _trainable(model, lora):
+    """Switch training on again: adapters and head with LoRA, everything without."""
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(lora is None or "lora_" in name or name.startswith("score."))
+    return model

@@ -1,0 +1,76 @@
+"""Simple preference optimisation (Meng et al. 2024, arXiv 2405.14734, equation 6):
+
+    L = -E[log sigmoid(beta/|y_w| log pi(y_w|x) - beta/|y_l| log pi(y_l|x) - gamma)]
+
+No reference model: the implicit reward is the mean log-probability of a reply's tokens, and gamma is the margin by
+which the chosen reply should win. Note that gamma is not the ratio gamma/beta that the authors list.
+"""
+
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat
+
+from vd import data, models
+from vd.study import PreferenceSettings, Run
+
+CURVES = ("loss", "rewards/margins", "rewards/accuracies")
+
+
+class Settings(PreferenceSettings):
+    """Keys of a SimPO run; defaults are the authors' for Llama-3 base models (github.com/princeton-nlp/SimPO)."""
+
+    beta: PositiveFloat = 2.0
+    gamma: float = Field(1.0, ge=0)
+
+
+def train(run: Run) -> list[Path]:
+    """Optimise the parent SFT checkpoint on preference pairs."""
+    from vd.methods import trainer
+
+    return trainer.fit(run, build)
+
+
+def build(run: Run):
+    """TRL's CPOTrainer with the settings that make it SimPO, before its first step."""
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+    from vd.methods import trainer
+
+    class SimPOTrainer(CPOTrainer):
+        """Cuts long replies at their end as the other methods do (TRL's CPO cuts them elsewhere); counts tokens."""
+
+        _total_train_tokens = 0
+
+        def tokenize_row(self, feature, model=None):
+            row = {"prompt_input_ids": feature["prompt_tokens"]}
+            for side in ("chosen", "rejected"):
+                ids = (feature["prompt_tokens"] + feature[f"{side}_tokens"])[: run.settings.max_length]
+                read = min(len(feature["prompt_tokens"]), len(ids))
+                row[f"{side}_input_ids"], row[f"{side}_attention_mask"] = ids, [1] * len(ids)
+                row[f"{side}_labels"] = [-100] * read + ids[read:]
+            return row
+
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            self._total_train_tokens += int(sum(inputs[f"{s}_attention_mask"].sum() for s in ("chosen", "rejected")))
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+        def log(self, logs, start_time=None):
+            super().log(logs | {"num_tokens": self._total_train_tokens}, start_time)
+
+    tokenizer, pairs = models.load_tokenizer(run.model_settings), data.preferences(run.settings, run.seed)
+    tokens = [{s: trainer.encode(tokenizer, row["prompt"], row[s]) for s in ("chosen", "rejected")} for row in pairs]
+    for column, side, part in (("prompt", "chosen", 0), ("chosen", "chosen", 1), ("rejected", "rejected", 1)):
+        pairs = pairs.add_column(f"{column}_tokens", [row[side][part] for row in tokens])
+    return SimPOTrainer(
+        model=models.for_training(run.model_settings, run.settings.lora, trainer.start_of(run), run.seed),
+        args=CPOConfig(
+            **trainer.arguments(run, len(pairs)),
+            loss_type="simpo",
+            cpo_alpha=0.0,  # the trainer's default adds an SFT loss on chosen replies
+            beta=run.settings.beta,
+            simpo_gamma=run.settings.gamma,
+            remove_unused_columns=False,
+        ),
+        train_dataset=pairs,
+        processing_class=tokenizer,
+    )
