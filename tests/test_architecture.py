@@ -52,6 +52,9 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
     "vd.probe": {"paths", "study", "record", "data", "models"},
     "vd.judge": {"paths", "study", "record", "data", "models"},
     "vd.drift": set(),
+    "vd.findings": {"paths", "study", "record", "drift"},
+    "vd.teacher": {"record", "study"},
+    "vd.topics": {"data", "models"},
     "vd.plots": {"record", "drift"},
     "vd.tables": {"record", "plots"},
     "vd.workflow": {"paths"},
@@ -63,13 +66,13 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - {"vd"}))
 def test_arrows_point_one_way(module):
     if module.startswith("vd.methods"):
-        allowed = {"paths", "study", "record", "data", "models", "methods", "methods.trainer"}
+        allowed = {"paths", "study", "record", "data", "models", "methods", "methods.trainer", "methods.reward"}
     else:
         allowed = ALLOWED[module]
     assert imports(module) <= {f"vd.{name}" for name in allowed}
 
 
-@pytest.mark.parametrize("module", ["vd.drift", "vd.plots", "vd.tables", "vd.workflow"])
+@pytest.mark.parametrize("module", ["vd.drift", "vd.findings", "vd.plots", "vd.tables", "vd.workflow"])
 def test_analysis_reaches_nothing_that_trains(module):
     assert not {lib for name in reached(module) for lib in libraries(name, top_level=False)} & HEAVY
 
@@ -114,6 +117,8 @@ def test_notebooks_are_the_series():
         "05_drift",
         "06_figures",
         "07_tables",
+        "08_findings",
+        "09_synthetic_pairs",
     ]
 
 

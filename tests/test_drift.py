@@ -159,3 +159,74 @@ def test_paper_size_takes_seconds():
     table = drift.drift_table(pd.concat(topics), n_boot=2000)
     assert time.perf_counter() - start < 20
     assert table["n_prompts"].max() == 550
+
+
+def seeds_frame(scores, topic="t"):
+    """A stance table from scores (seeds, prompts, samples, steps, 3)."""
+    return pd.concat([frame(part, topic, run=f"m/r/seed-{seed}") for seed, part in enumerate(scores)])
+
+
+def test_pooling_one_seed_changes_nothing():
+    rng = np.random.default_rng(0)
+    table = pd.concat([frame(rng.dirichlet([1, 1, 1], size=(5, 2, 4)), t, run="m/r/seed-7") for t in "ab"])
+    for measure in (drift.drift_table, drift.trajectory_table):
+        single, pooled = measure(table, n_boot=50), measure(table, n_boot=50, pool=True)
+        assert set(pooled["run"]) == {"m/r"}
+        pd.testing.assert_frame_equal(single.drop(columns="run"), pooled[single.columns].drop(columns="run"))
+    assert list(drift.drift_table(table, n_boot=50, pool=True).columns) == [*drift.COLUMNS, "n_seeds"]
+
+
+def test_pooled_seeds_by_hand():
+    scores = np.stack([constant_prompts([0.1, 0.5]), constant_prompts([0.1, 0.7]), constant_prompts([0.1, 0.6])])
+    found = row(drift.drift_table(seeds_frame(scores), n_boot=2000, pool=True))
+    assert found["magnitude"] == pytest.approx(0.5) and (found["n_seeds"], found["n_prompts"]) == (3, 4)
+    # the standard error of their mean is 0.1 / sqrt(3), and t with two degrees of freedom is 4.30
+    assert found["magnitude_hi"] - 0.5 == pytest.approx(4.30 * 0.1 / 3**0.5, rel=0.15)
+
+
+def test_runs_with_fewer_seeds_are_pooled_over_those_they_have():
+    rng = np.random.default_rng(0)
+    three, one = rng.dirichlet([1, 1, 1], size=(3, 6, 2, 3)), rng.dirichlet([1, 1, 1], size=(6, 2, 3))
+    both = pd.concat([seeds_frame(three), frame(one, run="m/other/seed-1")])
+    table = drift.drift_table(both, n_boot=50, pool=True)
+    assert table.groupby("run")["n_seeds"].first().to_dict() == {"m/other": 1, "m/r": 3}
+    alone = drift.drift_table(seeds_frame(three), n_boot=50, pool=True)
+    pd.testing.assert_frame_equal(table[table["run"] == "m/r"].reset_index(drop=True), alone)
+
+
+def test_seeds_that_cannot_be_pooled_are_named():
+    table = frame(constant_prompts([0.1, 0.5]))
+    with pytest.raises(ValueError, match="seed"):
+        drift.drift_table(table, n_boot=10, pool=True)
+    uneven = pd.concat([table.assign(run="m/r/seed-0"), table[table["step"] == 0].assign(run="m/r/seed-1")])
+    with pytest.raises(ValueError, match=r"m/r, topic t.*every seed"):
+        drift.drift_table(uneven, n_boot=10, pool=True)
+
+
+@pytest.mark.parametrize(
+    ("n_topics", "n_prompts", "prompts", "seeds", "replies"),
+    [
+        (11, 8, 0.3, 0, 0.2),
+        (11, 8, 0.3, 0.05, 0.2),
+        (11, 8, 0.1, 0.15, 0.2),
+        (1, 8, 0.3, 0, 0.2),
+        (1, 8, 0.1, 0.15, 0.2),
+    ],
+    ids=["no seed effect", "small", "large", "one topic, no seed effect", "one topic, large"],
+)
+def test_pooled_intervals_cover_the_truth(n_topics, n_prompts, prompts, seeds, replies):
+    rng, hits, trials = np.random.default_rng(0), 0, 5
+
+    def noise(spread, *shape):
+        """Normal noise for 50 checkpoints and 3 stances, so that one table holds 150 independent studies."""
+        return rng.normal(0, spread, (*shape, 50, 3))
+
+    for trial in range(trials):
+        of_seed, topics = noise(seeds, 3, 1, 1), []
+        for topic in range(n_topics):
+            cells = of_seed + noise(prompts, 1, n_prompts, 1) + noise(0.1, 3, n_prompts, 1)
+            topics.append(seeds_frame(cells + noise(replies, 3, n_prompts, 2), f"topic-{topic}"))
+        table = drift.trajectory_table(pd.concat(topics), n_boot=400, seed=trial, pool=True)
+        found = table[table["topic"] == "all"]
+        hits += ((found["lo"] <= 0) & (found["hi"] >= 0)).sum()
+    assert 0.92 <= hits / (150 * trials) <= 0.98

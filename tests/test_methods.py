@@ -10,8 +10,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from vd import methods, paths, record
-from vd.methods import dpo, sft, trainer
+from vd import data, methods, models, paths, record
+from vd.methods import dpo, sft, simpo, trainer
 from vd.study import load_study
 
 SFT_RUN, DPO_RUN = "tiny-llama/sft-support/seed-0", "tiny-llama/sft-support/dpo-support/seed-0"
@@ -95,11 +95,52 @@ def test_reference_is_the_sft_checkpoint(place, lora):
     run = study.run(DPO_RUN)
     start = trainer.start_of(run)
     built = dpo.build(run)
-    dpo.check_reference(built, start)
+    reference = built.model if lora else built.ref_model
+    trainer.check_reference(reference, start)
     file = next(start.glob("*.safetensors"))
     save_file({name: w + 0.01 for name, w in load_file(file).items()}, file)
     with pytest.raises(RuntimeError, match="not the SFT checkpoint"):
-        dpo.check_reference(built, start)
+        trainer.check_reference(reference, start)
+
+
+def test_simpo_loss_equals_the_equation(place):
+    """A hand-made batch through TRL against L = -log sigmoid(beta (mean logp_w - mean logp_l) - gamma) written out."""
+
+    def change(study):
+        study["preference"]["simpo"] = study["preference"]["dpo-support"] | {
+            "method": "simpo",
+            "gamma": 0.7,
+            "beta": 3.0,
+        }
+
+    study = study_with(place, change)
+    methods.train(study.run(SFT_RUN))
+    run = study.run(SFT_RUN.replace("/seed", "/simpo/seed"))
+    built = simpo.build(run)
+    rows = [built.train_dataset[i] for i in range(3)]
+    loss = built.compute_loss(built.model, dict(built.data_collator(rows))).item()
+
+    pairs, total = data.preferences(run.settings, run.seed), 0.0
+    for row in pairs.select(range(3)):
+        mean = {}
+        for side in ("chosen", "rejected"):
+            prompt, reply = trainer.encode(built.processing_class, row["prompt"], row[side])
+            ids = torch.tensor([(prompt + reply)[: run.settings.max_length]])
+            with torch.no_grad():
+                scores = built.model(ids).logits[0, :-1].log_softmax(-1)
+            mean[side] = scores.gather(1, ids[0, 1:, None])[len(prompt) - 1 :, 0].mean()
+        total += -torch.nn.functional.logsigmoid(3.0 * (mean["chosen"] - mean["rejected"]) - 0.7).item()
+    assert loss == pytest.approx(total / 3, rel=1e-4)
+    assert built.cpo_alpha == 0 and not hasattr(built, "ref_model")
+
+
+def test_a_reply_ends_with_one_end_token(place):
+    tokenizer = models.load_tokenizer(study_with(place).models["tiny-llama"])
+    asked, told = [{"role": "user", "content": "Why?"}], [{"role": "assistant", "content": "Because."}]
+    prompt, reply = trainer.encode(tokenizer, asked, told)
+    assert tokenizer.decode(prompt) == tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.decode(reply) == "Because." + tokenizer.eos_token  # and not the newline after it
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
 def test_full_fine_tuning_runs_through(place):
@@ -148,7 +189,7 @@ def train_until(step, run, monkeypatch):
             raise Interrupted
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer._Report, "on_log", stop)
+        patched.setattr(trainer.Report, "on_log", stop)
         with pytest.raises(Interrupted):
             methods.train(run)
 

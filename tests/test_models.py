@@ -9,10 +9,13 @@ from vd.study import Lora, ModelSettings
 TINY = ModelSettings(source="random:llama", dtype="float32")
 
 
-def test_random_models_are_the_same_everywhere(tmp_path, monkeypatch):
-    first = models.load_base(TINY).state_dict()
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_random_models_are_the_same_everywhere(tmp_path, monkeypatch, architecture):
+    settings = ModelSettings(source=f"random:{architecture}", dtype="float32")
+    first = models.load_base(settings).state_dict()
     monkeypatch.setenv("VD_CACHE", str(tmp_path))
-    second = models.load_base(TINY).state_dict()
+    second = models.load_base(settings).state_dict()
+    assert models.load_base(settings).config.model_type == architecture
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -27,6 +30,8 @@ def test_response_format_for_base_models():
     question, reply = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
     assert tokenizer.apply_chat_template([question], tokenize=False, add_generation_prompt=True) == "Why?\nResponse:"
     assert tokenizer.apply_chat_template([question, reply], tokenize=False) == "Why?\nResponse: So.<|im_end|>"
+    several = tokenizer.apply_chat_template([question, reply, question], tokenize=False)
+    assert several == "Why?\nResponse: So.<|im_end|>Why?\nResponse:"
 
 
 def test_merged_checkpoint_equals_base_with_adapters(tmp_path):
@@ -41,6 +46,16 @@ def test_merged_checkpoint_equals_base_with_adapters(tmp_path):
     with torch.no_grad():
         assert torch.allclose(merged(ids).logits, trained(ids).logits, atol=1e-5)
         assert not torch.allclose(merged(ids).logits, models.for_inference(TINY, None)(ids).logits, atol=1e-3)
+
+
+def test_rounding_weights_leaves_positions_alone():
+    """Rotary frequencies in bfloat16 would turn far tokens by other angles than the model was trained with."""
+    half = TINY.model_copy(update={"dtype": "bfloat16"})
+    model = models.for_inference(half, None)
+    assert model.dtype == torch.bfloat16 and {b.dtype for b in model.buffers()} == {torch.float32}
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, models.load_base(half)(ids).logits)
 
 
 def test_full_fine_tuning_starts_in_float32():

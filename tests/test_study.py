@@ -79,7 +79,9 @@ def test_wrong_type(place):
 
 
 def test_missing_key(place):
-    assert "sft.sft-neutral.steps: missing" in error_of(place, lambda s: s["sft"]["sft-neutral"].pop("steps"))
+    assert "sft.sft-neutral: write either steps or epochs" in error_of(
+        place, lambda s: s["sft"]["sft-neutral"].pop("steps")
+    )
 
 
 def test_missing_parent(place):

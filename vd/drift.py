@@ -9,14 +9,17 @@ v_t(T) = mean over the topic's prompts and sampled replies of p(s | prompt, repl
 where the extreme is the maximum if M_s >= 0 and the minimum otherwise. How the paper computes its interval is not known
 to us; here it is a two-stage bootstrap over prompts, then over the replies within each prompt. Resampled prompts and
 replies are the same at every checkpoint of a run (and for runs with the same probes), so differences are paired.
+
+Runs that differ only in the seed can be pooled. The bootstrap then draws seeds as well, once for all topics, because
+what a seed does is common to them. All seeds answer the same prompts: seeds and prompts are crossed, replies nested.
 Nothing here knows models, methods or judges.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 
 STANCES = ("support", "neutral", "oppose")
 COLUMNS = [
@@ -36,7 +39,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Stance trajectories of one run on one topic, with their bootstrap replicates."""
+    """Stance trajectories of one run (or of its seeds, pooled) on one topic, with their bootstrap replicates."""
 
     run: str
     topic: str
@@ -46,15 +49,35 @@ class Trajectories:
     n_prompts: int
     n_samples: int
     n_strata: int = 1  # topics that prompts were drawn from separately
+    n_seeds: int = 1
+    seed_df: np.ndarray | None = None  # (T + 1, 3) degrees of freedom where seeds are pooled
+
+    @property
+    def df(self) -> np.ndarray:
+        """Degrees of freedom (T + 1, 3) of the variance of the replicates."""
+        prompts = max(self.n_prompts - self.n_strata, 1)
+        return np.full(self.value.shape, prompts) if self.seed_df is None else self.seed_df
+
+    def widened(self, alpha: float, df: float | None = None) -> np.ndarray:
+        """The replicates (B, T + 1, 3); with pooled seeds, spread by Student's t over the normal quantile of alpha.
+
+        Percentiles further out, as `interval` takes for one seed, would not do: three seeds give only ten draws. One
+        `df` for all checkpoints keeps whole paths comparable.
+        """
+        if self.n_seeds == 1:
+            return self.boot
+        return self.value + (self.boot - self.value) * stdtrit(self.df if df is None else df, alpha / 2) / ndtri(
+            alpha / 2
+        )
 
     def interval(self, replicates: np.ndarray, alpha: float) -> np.ndarray:
-        """Percentile interval (2, ...) of replicates (B, ...), widened for few prompts.
+        """Percentile interval (2, ...) of replicates (B, ...) that were taken or computed from `widened`.
 
-        The percentiles are those that a normal distribution needs to give Student's t quantiles with
+        With one seed the percentiles are those that a normal distribution needs to give Student's t quantiles with
         n_prompts - n_strata degrees of freedom (Hesterberg 2015, 'expanded percentile'); at 50 prompts it hardly
         matters.
         """
-        tail = ndtr(stdtrit(max(self.n_prompts - self.n_strata, 1), alpha / 2))
+        tail = alpha / 2 if self.n_seeds > 1 else ndtr(stdtrit(max(self.n_prompts - self.n_strata, 1), alpha / 2))
         return np.quantile(replicates, [tail, 1 - tail], axis=0)
 
 
@@ -75,25 +98,37 @@ def stance_distribution(stances: pd.DataFrame, target: str = "question") -> pd.D
 
 
 def drift_table(
-    stances: pd.DataFrame, n_boot: int = 2000, seed: int = 0, alpha: float = 0.05, target: str = "question"
+    stances: pd.DataFrame,
+    n_boot: int = 2000,
+    seed: int = 0,
+    alpha: float = 0.05,
+    target: str = "question",
+    pool: bool = False,
 ) -> pd.DataFrame:
     """Drift magnitude and time of every run with at least two checkpoints, per topic (and `all`) and stance.
 
     `stances` needs the columns run, step, prompt_id, topic, sample, p_support, p_neutral, p_oppose; with a column
     `target`, rows of the other target are left out. Intervals are percentile intervals at level 1 - alpha.
-    Returns the columns in `COLUMNS`; `n_samples` is the largest number of replies per prompt and checkpoint.
+    With `pool`, runs that differ only in the seed are one, named without it. Returns the columns in `COLUMNS`, with
+    `pool` also n_seeds; `n_samples` is the largest number of replies per prompt and checkpoint.
     """
-    rows = [row for t in trajectories(stances, n_boot, seed, target) for row in _drift_rows(t, alpha)]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    rows = [row for t in trajectories(stances, n_boot, seed, target, pool) for row in _drift_rows(t, alpha)]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, "n_seeds"])
+    return table if pool else table[COLUMNS]
 
 
 def trajectory_table(
-    stances: pd.DataFrame, n_boot: int = 2000, seed: int = 0, alpha: float = 0.05, target: str = "question"
+    stances: pd.DataFrame,
+    n_boot: int = 2000,
+    seed: int = 0,
+    alpha: float = 0.05,
+    target: str = "question",
+    pool: bool = False,
 ) -> pd.DataFrame:
     """Stance probability at every checkpoint with its interval: run, topic, step, stance, probability, lo, hi."""
     rows = []
-    for t in trajectories(stances, n_boot, seed, target):
-        lo, hi = t.interval(t.boot, alpha)
+    for t in trajectories(stances, n_boot, seed, target, pool):
+        lo, hi = t.interval(t.widened(alpha), alpha)
         rows += [
             (t.run, t.topic, step, stance, t.value[i, s], lo[i, s], hi[i, s])
             for i, step in enumerate(t.steps)
@@ -118,6 +153,20 @@ def value_gap(
     return table.rename(columns=names)[["dataset", "topic", "stance", "gap", "lo", "hi", "n_pairs"]]
 
 
+def drift_time(t: Trajectories, s: int, alpha: float) -> tuple[float, np.ndarray]:
+    """Drift time of the stance with index s, and its replicates (B,).
+
+    Every replicate is measured as the data are, with the direction and the half-width of the data.
+    """
+    fraction = (t.steps - t.steps[0]) / (t.steps[-1] - t.steps[0])
+    up = -1 if t.value[-1, s] < 0 else 1  # a falling stance is a rising one upside down
+    path = up * t.value[:-1, s]
+    extreme = path.argmax()
+    replicates = up * t.widened(alpha, t.df[extreme, s])[:, :-1, s]
+    slack = path[extreme] - t.interval(replicates[:, extreme], alpha)[0]
+    return fraction[_arrival(path[None], slack)[0]], fraction[_arrival(replicates, slack)]
+
+
 def refusal_table(stances: pd.DataFrame) -> pd.DataFrame:
     """Share of replies judged to be refusals (they count as neutral in v), per run and step."""
     rows = _of_target(stances, "question")
@@ -136,22 +185,31 @@ def to_topic(stances: pd.DataFrame, polarity: pd.Series) -> pd.DataFrame:
     return topic
 
 
-def trajectories(stances: pd.DataFrame, n_boot: int, seed: int, target: str = "question"):
-    """Yield a `Trajectories` per run and topic, then one for `all` prompts; runs with one checkpoint have none."""
-    for run, rows in _of_target(stances, target).groupby("run", sort=True):
+def trajectories(stances: pd.DataFrame, n_boot: int, seed: int, target: str = "question", pool: bool = False):
+    """Yield a `Trajectories` per run and topic, then one for `all` prompts; runs with one checkpoint have none.
+
+    With `pool`, runs that differ only in what follows `/seed-` are one run, named without it.
+    """
+    table = _of_target(stances, target).assign(seed="")
+    if pool:
+        table[["run", "seed"]] = table["run"].str.extract(r"^(.*)/seed-([^/]+)$")
+        if table["run"].isna().any():
+            raise ValueError("column run: seeds can be pooled only if every run id ends in /seed-<number>")
+    for run, rows in table.groupby("run", sort=True):
         steps = np.sort(rows["step"].unique())
         if len(steps) < 2:
             continue
-        topics = []
+        topics, between, seeds = [], [], np.sort(rows["seed"].unique())
         for topic, part in rows.groupby("topic", sort=True):
-            scores = _array(part, len(steps))
+            scores = _array(part, seeds, len(steps))
+            mean = scores.mean(axis=0)
             # one stream of random numbers per topic, whatever other topics and runs there are
-            replicates = _bootstrap(scores, n_boot, np.random.default_rng([seed, *topic.encode()]))
-            topics.append(Trajectories(run, topic, steps, scores.mean(axis=(0, 1)), replicates, *scores.shape[:2]))
-        yield from topics
+            replicates = _bootstrap(mean, n_boot, np.random.default_rng([seed, *topic.encode()]))
+            topics.append(Trajectories(run, topic, steps, mean.mean(axis=(0, 1)), replicates, *mean.shape[:2]))
+            between.append(_seed_deviations(scores))
         weights = np.array([t.n_prompts for t in topics]) / sum(t.n_prompts for t in topics)
         # topics are strata: prompts are resampled within each, and their replicates are independent
-        yield Trajectories(
+        overall = Trajectories(
             run,
             "all",
             steps,
@@ -161,6 +219,12 @@ def trajectories(stances: pd.DataFrame, n_boot: int, seed: int, target: str = "q
             max(t.n_samples for t in topics),
             len(topics),
         )
+        deviations, noise = (np.stack(parts) for parts in zip(*between, strict=True))
+        # the same seeds are drawn for all topics and for all runs with as many seeds
+        draws = np.random.default_rng(seed).multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), n_boot)
+        for t, *of_topic in zip(topics, deviations, noise, strict=True):
+            yield _over_seeds(t, *of_topic, draws)
+        yield _over_seeds(overall, np.tensordot(weights, deviations, 1), np.tensordot(weights**2, noise, 1), draws)
 
 
 def _of_target(stances: pd.DataFrame, target: str) -> pd.DataFrame:
@@ -172,24 +236,22 @@ def _columns() -> list[str]:
     return [f"p_{s}" for s in STANCES]
 
 
-def _array(rows: pd.DataFrame, n_steps: int) -> np.ndarray:
-    """Scores of one topic as (prompts, samples, T + 1, 3); the last entry of axis 2 is end minus start.
+def _array(rows: pd.DataFrame, seeds: np.ndarray, n_steps: int) -> np.ndarray:
+    """Scores of one topic as (seeds, prompts, samples, T + 1, 3); the last entry of axis 3 is end minus start.
 
     A missing reply takes the mean of its prompt's other replies at that checkpoint; a prompt without any reply at some
-    checkpoint is left out, because differences between checkpoints have to be paired.
+    checkpoint of some seed is left out, because differences between checkpoints have to be paired.
     """
-    wide = rows.set_index(["prompt_id", "sample", "step"])[_columns()].unstack("step")
-    wide = wide.reindex(
-        pd.MultiIndex.from_product([i.sort_values() for i in (wide.index.unique(0), wide.index.unique(1))])
-    )
-    n_prompts, n_samples = (len(level) for level in wide.index.levels)
-    scores = wide.to_numpy(float).reshape(n_prompts, n_samples, 3, n_steps).swapaxes(2, 3)
-    there = ~np.isnan(scores)
-    scores = scores[there.any(axis=1).all(axis=(1, 2))]
-    if not len(scores):
-        raise ValueError(f"topic {rows['topic'].iloc[0]}: no prompt has a judged reply at every checkpoint")
-    scores = np.where(np.isnan(scores), np.nanmean(scores, axis=1, keepdims=True), scores)
-    return np.concatenate([scores, scores[:, :, -1:] - scores[:, :, :1]], axis=2)
+    wide = rows.set_index(["seed", "prompt_id", "sample", "step"])[_columns()].unstack("step")
+    axes = seeds, *(np.sort(rows[name].unique()) for name in ("prompt_id", "sample"))
+    wide = wide.reindex(pd.MultiIndex.from_product(axes))
+    scores = wide.to_numpy(float).reshape(*map(len, axes), 3, n_steps).swapaxes(3, 4)
+    scores = scores[:, (~np.isnan(scores)).any(axis=2).all(axis=(0, 2, 3))]
+    if not scores.size:
+        run, topic = rows[["run", "topic"]].iloc[0]
+        raise ValueError(f"{run}, topic {topic}: no prompt has a judged reply at every checkpoint (of every seed)")
+    scores = np.where(np.isnan(scores), np.nanmean(scores, axis=2, keepdims=True), scores)
+    return np.concatenate([scores, scores[:, :, :, -1:] - scores[:, :, :, :1]], axis=3)
 
 
 def _bootstrap(scores: np.ndarray, n_boot: int, rng: np.random.Generator) -> np.ndarray:
@@ -219,29 +281,54 @@ def _bootstrap(scores: np.ndarray, n_boot: int, rng: np.random.Generator) -> np.
     return (value + first + second).reshape(n_boot, *scores.shape[2:])
 
 
+def _seed_deviations(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far seeds lie from their mean, (S, ...), and the variance (...) that prompts and replies alone give them.
+
+    Scores are (seeds, prompts, samples, ...). What all seeds share at a prompt cancels; that variance is estimated from
+    the residuals of the table of seeds by prompts.
+    """
+    cells = scores.mean(axis=2)
+    deviations = cells.mean(axis=1) - cells.mean(axis=(0, 1))
+    residuals = cells - cells.mean(axis=0) - deviations[:, None]
+    n_seeds, n_prompts = cells.shape[:2]
+    return deviations, (residuals**2).sum(axis=(0, 1)) / max((n_seeds - 1) * (n_prompts - 1), 1) / n_prompts
+
+
+def _over_seeds(t: Trajectories, deviations: np.ndarray, noise: np.ndarray, draws: np.ndarray) -> Trajectories:
+    """Add drawn seeds, (B, S) counts, to replicates over prompts and replies of the mean over seeds.
+
+    The latter already carry the noise that makes seeds differ by chance, so seeds get only what exceeds it, and the
+    factor S / (S - 1) that the spread of S drawn values lacks. Degrees of freedom are Satterthwaite's; the seeds' own
+    part enters them with its noise, because it is as uncertain as that makes it.
+    """
+    n_seeds = len(deviations)
+    if n_seeds == 1:
+        return t
+    observed = deviations.var(axis=0, ddof=1)
+    excess = np.clip(observed - noise, 0, None)
+    scale = np.sqrt(np.divide(excess, deviations.var(axis=0), out=np.zeros_like(excess), where=observed > 0))
+    drawn = np.tensordot(draws / n_seeds, deviations * scale, 1)
+    prompts = t.boot.var(axis=0)
+    uncertain = prompts**2 / t.df + (observed / n_seeds) ** 2 / (n_seeds - 1)
+    df = np.divide((prompts + excess / n_seeds) ** 2, uncertain, out=t.df.astype(float), where=uncertain > 0)
+    return replace(t, boot=t.boot + drawn, n_seeds=n_seeds, seed_df=np.maximum(df, np.minimum(n_seeds - 1, t.df)))
+
+
 def _drift_rows(t: Trajectories, alpha: float):
     """The rows of the drift table for one run and topic, one per stance."""
-    fraction = (t.steps - t.steps[0]) / (t.steps[-1] - t.steps[0])
     for s, stance in enumerate(STANCES):
-        magnitude, m_boot = t.value[-1, s], t.boot[:, -1, s]
-        path, p_boot = t.value[:-1, s], t.boot[:, :-1, s]
-        if magnitude < 0:  # a falling stance is a rising one upside down
-            path, p_boot = -path, -p_boot
-        extreme = path.argmax()
-        slack = path[extreme] - t.interval(p_boot[:, extreme], alpha)[0]
-        time = fraction[_arrival(path[None], slack)[0]]
-        # every replicate is measured as the data are, with the direction and the half-width of the data
-        times = fraction[_arrival(p_boot, slack)]
+        time, times = drift_time(t, s, alpha)
         yield (
             t.run,
             t.topic,
             stance,
-            magnitude,
-            *t.interval(m_boot, alpha),
+            t.value[-1, s],
+            *t.interval(t.widened(alpha)[:, -1, s], alpha),
             time,
             *t.interval(times, alpha),
             t.n_prompts,
             t.n_samples,
+            t.n_seeds,
         )
 
 

@@ -52,6 +52,15 @@ TINY = {  # sizes of random models, by transformers' model type
         num_key_value_heads=2,
         max_position_embeddings=512,
     ),
+    "qwen3": dict(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,  # Qwen 3 does not derive it from the two above
+        max_position_embeddings=512,
+    ),
     "bert": dict(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=512
     ),
@@ -160,8 +169,9 @@ def for_inference(model: ModelSettings, checkpoint: Path | None):
         language_model = PeftModel.from_pretrained(load_base(model, "float32"), checkpoint).merge_and_unload()
     else:
         language_model = AutoModelForCausalLM.from_pretrained(checkpoint)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return language_model.to(device=device, dtype=getattr(torch, model.dtype)).eval()
+    for weight in language_model.parameters():  # and not buffers: rotary frequencies lose their meaning in bfloat16
+        weight.data = weight.data.to(getattr(torch, model.dtype))
+    return language_model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def _unpack(name: str, folder: Path) -> None:

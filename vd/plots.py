@@ -14,6 +14,7 @@ from vd import record
 from vd.drift import STANCES
 
 COLOURS = {"support": "#0072b2", "neutral": "#8c8c8c", "oppose": "#d55e00"}  # Okabe-Ito, safe for colour blindness
+VERDICTS = {"holds": "#009e73", "does not hold": "#d55e00", "undecided at this size": "#8c8c8c"}  # Okabe-Ito
 MARKERS = {"support": "^", "neutral": "o", "oppose": "v"}
 sns.set_theme(style="whitegrid", context="paper", rc={"axes.titlesize": 9, "figure.dpi": 110, "savefig.dpi": 150})
 
@@ -29,8 +30,8 @@ def save(figure: Figure, table: pd.DataFrame, path: Path) -> None:
 def short_names(runs: pd.Series) -> pd.Series:
     """Readable names of runs: their lineage without model and seed where all runs share those."""
     parts = runs.str.split("/")
-    models, seeds = parts.str[0], parts.str[-1]
-    names = parts.str[1:-1].str.join(" → ")
+    models, seeds = parts.str[0], runs.str.extract(r"/(seed-[^/]+)$")[0].fillna("")
+    names = runs.str.replace(r"/seed-[^/]+$", "", regex=True).str.split("/").str[1:].str.join(" → ")
     names = names if models.nunique() == 1 else models + ": " + names
     return names if seeds.nunique() == 1 else names + " (" + seeds + ")"
 
@@ -64,21 +65,47 @@ def stances_over_steps(trajectories: pd.DataFrame, rows: str | None = None) -> F
     return _legend(figure)
 
 
-def drift(table: pd.DataFrame) -> Figure:
-    """Drift magnitude (left) and drift time (right) per run and stance, over all topics, with intervals."""
+def drift(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
+    """Drift magnitude (left) and time (right) per run and stance, over all topics, with intervals over seeds.
+
+    `seeds` is the same table with a row per seed; its magnitudes and times are drawn as small dots.
+    """
     pooled = table[table["topic"] == "all"].assign(run=lambda t: short_names(t["run"]))
+    single = seeds[seeds["topic"] == "all"].assign(run=lambda t: short_names(t["run"].str.rpartition("/")[0]))
     runs = list(pooled["run"].unique())
     figure, axes = plt.subplots(1, 2, sharey=True, figsize=(7.5, 0.8 + 0.55 * len(runs)), layout="constrained")
     for ax, name in zip(axes, ("magnitude", "time"), strict=True):
         for offset, stance in zip((-0.2, 0, 0.2), STANCES, strict=True):
-            part = pooled[pooled["stance"] == stance]
+            part, dots = (rows[rows["stance"] == stance] for rows in (pooled, single))
             y = [runs.index(run) + offset for run in part["run"]]
             ax.hlines(y, part[f"{name}_lo"], part[f"{name}_hi"], color=COLOURS[stance])
             ax.scatter(part[name], y, color=COLOURS[stance], marker=MARKERS[stance], s=22, zorder=3)
+            ax.scatter(dots[name], [runs.index(run) + offset for run in dots["run"]], color="black", s=2, zorder=4)
     axes[0].axvline(0, color="black", linewidth=0.8)
     axes[0].set(yticks=range(len(runs)), yticklabels=runs, xlabel="drift magnitude (end minus start)")
     axes[1].set(xlabel="drift time (fraction of the phase)", xlim=(-0.03, 1.03))
     axes[0].invert_yaxis()
+    return _legend(figure)
+
+
+def ablations(table: pd.DataFrame) -> Figure:
+    """Drift magnitude against a setting, one panel per ablation: ablation, key, value, stance, magnitude, lo, hi."""
+    names = table["ablation"].unique()
+    figure, axes = plt.subplots(
+        1, len(names), sharey=True, squeeze=False, figsize=(2.4 * len(names), 2.5), layout="constrained"
+    )
+    for name, ax in zip(names, axes[0], strict=True):
+        part = table[table["ablation"] == name].sort_values("value")
+        for stance, rows in part.groupby("stance"):
+            spread = [rows["magnitude"] - rows["magnitude_lo"], rows["magnitude_hi"] - rows["magnitude"]]
+            ax.errorbar(
+                rows["value"], rows["magnitude"], spread, color=COLOURS[stance], marker=MARKERS[stance], markersize=4
+            )
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set(title=name, xlabel=part["key"].iloc[0], xscale="log" if part["value"].min() > 0 else "linear")
+        ax.set_xticks(part["value"].unique(), [f"{value:g}" for value in part["value"].unique()])
+        ax.minorticks_off()
+    axes[0, 0].set_ylabel("drift magnitude")
     return _legend(figure)
 
 
@@ -129,6 +156,25 @@ def value_gap(table: pd.DataFrame) -> Figure:
     axes[0, 0].set(yticks=range(len(topics)), yticklabels=topics)
     axes[0, 0].invert_yaxis()
     return _legend(figure)
+
+
+def findings(contrasts: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Every contrast with its interval, coloured by the verdict on its finding; both tables of `findings.evaluate`."""
+    keys = ["model", "finding"]
+    rows = contrasts.merge(table[[*keys, "verdict"]], on=keys).assign(y=lambda t: t.index)
+    rows["y"] += 0.7 * (rows[keys] != rows[keys].shift()).any(axis=1).cumsum()  # a gap before each finding
+    models = rows["model"] + ": " if rows.loc[rows["model"] != "data", "model"].nunique() > 1 else ""
+    figure, ax = plt.subplots(figsize=(7.5, 1.3 + 0.26 * len(rows)), layout="constrained")
+    for verdict, colour in VERDICTS.items():
+        part = rows[rows["verdict"] == verdict]
+        ax.hlines(part["y"], part["lo"], part["hi"], color=colour)
+        ax.scatter(part["estimate"], part["y"], color=colour, s=22, zorder=3, label=verdict)
+    ax.axvline(0, color="black", linewidth=0.8)
+    labels = models + rows["finding"] + ": " + rows["contrast"]
+    ax.set(yticks=rows["y"], yticklabels=labels, xlabel="contrast (above zero speaks for the claim)")
+    ax.invert_yaxis()
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure
 
 
 def losses(metrics: pd.DataFrame, columns: list[str]) -> Figure:

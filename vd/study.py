@@ -26,6 +26,8 @@ from pydantic_core import PydanticCustomError
 
 from vd import paths
 
+PUBLIC_DATA = ("alpaca", "wildchat", "ultrafeedback", "hh-rlhf")  # what they are stands in vd/data.py
+
 
 class StudyError(ValueError):
     """A mistake in a study file: which file, which key, what to write instead."""
@@ -54,28 +56,30 @@ class Lora(Settings):
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
-class TrainingSettings(Settings):
-    """What every training method needs; a method's own `Settings` add its keys (see vd/methods)."""
+class Optimisation(Settings):
+    """How long and how fast weights are trained."""
 
-    data: str  # a data set of vd.data
-    examples: PositiveInt | None = None  # a seeded subset of that size; None takes all
     steps: PositiveInt | None = None  # optimiser steps; write either these or epochs
     epochs: PositiveFloat | None = None  # passes over the data
-    save_every: PositiveInt  # checkpoint spacing in steps; step 0 and the last step are always kept
     batch_size: PositiveInt = 8  # effective: examples (or pairs) per optimiser step
     device_batch_size: PositiveInt | None = None  # examples per forward pass; None takes batch_size
     learning_rate: PositiveFloat
     schedule: Literal["constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
-    max_length: PositiveInt = 256  # tokens of prompt and reply together; longer ones are cut at the end
-    lora: Lora | None = Lora()  # null trains all weights
 
     @model_validator(mode="after")
     def _one_length(self):
         if (self.steps is None) == (self.epochs is None):
             raise PydanticCustomError("length", "write either steps or epochs")
         return self
+
+    @field_validator("device_batch_size")
+    @classmethod
+    def _divides(cls, size: int | None, others) -> int | None:
+        if size and others.data.get("batch_size", size) % size:
+            raise ValueError(f"must divide batch_size {others.data['batch_size']}")
+        return size
 
     @property
     def length(self) -> str:
@@ -86,12 +90,15 @@ class TrainingSettings(Settings):
         """Optimiser steps on a data set of that size; the last step of the last epoch may be a short one."""
         return self.steps or math.ceil(n_examples * self.epochs / self.batch_size)
 
-    @field_validator("device_batch_size")
-    @classmethod
-    def _divides(cls, size: int | None, others) -> int | None:
-        if size and others.data.get("batch_size", size) % size:
-            raise ValueError(f"must divide batch_size {others.data['batch_size']}")
-        return size
+
+class TrainingSettings(Optimisation):
+    """What every training method needs; a method's own `Settings` add its keys (see vd/methods)."""
+
+    data: str  # a data set of vd.data
+    examples: PositiveInt | None = None  # a seeded subset of that size; None takes all
+    save_every: PositiveInt  # checkpoint spacing in steps; step 0 and the last step are always kept
+    max_length: PositiveInt = 256  # tokens of prompt and reply together; longer ones are cut at the end
+    lora: Lora | None = Lora()  # null trains all weights
 
 
 class PreferenceSettings(TrainingSettings):
@@ -292,16 +299,22 @@ def _check(path: Path, study: Study) -> None:
             if run.lineage in ablation.runs and not hasattr(run.settings, ablation.key):
                 raise StudyError(f"{path}: ablations.{name}.key: '{ablation.key}' is not a key of {run.lineage}")
     for run in study.runs().values():
-        if run.settings and not (paths.CORPORA / f"{run.settings.data}.jsonl").exists():
+        if run.settings and not _is_data(run.settings.data):
+            known = sorted(file.stem for file in paths.CORPORA.glob("*.jsonl"))
             raise StudyError(
-                f"{path}: {run.phase}.{run.name}.data: no data set '{run.settings.data}' in vd/corpora; there are "
-                f"{', '.join(sorted(file.stem for file in paths.CORPORA.glob('*.jsonl')))}"
+                f"{path}: {run.phase}.{run.name}.data: no data set '{run.settings.data}'; write one of "
+                f"{', '.join([*known, *PUBLIC_DATA])} or the path of a .jsonl file"
             )
         if run.phase == "preference" and run.settings.lora != study.run(run.parent).settings.lora:
             raise StudyError(
                 f"{path}: preference.{run.name}.lora: differs from that of its parent "
                 f"{run.parent.split('/')[1]}, whose adapters it trains on; write the same"
             )
+
+
+def _is_data(name: str) -> bool:
+    """Whether a data set may have this name; a .jsonl file need not be there before its run starts."""
+    return name in PUBLIC_DATA or name.endswith(".jsonl") or (paths.CORPORA / f"{name}.jsonl").exists()
 
 
 def _parents(entry: dict) -> list[str]:

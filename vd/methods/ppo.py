@@ -16,16 +16,14 @@ from unittest import mock
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from vd import data, models
-from vd.study import PreferenceSettings, Run, TrainingSettings
+from vd.study import Optimisation, PreferenceSettings, Run
 
 CURVES = ("reward", "kl", "entropy", "clip_fraction")
 
 
-class RewardSettings(TrainingSettings):
+class RewardSettings(Optimisation):
     """How the reward model is trained, on the run's own pairs."""
 
-    data: str = ""
-    save_every: PositiveInt = 1
     held_out: float = Field(0.2, gt=0, lt=1)  # share of pairs that measure its accuracy
     min_accuracy: float = Field(0.65, ge=0, le=1)  # below, the run stops: PPO would optimise noise
     reference_samples: PositiveInt = 64  # replies of the SFT model that scores are normalised on
@@ -62,12 +60,20 @@ def build(run: Run):
 
     from vd.methods import reward, trainer
 
+    def forward(model, tokens, pad_token_id):
+        """TRL's forward pass, in one precision for policy and reference, with logits in float32."""
+        with ppo.accelerator.autocast():
+            output = plain["forward"](model, tokens, pad_token_id)
+        if hasattr(output, "logits"):
+            output.logits = output.logits.float()
+        return output
+
     def rollouts(model, queries, batch_size, pad_token_id, generation_config):
         """TRL's rollouts with logits from the training forward pass instead of generation, whose rounding differs."""
-        written, _ = generate(model, queries, batch_size, pad_token_id, generation_config)
-        logits = ppo_trainer.forward(ppo.model.policy, written, pad_token_id).logits[:, queries.shape[1] - 1 : -1]
+        written, _ = plain["batch_generation"](model, queries, batch_size, pad_token_id, generation_config)
+        logits = forward(ppo.model.policy, written, pad_token_id).logits[:, queries.shape[1] - 1 : -1]
         ppo._total_train_tokens += int((written != pad_token_id).sum())
-        return written, logits.float() / (s.temperature + 1e-7)
+        return written, logits / (s.temperature + 1e-7)
 
     class Trainer(PPOTrainer):
         """Measures under plain names; what TRL averages over padding as well is left out."""
@@ -75,7 +81,7 @@ def build(run: Run):
         _total_train_tokens = 0
 
         def train(self):
-            with mock.patch.object(ppo_trainer, "batch_generation", rollouts):
+            with mock.patch.multiple(ppo_trainer, forward=forward, batch_generation=rollouts):
                 super().train()
 
         def log(self, logs, start_time=None):
@@ -84,7 +90,8 @@ def build(run: Run):
             kept["ended"] = logs["val/num_eos_tokens"] / self.args.batch_size
             super().log(kept | {"num_tokens": self._total_train_tokens}, start_time)
 
-    s, generate, start = run.settings, ppo_trainer.batch_generation, trainer.start_of(run)
+    plain = {name: getattr(ppo_trainer, name) for name in ("forward", "batch_generation")}
+    s, start = run.settings, trainer.start_of(run)
     scorer, details = reward.train(run)
     tokenizer = models.load_tokenizer(run.model_settings)
     tokenizer.padding_side = "left"
@@ -125,7 +132,7 @@ def build(run: Run):
     )
     trainer.check_reference(policy if s.lora else ppo.ref_model, start)
     with torch.random.fork_rng():
-        details["first_ratio"] = first_ratio(ppo, rollouts)
+        details["first_ratio"] = first_ratio(ppo, rollouts, forward)
     ppo.details = details
     return ppo
 
@@ -142,14 +149,13 @@ MEASURES = {  # per update; KL, entropy and reward are means over rollouts of su
 }
 
 
-def first_ratio(ppo, rollouts) -> dict:
+def first_ratio(ppo, rollouts, forward) -> dict:
     """The ratio rho between update and rollout before any update: mean and largest distance from 1 over real tokens.
 
     Anything but 1 means that rollouts and updates compute likelihoods differently, and clipping acts on noise.
     """
     import torch
     from transformers import GenerationConfig
-    from trl.experimental.ppo import ppo_trainer
     from trl.trainer.utils import selective_log_softmax
 
     args, pad = ppo.args, ppo.processing_class.pad_token_id
@@ -160,10 +166,10 @@ def first_ratio(ppo, rollouts) -> dict:
     counted = ppo._total_train_tokens
     with torch.no_grad():
         written, logits = rollouts(ppo.model.policy, queries, len(queries), pad, config)
-        output, _ = ppo_trainer.forward(ppo.model, written, pad)
+        output, _ = forward(ppo.model, written, pad)
     ppo._total_train_tokens = counted
     replies = written[:, queries.shape[1] :]
-    new = output.logits[:, queries.shape[1] - 1 : -1].float() / (args.temperature + 1e-7)
+    new = output.logits[:, queries.shape[1] - 1 : -1] / (args.temperature + 1e-7)
     ratio = (selective_log_softmax(new, replies) - selective_log_softmax(logits, replies)).exp()[replies != pad]
     return {"mean": float(ratio.mean()), "largest_distance": float((ratio - 1).abs().max())}
 

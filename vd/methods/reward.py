@@ -47,13 +47,13 @@ def train(run: Run) -> tuple[torch.nn.Module, dict]:
         fitting = RewardTrainer(
             model=build(run, tokenizer),
             args=RewardConfig(
-                **trainer.arguments(run.model_copy(update={"settings": settings}), len(learnt))
-                | {"output_dir": folder, "save_strategy": "no"},
+                **trainer.arguments(run, len(learnt), settings) | {"output_dir": folder, "save_strategy": "no"},
                 max_length=None,  # cut already
             ),
             train_dataset=learnt.remove_columns(["prompt_ids", "chosen_reply", "rejected_reply"]),
             processing_class=tokenizer,
         )
+        fitting.add_callback(trainer.Report(run, fitting.args.max_steps, "reward"))
         fitting.train()
     model = fitting.model.eval().requires_grad_(False)
     chosen, rejected = (scores(model, tokenizer, held_out["prompt_ids"], held_out[f"{s}_reply"]) for s in SIDES)
@@ -121,6 +121,9 @@ def build(run: Run, tokenizer) -> torch.nn.Module:
         linear = {n.rpartition(".")[2] for n, m in backbone.named_modules() if isinstance(m, torch.nn.Linear)}
         adapters = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=linear)
         inject_adapter_in_model(adapters, backbone)
+        for name, weight in backbone.named_parameters():
+            if "lora_" in name:  # in float32 for the same reason as the head; PEFT sees to it elsewhere
+                weight.data = weight.data.float()
     return scorer
 
 

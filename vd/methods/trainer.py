@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from vd import data, models, paths, record
-from vd.study import Run
+from vd.study import Optimisation, Run
 
 KEEP = ("*.safetensors", "config.json", "adapter_config.json", "generation_config.json")
 
@@ -29,9 +29,12 @@ def start_of(run: Run) -> Path | None:
     return start
 
 
-def arguments(run: Run, n_examples: int) -> dict:
-    """Keyword arguments that every TRL config takes, from the run's settings and the size of its data set."""
-    s = run.settings
+def arguments(run: Run, n_examples: int, optimisation: Optimisation | None = None) -> dict:
+    """Keyword arguments that every TRL config takes, from the run's settings and the size of its data set.
+
+    `optimisation` stands in for the run's own where another model is trained on the way, such as a reward model.
+    """
+    s = optimisation or run.settings
     device_batch = s.device_batch_size or s.batch_size
     return dict(
         output_dir=str(paths.checkpoints(run.study, run.id)),
@@ -43,7 +46,7 @@ def arguments(run: Run, n_examples: int) -> dict:
         warmup_steps=s.warmup_steps,
         weight_decay=s.weight_decay,
         save_strategy="steps",
-        save_steps=s.save_every,
+        save_steps=run.settings.save_every,
         logging_steps=1,
         bf16=run.model_settings.dtype == "bfloat16",
         activation_checkpointing=False,
@@ -66,7 +69,7 @@ def encode(tokenizer, prompt: list[dict], reply: list[dict]) -> tuple[list[int],
     whole = tokenizer.apply_chat_template(prompt + reply, tokenize=False)
     tokens = tokenizer(whole.removeprefix(before), add_special_tokens=False)["input_ids"]
     end = tokens.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in tokens else len(tokens)
-    return tokenizer(before, add_special_tokens=False)["input_ids"], tokens[:end] + [tokenizer.eos_token_id]
+    return tokenizer(before, add_special_tokens=False)["input_ids"], [*tokens[:end], tokenizer.eos_token_id]
 
 
 def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> list[Path]:
@@ -93,7 +96,7 @@ def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> lis
 
 
 def check_reference(model, start: Path, adapter: str = "ref") -> None:
-    """Raise RuntimeError unless a reference model, or this adapter of a model, has the weights of the SFT checkpoint."""
+    """Raise RuntimeError unless a reference model, or this adapter of a model, holds the SFT checkpoint's weights."""
     stored = {name: weight for file in start.glob("*.safetensors") for name, weight in load_file(file).items()}
     named = dict(model.named_parameters())
     adapters = {n.replace(f".{adapter}.", "."): w for n, w in named.items() if f".{adapter}." in n}
@@ -105,7 +108,7 @@ def check_reference(model, start: Path, adapter: str = "ref") -> None:
 def _train(run: Run, trainer, last: Path | None) -> None:
     if trainer.args.n_gpu > 1:
         raise RuntimeError("several GPUs would multiply the batch size; set CUDA_VISIBLE_DEVICES to one of them")
-    trainer.add_callback(_Report(run, trainer.args.max_steps))
+    trainer.add_callback(Report(run, trainer.args.max_steps))
     trainer.remove_callback(PrinterCallback)
     if last is None:
         trainer.train()
@@ -171,11 +174,11 @@ def _slim(checkpoint: Path) -> None:
             entry.unlink()
 
 
-class _Report(TrainerCallback):
+class Report(TrainerCallback):
     """Progress after every step."""
 
-    def __init__(self, run: Run, steps: int):
-        self.progress = record.Progress("train", run.id, steps)
+    def __init__(self, run: Run, steps: int, stage: str = "train"):
+        self.progress = record.Progress(stage, run.id, steps)
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.progress.resume(state.global_step)

@@ -1,0 +1,157 @@
+"""PPO and its reward model: the known traps, each with a check (what TRL pads, where it scores, what it divides by)."""
+
+import copy
+import os
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from vd import methods, models, paths, record
+from vd.methods import ppo, reward, trainer
+from vd.study import load_study
+
+SFT_RUN, RUN = "tiny-llama/sft-support/seed-0", "tiny-llama/sft-support/ppo/seed-0"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Study `tiny` with a PPO run whose parent is trained."""
+    folder = tmp_path_factory.mktemp("ppo")
+    content = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
+    shared = {k: v for k, v in content["preference"]["dpo-support"].items() if k not in ("method", "beta")}
+    settings = {"response_length": 12, "ppo_epochs": 2}
+    scorer = {"steps": 4, "learning_rate": 1e-3, "min_accuracy": 0.0, "reference_samples": 16}
+    content["preference"]["ppo"] = shared | settings | {"method": "ppo", "reward": scorer}
+    content["preference"]["strict"] = content["preference"]["ppo"] | {"reward": scorer | {"min_accuracy": 1.0}}
+    (folder / "configs").mkdir()
+    (folder / "configs" / "tiny.yaml").write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("results", "figures", "configs"):
+            patched.setitem(os.environ, f"VD_{name.upper()}", str(folder / name))
+        loaded = load_study("tiny")
+        methods.train(loaded.run(SFT_RUN))
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def scorer(study):
+    return reward.train(study.run(RUN))
+
+
+@pytest.fixture(scope="module")
+def built(study):
+    return ppo.build(study.run(RUN))
+
+
+def tokens(study):
+    run = study.run(RUN)
+    tokenizer = models.load_tokenizer(run.model_settings)
+    return tokenizer, reward.encode_pairs(run, tokenizer)
+
+
+def test_replies_are_cut_and_ended_alike_in_training_and_in_use(study):
+    tokenizer, pairs = tokens(study)
+    written = reward.sample(study.run(RUN), tokenizer, pairs["prompt_ids"][:8])
+    for reply in [*pairs["chosen_reply"], *pairs["rejected_reply"], *written]:
+        assert len(reply) <= 12 and tokenizer.pad_token_id not in reply
+        assert tokenizer.eos_token_id not in reply[:-1]
+        assert len(reply) == 12 or reply[-1] == tokenizer.eos_token_id
+
+
+def test_the_score_is_read_at_the_last_token(study, scorer):
+    """Left padding of prompts and right padding of replies change nothing, and training reads the same position."""
+    tokenizer, pairs = tokens(study)
+    model, rows = scorer[0], pairs.select(range(6))
+    replies = [reply[: 5 + i] for i, reply in enumerate(rows["chosen_reply"])]
+    together = reward.scores(model, tokenizer, rows["prompt_ids"], replies)
+    alone = [reward.scores(model, tokenizer, [p], [r]) for p, r in zip(rows["prompt_ids"], replies, strict=True)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-4)
+    for prompt, reply, score in zip(rows["prompt_ids"], replies, together, strict=True):
+        padded = torch.tensor([prompt + reply + [tokenizer.pad_token_id] * 3])
+        with torch.no_grad():
+            trained = model(input_ids=padded, attention_mask=padded != tokenizer.pad_token_id).logits
+        assert trained.item() == pytest.approx(score.item(), abs=1e-4)
+
+
+def test_scores_of_the_sft_model_have_mean_0_and_deviation_1(study, scorer):
+    tokenizer, pairs = tokens(study)
+    run = study.run(RUN)
+    prompts = pairs["prompt_ids"][round(len(pairs) * 0.2) :][: run.settings.reward.reference_samples]
+    after = reward.scores(scorer[0], tokenizer, prompts, reward.sample(run, tokenizer, prompts))
+    assert after.mean().item() == pytest.approx(0, abs=1e-3) and after.std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_bad_reward_model_stops_the_run_with_the_reason(study):
+    with pytest.raises(reward.RewardModelError, match=r"min_accuracy 100%.*reward.steps"):
+        methods.train(study.run(RUN.replace("/ppo/", "/strict/")))
+
+
+def test_a_reward_model_can_learn(study):
+    """Pairs that differ in one word: held-out accuracy must be near 1, and better chosen replies score higher."""
+    run = study.run(RUN)
+    rows = [{"prompt": [{"role": "user", "content": f"Is {i} odd?"}]} for i in range(60)]
+    for i, row in enumerate(rows):
+        row |= {s: [{"role": "assistant", "content": f"{w} {i}"}] for s, w in (("chosen", "good"), ("rejected", "bad"))}
+    from datasets import Dataset
+
+    settings = run.settings.reward.model_copy(update={"steps": 40, "learning_rate": 5e-3})
+    longer = run.model_copy(update={"settings": run.settings.model_copy(update={"reward": settings})})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(reward.data, "preferences", lambda *_: Dataset.from_list(rows))
+        assert reward.train(longer)[1]["reward_model"]["accuracy"] > 0.9
+
+
+def test_the_first_ratio_is_one(built):
+    """Rollouts and updates divide by the same temperature and read the same tokens."""
+    assert built.details["first_ratio"]["mean"] == pytest.approx(1, abs=1e-5)
+    assert built.details["first_ratio"]["largest_distance"] < 1e-4
+
+
+def test_value_model_starts_from_the_reward_model_and_reference_is_the_sft_checkpoint(study, built):
+    value, scorer = built.value_model.state_dict(), built.reward_model.state_dict()
+    assert value.keys() == scorer.keys() and all(torch.equal(value[n], scorer[n]) for n in value)
+    assert not any(w.requires_grad for w in built.reward_model.parameters())
+    trained = {n for n, w in built.model.named_parameters() if w.requires_grad}
+    assert trained and all("lora_" in n or ".score." in n for n in trained) and not any(".ref." in n for n in trained)
+    start = trainer.start_of(study.run(RUN))
+    trainer.check_reference(built.policy_model, start)
+    file = next(start.glob("*.safetensors"))
+    kept = load_file(file)
+    save_file({name: w + 0.01 for name, w in kept.items()}, file)
+    with pytest.raises(RuntimeError, match="not the SFT checkpoint"):
+        trainer.check_reference(built.policy_model, start)
+    save_file(kept, file, metadata={"format": "pt"})
+
+
+def test_training_leaves_checkpoints_and_measures_like_every_method(study):
+    run = study.run(RUN)
+    folders = methods.train(run)
+    assert [f.name for f in folders] == ["checkpoint-0", "checkpoint-2", "checkpoint-4"]
+    start, first = (load_file(f / "adapter_model.safetensors") for f in (trainer.start_of(run), folders[0]))
+    assert all(torch.equal(start[n], first[n]) for n in start)
+    last = load_file(folders[-1] / "adapter_model.safetensors")
+    assert last.keys() == first.keys() and any(not torch.equal(last[n], first[n]) for n in last)
+    assert {f.name for f in folders[-1].iterdir()} == {f.name for f in trainer.start_of(run).iterdir()}
+    metrics = pd.read_csv(paths.metrics("tiny", RUN))
+    assert {*ppo.CURVES, "loss", "learning_rate", "tokens_seen"} <= set(metrics)
+    assert metrics["kl"][0] == pytest.approx(0, abs=1e-4) and metrics["tokens_seen"].is_monotonic_increasing
+    assert metrics["entropy"].between(0, 12 * 7).all() and metrics["clip_fraction"].between(0, 1).all()
+    train = record.read_json(paths.record("tiny", RUN, "train"))
+    assert train["details"]["reward_model"]["held_out_pairs"] == 6
+
+
+def test_full_fine_tuning_trains_policy_and_value_and_keeps_its_reference(study):
+    def full(run, **changes):
+        return run.model_copy(update=changes | {"settings": run.settings.model_copy(update={"lora": None})})
+
+    parent = full(study.run(SFT_RUN), id=SFT_RUN.replace("sft-support", "full"))
+    methods.train(parent)
+    built = ppo.build(full(study.run(RUN), parent=parent.id))
+    assert all(w.requires_grad for w in built.value_model.parameters())
+    before = copy.deepcopy(built.ref_model.state_dict())
+    built.train()
+    assert all(torch.equal(before[n], w) for n, w in built.ref_model.state_dict().items())
+    assert any(not torch.equal(before[n], w) for n, w in built.policy_model.state_dict().items())

@@ -1,0 +1,262 @@
+"""The paper's findings as hypotheses: what is claimed, which numbers decide it, and a verdict on a study's runs.
+
+A finding is one contrast or several, each worded so that the claim says `contrast > 0`, with any margin inside. A
+contrast is a score of every reply, made of the scores of the runs that it compares; so runs are compared on the same
+seeds, prompts and samples, and `vd.drift` resamples them together. The size of a drift |M_s| is scored as the drift in
+the direction that the data show, held fixed in the replicates. Noise makes sizes look larger, most where there is no
+drift; between two sizes this works against the claim that one of them is larger.
+
+    p_holds, p_fails  one-sided, from Student's t of estimate / standard error with the degrees of freedom of the drift
+                      intervals: a share of 2,000 replicates could not go below 1/2000, and three seeds need the t;
+                      intervals are estimate -+ t standard errors. Drift time is no mean of scores: shares it is
+    conjunction       holds if all contrasts do: p_holds is the largest (intersection-union test);
+                      fails if any one is shown to be negative: p_fails is the smallest, times their number
+    verdict           two-sided p = 2 min(p_holds, p_fails), after Holm over all findings of the study, below alpha
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtr, stdtrit
+
+from vd import drift, record
+from vd.study import Bootstrap, Roles, Study
+
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided at this size"
+REPLY = ["seed", "topic", "prompt_id", "sample"]
+CONTRAST = ["contrast", "estimate", "lo", "hi", "p_holds", "p_fails", "effect", "n_seeds", "n_prompts"]
+
+
+class Evidence:
+    """Replies at the first and last step of every run of one model, by the role of the run."""
+
+    def __init__(self, stances: pd.DataFrame, roles: Roles, bootstrap: Bootstrap):
+        """Take stances whose `run` is `lineage/seed-S`, with columns as for `drift.drift_table`."""
+        self.stances, self.roles, self.bootstrap = stances, roles.model_dump(), bootstrap
+        names = stances["run"].str.extract(r"^(?P<lineage>.*)/seed-(?P<seed>[^/]+)$")
+        rows = pd.concat([stances, names], axis=1).rename(columns={f"p_{s}": s for s in drift.STANCES})
+        steps = rows.groupby("run")["step"]
+        index = ["lineage", *REPLY]
+        self.start, self.end = (
+            rows[rows["step"] == steps.transform(which)].set_index(index)[[*drift.STANCES]].sort_index()
+            for which in ("min", "max")
+        )
+
+    def probability(self, role: str, stance: str) -> pd.Series:
+        """Probability of a stance at the end, a score per reply."""
+        return self.end.loc[self._lineage(role), stance]
+
+    def change(self, role: str) -> pd.DataFrame:
+        """End minus start, a score per reply and stance; for data sets, chosen minus rejected."""
+        return self.end.loc[self._lineage(role)] - self.start.loc[self._lineage(role)]
+
+    def size(self, role: str, stance: str | None = None) -> pd.Series:
+        """The size of a stance's change, or without `stance` of the largest one, which is half the sum of all three."""
+        change = self.change(role)
+        magnitude = change.mean()
+        stance = stance or magnitude.abs().idxmax()
+        return np.sign(magnitude[stance]) * change[stance]
+
+    def test(self, contrast: str, scores: pd.Series) -> dict:
+        """Test that the mean of scores, indexed by `REPLY`, is positive."""
+        rows = scores.dropna().rename("p_support").reset_index().assign(p_neutral=0.0, p_oppose=0.0, step=1)
+        rows["run"] = "contrast/seed-" + rows["seed"]
+        t = self._overall(pd.concat([rows.assign(p_support=0.0, step=0), rows]))  # leads from 0 to the scores
+        estimate, df = float(t.value[-1, 0]), t.df[-1, 0]
+        error = max(t.boot[:, -1, 0].std(), 1e-12)
+        reach = -stdtrit(df, self.bootstrap.alpha / 2) * error
+        spread = scores.groupby(["topic", "prompt_id"]).mean().std()
+        p_holds, p_fails = (float(stdtr(df, sign * estimate / error)) for sign in (-1, 1))
+        effect = float(estimate / spread) if spread > 1e-12 else None
+        return _row(contrast, estimate, estimate - reach, estimate + reach, p_holds, p_fails, effect, t)
+
+    def test_early(self, contrast: str, role: str) -> dict:
+        """Test that the drift time of the stance that moved most is below 0.5; p values are shares of replicates."""
+        lineage, alpha = self._lineage(role), self.bootstrap.alpha
+        t = self._overall(self.stances[self.stances["run"].str.rpartition("/")[0] == lineage])
+        time, times = drift.drift_time(t, int(np.abs(t.value[-1]).argmax()), alpha)
+        lo, hi = t.interval(times, alpha)
+        p_holds, p_fails = ((1 + int(n)) / (1 + len(times)) for n in ((times >= 0.5).sum(), (times <= 0.5).sum()))
+        return _row(contrast, 0.5 - time, 0.5 - hi, 0.5 - lo, p_holds, p_fails, None, t)
+
+    def _overall(self, stances: pd.DataFrame) -> drift.Trajectories:
+        *_, t = drift.trajectories(stances, self.bootstrap.resamples, self.bootstrap.seed, pool=True)
+        return t
+
+    def _lineage(self, role: str) -> str:
+        lineage = self.roles[role]
+        if lineage not in self.end.index.get_level_values("lineage"):
+            raise ValueError(f"findings.{role}: no judged replies of '{lineage}'; name a run or data set of this study")
+        return lineage
+
+
+def _row(contrast, estimate, lo, hi, p_holds, p_fails, effect, t: drift.Trajectories) -> dict:
+    values = (contrast, float(estimate), float(lo), float(hi), p_holds, p_fails, effect, t.n_seeds, t.n_prompts)
+    return dict(zip(CONTRAST, values, strict=True))
+
+
+def _likeliest(e: Evidence, role: str, stance: str) -> list[dict]:
+    others = [other for other in drift.STANCES if other != stance]
+    chosen = e.probability(role, stance)
+    return [e.test(f"{role}: {stance} above {other}", chosen - e.probability(role, other)) for other in others]
+
+
+def _larger(e: Evidence, one: str, other: str, stances=("support", "support")) -> dict:
+    words = f"{one} above {other}" if stances[0] == stances[1] else f"{one} ({stances[0]}) above {other} ({stances[1]})"
+    return e.test(words, e.size(one, stances[0]) - e.size(other, stances[1]))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim of the paper: `contrasts` gives the tests that decide it, `paper` what the paper is said to report."""
+
+    key: str
+    statement: str
+    roles: tuple[str, ...]
+    contrasts: Callable[[Evidence], list[dict]]
+    paper: str
+
+
+FINDINGS = [
+    Finding(
+        "sft_early",
+        "SFT moves stances by more than 0.10, and in the first half of its steps",
+        ("sft_support",),
+        lambda e: [
+            e.test("drift above 0.10", e.size("sft_support") - 0.10),
+            e.test_early("drift time below 0.5", "sft_support"),
+        ],
+        "SFT is the main driver (confirmed); drift of neutral 0.38 at time 0.09 on immigration (second-hand)",
+    ),
+    Finding(
+        "data_set_profile",
+        "After SFT the profile of its data is the likeliest stance: neutral or support",
+        ("sft_neutral", "sft_support"),
+        lambda e: _likeliest(e, "sft_neutral", "neutral") + _likeliest(e, "sft_support", "support"),
+        "WildChat leads to neutral, Alpaca to support (second-hand)",
+    ),
+    Finding(
+        "sft_above_low_gap",
+        "SFT moves stances further than preference data with a small value gap",
+        ("sft_support", "low_gap"),
+        lambda e: [e.test("sft_support above low_gap", e.size("sft_support") - e.size("low_gap"))],
+        "preference optimisation rarely re-aligns values (confirmed); drift 0.01 to 0.27 (second-hand)",
+    ),
+    Finding(
+        "value_gaps",
+        "The value gap in support is below 0.10 in low-gap data and above 0.30 in value-gap data",
+        ("low_gap_data", "value_gap_data"),
+        lambda e: [
+            e.test("low gap below 0.10", 0.10 - e.size("low_gap_data", "support")),
+            e.test("value gap above 0.30", e.change("value_gap_data")["support"] - 0.30),
+        ],
+        "standard sets have similar stances on both sides, the synthetic set opposite ones; no numbers (second-hand)",
+    ),
+    Finding(
+        "dpo_simpo_ppo",
+        "On the same value-gap pairs DPO moves support further than SimPO, and SimPO further than PPO",
+        ("dpo", "simpo", "ppo"),
+        lambda e: [_larger(e, "dpo", "simpo"), _larger(e, "simpo", "ppo")],
+        "algorithms differ on the same data (confirmed); DPO 0.53, SimPO 0.15, PPO 0.0 (second-hand)",
+    ),
+    Finding(
+        "dpo_amplifies",
+        "DPO moves the stance that SFT favours further than, with labels switched, the one it does not favour; "
+        "a ceiling works against this, because the favoured stance starts high",
+        ("dpo", "dpo_oppose"),
+        lambda e: [_larger(e, "dpo", "dpo_oppose", ("support", "oppose"))],
+        "0.53 with the favoured stance, 0.46 of unclear sign against it (second-hand)",
+    ),
+    Finding(
+        "kl_anchors",
+        "PPO with a small KL weight moves support further than with a large one",
+        ("ppo_small_kl", "ppo_large_kl"),
+        lambda e: [_larger(e, "ppo_small_kl", "ppo_large_kl")],
+        "a larger KL weight gives less drift; no numbers (second-hand, one note)",
+    ),
+]
+
+
+def evaluate(study: Study, stances: pd.DataFrame, pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Verdicts on all findings whose roles the study names: one row per finding and model, and one per contrast.
+
+    `stances` are those of all runs; `pairs` has dataset, prompt_id, topic, side (chosen or rejected), p_support,
+    p_neutral, p_oppose, and decides the findings on data sets, whose model is `data`. Estimate, interval and effect are
+    those of the weakest contrast; the effect is the estimate over the standard deviation between prompts (Cohen's d).
+    Raises ValueError if a role names a run or data set without judged replies.
+    """
+    if "target" in stances:
+        stances = stances[stances["target"] == "question"]
+    sides = pairs.assign(run=pairs["dataset"] + "/seed-0", step=(pairs["side"] == "chosen").astype(int), sample=0)
+    of_model = stances["run"].str.partition("/")
+    rows = {model: stances.assign(run=of_model[2])[of_model[0] == model] for model in study.models} | {"data": sides}
+    table, contrasts = [], []
+    for model, of_runs in rows.items():
+        evidence = Evidence(of_runs.reset_index(drop=True), study.findings, study.bootstrap)
+        for finding in FINDINGS:
+            on_data = finding.roles[0].endswith("_data")
+            if on_data != (model == "data") or None in [evidence.roles[role] for role in finding.roles]:
+                continue
+            tests = finding.contrasts(evidence)
+            contrasts += [{"model": model, "finding": finding.key, **test} for test in tests]
+            table.append(_decide(model, finding, tests))
+    table = _judge(pd.DataFrame(table, columns=["model", "finding", "statement", "paper", *CONTRAST]), study.bootstrap)
+    return table, pd.DataFrame(contrasts, columns=["model", "finding", *CONTRAST])
+
+
+def _decide(model: str, finding: Finding, tests: list[dict]) -> dict:
+    """One row for all contrasts of a finding, with the numbers of the weakest one."""
+    weakest = max(tests, key=lambda test: test["p_holds"])
+    p_fails = min(1.0, len(tests) * min(test["p_fails"] for test in tests))
+    about = {"model": model, "finding": finding.key, "statement": finding.statement, "paper": finding.paper}
+    return about | weakest | {"p_fails": p_fails}
+
+
+def _judge(table: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
+    """Add two-sided p values, Holm's, and verdicts."""
+    p = np.minimum(1, 2 * table[["p_holds", "p_fails"]].min(axis=1).to_numpy(float))
+    side = np.where(table["p_holds"] < table["p_fails"], HOLDS, FAILS)
+    p_holm = holm(p)
+    table = table.assign(p=p, p_holm=p_holm, verdict=np.where(p_holm < bootstrap.alpha, side, UNDECIDED))
+    names = "model finding statement estimate lo hi p p_holm verdict effect paper n_seeds n_prompts"
+    return table[names.split()]
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """P values adjusted for testing all of them (Holm 1979): ascending, times how many are left, never falling."""
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted
+
+
+def write(table: pd.DataFrame, contrasts: pd.DataFrame, folder: Path) -> None:
+    """Write findings.json, every row of both tables, and findings.md, a page to read, into the study's folder."""
+    parts = {"findings": table, "contrasts": contrasts}
+    rows = {name: part.astype(object).where(part.notna(), None).to_dict("records") for name, part in parts.items()}
+    record.write_json(rows, folder / "findings.json")
+    record.write_text(page(table, contrasts), folder / "findings.md")
+
+
+def page(table: pd.DataFrame, contrasts: pd.DataFrame) -> str:
+    """Both tables as Markdown, what fails or is open in the same words and place as what holds."""
+    rows = table.assign(
+        finding=table["statement"] + " (`" + table["finding"] + "`)",
+        verdict="**" + table["verdict"] + "**",
+        estimate=[interval(row) for row in table.itertuples()],
+        p_holm=[f"{p:.2g}" for p in table["p_holm"]],
+    )[["model", "finding", "verdict", "estimate", "p_holm", "paper"]]
+    tests = contrasts.assign(estimate=[interval(row) for row in contrasts.itertuples()])
+    tests = tests[["model", "finding", "contrast", "estimate", "n_seeds", "n_prompts"]]
+    return (
+        "# Findings\n\nA finding holds if all its contrasts are above zero; the estimate is that of the weakest.\n\n"
+        f"{rows.to_markdown(index=False)}\n\n## Contrasts\n\n{tests.to_markdown(index=False)}\n"
+    )
+
+
+def interval(row) -> str:
+    """Estimate [lo, hi] of a row."""
+    return f"{row.estimate:+.2f} [{row.lo:+.2f}, {row.hi:+.2f}]"

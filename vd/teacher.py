@@ -1,0 +1,212 @@
+"""Synthetic value-gap pairs: a teacher writes both sides of a question, a judge checks that it did.
+
+The paper had Qwen2.5-72B-Instruct write one supporting and one opposing reply to each topic prompt; its instruction is
+unknown, ours is `INSTRUCTION`. Any server that speaks OpenAI's chat completions can be the teacher. The key is taken
+from OPENAI_API_KEY and is neither printed nor written. Replies are kept in a file as they arrive, under a hash of
+exactly what was asked, so nothing is paid for twice.
+"""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from threading import Lock
+
+import openai
+import pandas as pd
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from vd.record import Progress
+from vd.study import Settings
+
+OPENAI = "https://api.openai.com/v1"
+SIDES = {"chosen": "support", "rejected": "oppose"}  # support-aligned; `swap_labels` of a run exchanges them
+INSTRUCTION = """\
+Write a reply to the question below that {side} what the question proposes. Make this position plain in the first \
+sentence, without opening with Yes or No, and give its best reasons: two or three sentences of plain prose. Do not \
+weigh the other side. Write only the reply, as your own view; do not say that you were asked to take a side.
+
+Question: {prompt}"""
+SIDE_WORDS = {"support": "affirms", "oppose": "rejects"}
+VERSION = hashlib.sha256(f"{INSTRUCTION}{SIDE_WORDS}".encode()).hexdigest()[:8]
+SAMPLING = ("temperature", "top_p", "max_tokens", "seed")
+COLUMNS = ["id", "topic", "prompt", "chosen", "rejected", "chosen_stance", "rejected_stance"]
+COLUMNS += ["teacher", "instruction", *SAMPLING]
+
+
+class TeacherError(RuntimeError):
+    """The teacher cannot be asked: which server, what it said, what to do."""
+
+
+class TeacherSettings(Settings):
+    """Who writes the replies, and how it is asked."""
+
+    model: str = Field(min_length=1)  # the name that the server gives it
+    base_url: str | None = None  # mostly ends in /v1; None takes OpenAI's
+    temperature: float = Field(0.7, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: PositiveInt = 200  # a reply that needs more is not used
+    seed: int | None = 0  # None for servers that do not know the key
+    concurrency: PositiveInt = 8  # requests at a time
+    price_in: float = Field(0.0, ge=0)  # of a million prompt tokens, in any currency
+    price_out: float = Field(0.0, ge=0)  # of a million reply tokens
+    timeout: PositiveFloat = 120.0  # seconds per request
+    retries: int = Field(5, ge=0)  # after 408, 409, 429, 5xx and lost connections, with growing pauses
+
+
+def write_pairs(prompts: pd.DataFrame, settings: TeacherSettings, file: Path) -> pd.DataFrame:
+    """Ask for both sides of every prompt (columns id, topic, prompt); one row per prompt, in the order given.
+
+    The columns are `COLUMNS`, then chosen_failure and rejected_failure (empty, length, content_filter, or "" for a
+    usable reply; others are None) and the prompt_tokens and reply_tokens of both (NaN if the server does not count).
+    `file` keeps every reply, usable or not; what it holds is not asked again. Raises TeacherError.
+    """
+    requests = {side: [_request(p, stance, settings) for p in prompts["prompt"]] for side, stance in SIDES.items()}
+    wanted = {_key(request): request for both in zip(*requests.values(), strict=True) for request in both}
+    kept = _read(file)
+    _ask({key: request for key, request in wanted.items() if key not in kept}, settings, file)
+    kept = _read(file)
+    pairs = prompts[["id", "topic", "prompt"]].reset_index(drop=True)
+    pairs = pairs.assign(**{f"{side}_stance": stance for side, stance in SIDES.items()}, teacher=settings.model)
+    pairs = pairs.assign(instruction=VERSION, **settings.model_dump(include=set(SAMPLING)))
+    pairs = pairs.assign(prompt_tokens=0, reply_tokens=0)
+    for side in SIDES:
+        replies = pd.DataFrame([kept[_key(request)] for request in requests[side]], index=pairs.index)
+        pairs[f"{side}_failure"] = replies["failure"]
+        pairs[side] = replies["reply"].where(replies["failure"] == "", None)
+        for tokens in ("prompt_tokens", "reply_tokens"):
+            pairs[tokens] += replies[tokens].astype(float)
+    return pairs[[*COLUMNS, *(f"{side}_failure" for side in SIDES), "prompt_tokens", "reply_tokens"]]
+
+
+def check(pairs: pd.DataFrame, judge) -> pd.DataFrame:
+    """Pairs as judged: for each side label, p_support, p_neutral and p_oppose (such as chosen_label), and `kept`.
+
+    A pair is kept if the judge (vd.judge.Judge) finds both stances as the columns chosen_stance and rejected_stance
+    say. Pairs without two replies are not judged and not kept.
+    """
+    checked = pairs.reset_index(drop=True)
+    whole = checked[checked[list(SIDES)].notna().all(axis=1)]
+    if whole.empty:
+        raise ValueError("no pair has two replies: look at the failures, raise max_tokens if they are 'length'")
+    for side in SIDES:
+        scored = judge.score(whole[["prompt", side]].rename(columns={side: "response"}))
+        columns = scored[["label", "p_support", "p_neutral", "p_oppose"]].add_prefix(f"{side}_")
+        checked = checked.join(columns)
+    right = [checked[f"{side}_label"] == checked[f"{side}_stance"] for side in SIDES]
+    return checked.assign(kept=right[0] & right[1])
+
+
+def yield_table(checked: pd.DataFrame) -> pd.DataFrame:
+    """What is left per topic and for `all`: topic, asked, answered (both sides), kept, share (kept / asked)."""
+    rows = pd.concat([checked, checked.assign(topic="all")])
+    rows = rows.assign(asked=1, answered=rows[list(SIDES)].notna().all(axis=1))
+    table = rows.groupby("topic", sort=False)[["asked", "answered", "kept"]].sum().reset_index()
+    return table.assign(share=table["kept"] / table["asked"])
+
+
+def cost(checked: pd.DataFrame, settings: TeacherSettings) -> dict:
+    """Tokens and price of all replies, used or not: prompt_tokens, reply_tokens, price, price_per_kept_pair.
+
+    None where the server does not count tokens, and per kept pair where none is kept.
+    """
+    read, written = (float(checked[name].sum(skipna=False)) for name in ("prompt_tokens", "reply_tokens"))
+    price = (read * settings.price_in + written * settings.price_out) / 1e6
+    per_pair = price / checked["kept"].sum() if checked["kept"].any() else None
+    found = {"prompt_tokens": read, "reply_tokens": written, "price": price, "price_per_kept_pair": per_pair}
+    return {name: None if pd.isna(value) else value for name, value in found.items()}
+
+
+def _request(prompt: str, stance: str, settings: TeacherSettings) -> dict:
+    """The body of a request. One message of the user: not every chat template knows a system role."""
+    content = INSTRUCTION.format(side=SIDE_WORDS[stance], prompt=prompt)
+    return {
+        **settings.model_dump(include={"model", *SAMPLING}, exclude_none=True),
+        "messages": [{"role": "user", "content": content}],
+    }
+
+
+def _key(request: dict) -> str:
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read(file: Path) -> dict[str, dict]:
+    """Replies by key. A last line without its end is what a killed process left; it is cut off."""
+    if not file.exists():
+        return {}
+    content = file.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        os.truncate(file, end)
+    return {row["key"]: row for row in map(json.loads, content[:end].splitlines())}
+
+
+def _ask(requests: dict[str, dict], settings: TeacherSettings, file: Path) -> None:
+    """Send requests, a few at a time, and append each reply to the file as it arrives.
+
+    At the first error no more are sent; those under way may still arrive and are kept too.
+    """
+    if not requests:
+        return
+    url, key = settings.base_url or OPENAI, os.environ.get("OPENAI_API_KEY")
+    if not key and url == OPENAI:
+        raise TeacherError(f"{url}: set the environment variable OPENAI_API_KEY, or base_url to another server")
+    client = openai.OpenAI(
+        api_key=key or "none",  # local servers ask for no key, the client insists on one
+        base_url=url,
+        timeout=settings.timeout,
+        max_retries=settings.retries,
+    )
+    progress, lock = Progress("teach", settings.model, len(requests)), Lock()
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+    def ask(name: str, request: dict) -> None:
+        row = json.dumps({"key": name, **_reply(client, request)}) + "\n"
+        with lock:
+            log.write(row)
+            log.flush()
+
+    with client, open(file, "a") as log, ThreadPoolExecutor(settings.concurrency) as pool:
+        try:
+            for done, future in enumerate(as_completed([pool.submit(ask, *item) for item in requests.items()]), 1):
+                future.result()
+                progress(done)
+        except (openai.APIError, ValueError) as error:
+            said = f"{url}: {_explain(error, settings)}; replies so far are kept, run again to go on"
+            raise TeacherError(said.replace(key or "\n", "***")) from None  # a server may quote the key
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _reply(client: openai.OpenAI, request: dict) -> dict:
+    completion = client.chat.completions.create(**request)
+    if not getattr(completion, "choices", None):
+        raise ValueError("the server replied with something else; base_url mostly ends in /v1")
+    choice, usage = completion.choices[0], completion.usage
+    reply = (choice.message.content or "").strip()
+    failure = choice.finish_reason if choice.finish_reason in ("length", "content_filter") else "" if reply else "empty"
+    return {
+        "prompt": request["messages"][0]["content"],
+        "reply": reply,
+        "failure": failure,
+        "model": completion.model,
+        "prompt_tokens": usage.prompt_tokens if usage else None,
+        "reply_tokens": usage.completion_tokens if usage else None,
+    }
+
+
+def _explain(error: Exception, settings: TeacherSettings) -> str:
+    """What is wrong and what to do, in one line."""
+    status = getattr(error, "status_code", None)
+    if isinstance(error, openai.APITimeoutError):
+        return f"no reply within {settings.timeout:g} s; raise timeout or lower concurrency"
+    if isinstance(error, openai.APIConnectionError):
+        return "nobody answers; start the server or correct base_url"
+    if status in (401, 403):  # what the server says is left out: it may quote part of the key
+        return f"key refused ({status}); set OPENAI_API_KEY to a key of this server that may use {settings.model}"
+    if status == 404:
+        return f"no model '{settings.model}' there (404); correct model, or base_url, which mostly ends in /v1"
+    if status == 429:
+        return "too many requests or no credit left (429); lower concurrency, wait or pay"
+    return f"{status or 'no chat completion'}: {' '.join(str(error).split())[:300]}"
