@@ -163,6 +163,13 @@ FINDINGS = [
         "algorithms differ on the same data (confirmed); DPO 0.53, SimPO 0.15, PPO 0.0 (second-hand)",
     ),
     Finding(
+        "dpo_simpo_ppo_room",
+        "The same from an SFT model that takes no side, where no ceiling cuts the drift",
+        ("dpo_neutral", "simpo_neutral", "ppo_neutral"),
+        lambda e: [_larger(e, "dpo_neutral", "simpo_neutral"), _larger(e, "simpo_neutral", "ppo_neutral")],
+        "as above; which SFT model the paper's numbers start from is unknown",
+    ),
+    Finding(
         "dpo_amplifies",
         "DPO moves the stance that SFT favours further than, with labels switched, the one it does not favour; "
         "a ceiling works against this, because the favoured stance starts high",

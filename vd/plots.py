@@ -37,31 +37,28 @@ def short_names(runs: pd.Series) -> pd.Series:
 
 
 def stances_over_steps(trajectories: pd.DataFrame, rows: str | None = None) -> Figure:
-    """Stance probability over training steps, one column per run; `rows="topic"` adds one row per topic."""
+    """Stance probability over training steps, a panel per run; with `rows="topic"` also a row of panels per topic."""
     table = trajectories.assign(run=short_names(trajectories["run"]))
-    columns, lines = table["run"].unique(), table[rows].unique() if rows else [None]
-    size = (1.9 if rows else 2.3, 1.2 if rows else 2.3)
-    figure, axes = plt.subplots(
-        len(lines),
-        len(columns),
-        sharex="col",
-        sharey=True,
-        squeeze=False,
-        figsize=(size[0] * len(columns), size[1] * len(lines)),
-        layout="constrained",
-    )
-    for line, row in zip(lines, axes, strict=True):
-        for run, ax in zip(columns, row, strict=True):
-            part = table[(table["run"] == run) & (table[rows] == line if rows else True)]
-            for stance, path in part.groupby("stance"):
-                ax.plot(path["step"], path["probability"], color=COLOURS[stance], marker=MARKERS[stance], markersize=3)
-                ax.fill_between(path["step"], path["lo"], path["hi"], color=COLOURS[stance], alpha=0.2, linewidth=0)
-            ax.set(ylim=(0, 1), xlim=(part["step"].min(), part["step"].max()))
-        row[0].set_ylabel(line or "stance probability", fontsize=8)
-    for ax, run in zip(axes[0], columns, strict=True):
-        ax.set_title(run.replace(" → ", "\n→ "))
-    for ax in axes[-1]:
-        ax.set_xlabel("training step")
+    runs, lines = list(table["run"].unique()), table[rows].unique() if rows else [None]
+    panels = [(line, run) for line in lines for run in runs]
+    columns = len(runs) if rows else min(len(runs), 4)
+    height = -(-len(panels) // columns)
+    size = (1.9 * columns, 1.2 * height) if rows else (2.3 * columns, 2.3 * height)
+    figure, axes = plt.subplots(height, columns, sharey=True, squeeze=False, figsize=size, layout="constrained")
+    for i, (ax, (line, run)) in enumerate(zip(axes.flat, panels, strict=False)):
+        part = table[(table["run"] == run) & (table[rows] == line if rows else True)]
+        for stance, path in part.groupby("stance"):
+            ax.plot(path["step"], path["probability"], color=COLOURS[stance], marker=MARKERS[stance], markersize=3)
+            ax.fill_between(path["step"], path["lo"], path["hi"], color=COLOURS[stance], alpha=0.2, linewidth=0)
+        ax.set(ylim=(0, 1), xlim=(part["step"].min(), part["step"].max()))
+        if i % columns == 0:
+            ax.set_ylabel(line or "stance probability", fontsize=8)
+        if i < columns or not rows:
+            ax.set_title(run.replace(" → ", "\n→ "))
+        if i >= len(panels) - columns:
+            ax.set_xlabel("training step")
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
     return _legend(figure)
 
 

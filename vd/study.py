@@ -159,6 +159,9 @@ class Roles(Settings):
     dpo_oppose: str | None = None  # the same with labels switched
     simpo: str | None = None  # as dpo
     ppo: str | None = None  # as dpo
+    dpo_neutral: str | None = None  # as dpo, but from an SFT run that takes no side, so that a drift has room
+    simpo_neutral: str | None = None
+    ppo_neutral: str | None = None
     ppo_small_kl: str | None = None
     ppo_large_kl: str | None = None
     low_gap_data: str | None = None  # data sets

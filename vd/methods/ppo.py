@@ -18,7 +18,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from vd import data, models
 from vd.study import Optimisation, PreferenceSettings, Run
 
-CURVES = ("reward", "kl", "entropy", "clip_fraction")
+CURVES = ("reward", "kl", "entropy", "clip_fraction", "ended")
 
 
 class RewardSettings(Optimisation):
