@@ -134,6 +134,18 @@ def test_simpo_loss_equals_the_equation(place):
     assert built.cpo_alpha == 0 and not hasattr(built, "ref_model")
 
 
+def test_simpo_leaves_out_prompts_that_fill_everything(place):
+    def change(study):
+        entry = {k: v for k, v in study["preference"]["simpo-support"].items() if k != "max_length"}
+        study["preference"]["simpo-support"] = entry | {"max_length": 64}
+
+    study = study_with(place, change)
+    methods.train(study.run(SFT_RUN))
+    run = study.run(SFT_RUN.replace("/seed", "/simpo-support/seed"))
+    rows = simpo.build(run).train_dataset
+    assert 8 <= len(rows) < 32 and all(any(label != -100 for label in row["chosen_labels"]) for row in rows)
+
+
 def test_a_reply_ends_with_one_end_token(place):
     tokenizer = models.load_tokenizer(study_with(place).models["tiny-llama"])
     asked, told = [{"role": "user", "content": "Why?"}], [{"role": "assistant", "content": "Because."}]

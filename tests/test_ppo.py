@@ -104,10 +104,31 @@ def test_a_reward_model_can_learn(study):
         assert reward.train(longer)[1]["reward_model"]["accuracy"] > 0.9
 
 
-def test_the_first_ratio_is_one(built):
-    """Rollouts and updates divide by the same temperature and read the same tokens."""
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_first_ratio_is_one(study, dtype):
+    """Rollouts and updates divide by the same temperature, read the same tokens and round alike."""
+    run = study.run(RUN)
+    built = ppo.build(run.model_copy(update={"model_settings": run.model_settings.model_copy(update={"dtype": dtype})}))
+    assert built.accelerator.mixed_precision == {"float32": "no", "bfloat16": "bf16"}[dtype]
     assert built.details["first_ratio"]["mean"] == pytest.approx(1, abs=1e-5)
     assert built.details["first_ratio"]["largest_distance"] < 1e-4
+
+
+def test_a_batch_in_parts_takes_one_step_per_pass(study):
+    """Batches of 8 in parts of 2: one optimiser step for each of the two passes over every batch, also at the end."""
+    run = study.run(RUN)
+    settings = run.settings.model_copy(update={"device_batch_size": 2, "steps": 5})  # beyond the 32 prompts
+    built, steps = ppo.build(run.model_copy(update={"settings": settings})), []
+    built.optimizer.optimizer.register_step_post_hook(lambda *_: steps.append(built.state.global_step))
+    built.train()
+    assert [steps.count(update) for update in range(5)] == [2] * 5
+
+
+def test_prompts_that_leave_no_room_for_a_rollout_are_reported(study):
+    run = study.run(RUN)
+    short = run.model_copy(update={"settings": run.settings.model_copy(update={"max_length": 20})})
+    with pytest.raises(ValueError, match="fewer than batch_size 8; lower batch_size"):
+        ppo.build(short)
 
 
 def test_value_model_starts_from_the_reward_model_and_reference_is_the_sft_checkpoint(study, built):

@@ -122,7 +122,12 @@ def load_tokenizer(model: ModelSettings):
         raise ValueError(f"{model.source} has no chat template; write prompt_format: response in the study")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         # were padding the end token, its loss would be masked and the model would never learn to stop
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+        # and a token that texts contain would not do either: PPO knows padding by its value
+        known = {tokenizer.bos_token, tokenizer.eos_token}
+        special = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special and str(t) not in known]
+        if not (tokenizer.unk_token or special):
+            raise ValueError(f"{model.source}: no special token to pad with besides the start and end tokens")
+        tokenizer.pad_token = tokenizer.unk_token or special[-1]  # the last is a reserved one in Llama 3
     return tokenizer
 
 

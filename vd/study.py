@@ -87,8 +87,8 @@ class Optimisation(Settings):
         return f"{self.steps} steps" if self.steps else f"{self.epochs:g} epochs"
 
     def total_steps(self, n_examples: int) -> int:
-        """Optimiser steps on a data set of that size; the last step of the last epoch may be a short one."""
-        return self.steps or math.ceil(n_examples * self.epochs / self.batch_size)
+        """Optimiser steps on a data set of that size; the last step of every epoch may be a short one."""
+        return self.steps or math.ceil(self.epochs * math.ceil(n_examples / self.batch_size))
 
 
 class TrainingSettings(Optimisation):

@@ -1,15 +1,17 @@
 """Proximal policy optimisation against a reward model (Schulman et al. 2017, arXiv 1707.06347; Ouyang et al. 2022):
 
-    r_t = -kl_coef (log pi(y_t) - log pi_ref(y_t)), plus the reward model's score of the whole reply at its end
+    r_t = -kl_coef (log pi(y_t) - log pi_ref(y_t)), plus the reward model's score of the whole reply after its end
     L = E[max(-A rho, -A clip(rho, 1 - cliprange, 1 + cliprange))] + vf_coef L_value,   rho = pi / pi_rollout
 
 with advantages A from generalised advantage estimation, whitened. The reference model pi_ref is the SFT checkpoint, the
-value model starts from the reward model. A batch is that many rollouts; each is trained on `ppo_epochs` times.
+value model starts from the reward model. A batch is that many rollouts; each is trained on `ppo_epochs` times. TRL adds
+the score to the position after the end token, from where the value model hands it back: weakened, but not lost.
 """
 
 import contextlib
 import copy
 import io
+import warnings
 from pathlib import Path
 from unittest import mock
 
@@ -48,20 +50,27 @@ def train(run: Run) -> list[Path]:
     """Train a reward model on the pairs, then the parent SFT checkpoint against it; starts over if interrupted."""
     from vd.methods import trainer
 
-    # TRL's PPO prints a line when it starts
-    with contextlib.redirect_stdout(io.StringIO()):
+    # TRL's PPO prints a line when it starts, and asks transformers for a name that will go
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore", category=FutureWarning):
         return trainer.fit(run, build, resumable=False)
 
 
 def build(run: Run):
     """Train the reward model, then make TRL's PPOTrainer, before its first step; its first ratio is checked."""
     import torch
+    from accelerate import Accelerator
+    from accelerate.utils import GradientAccumulationPlugin
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
     from vd.methods import reward, trainer
 
+    def accelerator(gradient_accumulation_steps):
+        """As TRL's, which leaves out the precision and takes a step per device batch at the end of the data."""
+        plugin = GradientAccumulationPlugin(num_steps=gradient_accumulation_steps, sync_with_dataloader=False)
+        return Accelerator(gradient_accumulation_plugin=plugin, mixed_precision=config.mixed_precision)
+
     def forward(model, tokens, pad_token_id):
-        """TRL's forward pass, in one precision for policy and reference, with logits in float32."""
+        """TRL's forward pass, in the same precision for rollouts, updates and reference, with logits in float32."""
         with ppo.accelerator.autocast():
             output = plain["forward"](model, tokens, pad_token_id)
         if hasattr(output, "logits"):
@@ -71,7 +80,8 @@ def build(run: Run):
     def rollouts(model, queries, batch_size, pad_token_id, generation_config):
         """TRL's rollouts with logits from the training forward pass instead of generation, whose rounding differs."""
         written, _ = plain["batch_generation"](model, queries, batch_size, pad_token_id, generation_config)
-        logits = forward(ppo.model.policy, written, pad_token_id).logits[:, queries.shape[1] - 1 : -1]
+        outputs = (forward(ppo.model.policy, rows, pad_token_id) for rows in written.split(batch_size))
+        logits = torch.cat([output.logits[:, queries.shape[1] - 1 : -1] for output in outputs])
         ppo._total_train_tokens += int((written != pad_token_id).sum())
         return written, logits / (s.temperature + 1e-7)
 
@@ -92,44 +102,52 @@ def build(run: Run):
 
     plain = {name: getattr(ppo_trainer, name) for name in ("forward", "batch_generation")}
     s, start = run.settings, trainer.start_of(run)
-    scorer, details = reward.train(run)
     tokenizer = models.load_tokenizer(run.model_settings)
     tokenizer.padding_side = "left"
+    pairs = data.preferences(run.settings, run.seed)
+    queries = [trainer.encode(tokenizer, row["prompt"], row["chosen"])[0] for row in pairs]
+    prompts = pairs.add_column("input_ids", queries).select_columns(["input_ids"])
+    prompts = prompts.filter(lambda row: len(row["input_ids"]) <= s.max_length - s.response_length)
+    if len(prompts) < s.batch_size:
+        raise ValueError(
+            f"{run.id}: {len(prompts)} prompts leave room for response_length within max_length, fewer than batch_size "
+            f"{s.batch_size}; lower batch_size or response_length, or raise max_length"
+        )
+    scorer, details = reward.train(run)
     policy = models.for_training(run.model_settings, s.lora, start, run.seed)
     policy.generation_config.pad_token_id = tokenizer.pad_token_id
     if s.lora:  # or else TRL would take the base model, without the SFT adapters, as the reference
         policy.load_adapter(start, adapter_name="ref")
-    pairs = data.preferences(run.settings, run.seed)
-    queries = [trainer.encode(tokenizer, row["prompt"], row["chosen"])[0] for row in pairs]
-    prompts = pairs.add_column("input_ids", queries).select_columns(["input_ids"])
-    arguments = trainer.arguments(run, len(prompts))
-    ppo = Trainer(
-        args=PPOConfig(
-            **arguments | {"save_only_model": True},
-            total_episodes=arguments["max_steps"] * s.batch_size,
-            local_rollout_forward_batch_size=s.batch_size,
-            num_sample_generations=0,
-            response_length=s.response_length,
-            temperature=s.temperature,
-            stop_token="eos",
-            kl_coef=s.kl_coef,
-            num_ppo_epochs=s.ppo_epochs,
-            cliprange=s.cliprange,
-            vf_coef=s.vf_coef,
-            lam=s.gae_lambda,
-            whiten_rewards=s.whiten_rewards,
-            missing_eos_penalty=s.missing_eos_penalty,
-            model_adapter_name="default" if s.lora else None,
-            ref_adapter_name="ref" if s.lora else None,
-        ),
-        model=policy,
-        ref_model=None,
-        reward_model=scorer,
-        value_model=_trainable(copy.deepcopy(scorer), s.lora),
-        train_dataset=prompts,
-        eval_dataset=prompts.select(range(1)),
-        processing_class=tokenizer,
+    arguments = trainer.arguments(run, len(prompts)) | {"save_only_model": True}
+    config = PPOConfig(
+        **arguments,
+        total_episodes=arguments["max_steps"] * s.batch_size,
+        local_rollout_forward_batch_size=arguments["per_device_train_batch_size"],
+        num_sample_generations=0,
+        response_length=s.response_length,
+        temperature=s.temperature,
+        stop_token="eos",
+        kl_coef=s.kl_coef,
+        num_ppo_epochs=s.ppo_epochs,
+        cliprange=s.cliprange,
+        vf_coef=s.vf_coef,
+        lam=s.gae_lambda,
+        whiten_rewards=s.whiten_rewards,
+        missing_eos_penalty=s.missing_eos_penalty,
+        model_adapter_name="default" if s.lora else None,
+        ref_adapter_name="ref" if s.lora else None,
     )
+    with mock.patch.object(ppo_trainer, "Accelerator", accelerator):
+        ppo = Trainer(
+            args=config,
+            model=policy,
+            ref_model=None,
+            reward_model=scorer,
+            value_model=_trainable(copy.deepcopy(scorer), s.lora),
+            train_dataset=prompts,
+            eval_dataset=prompts.select(range(1)),
+            processing_class=tokenizer,
+        )
     trainer.check_reference(policy if s.lora else ppo.ref_model, start)
     with torch.random.fork_rng():
         details["first_ratio"] = first_ratio(ppo, rollouts, forward)
@@ -159,7 +177,7 @@ def first_ratio(ppo, rollouts, forward) -> dict:
     from trl.trainer.utils import selective_log_softmax
 
     args, pad = ppo.args, ppo.processing_class.pad_token_id
-    queries = next(iter(ppo.dataloader))["input_ids"]
+    queries = next(iter(ppo.dataloader))["input_ids"][: args.per_device_train_batch_size]
     config = GenerationConfig(
         max_new_tokens=args.response_length, temperature=args.temperature, top_k=0, top_p=1.0, do_sample=True
     )

@@ -29,7 +29,8 @@ class Head(torch.nn.Linear):
 
     def forward(self, hidden):
         """Scores (..., 1) of hidden states (..., d)."""
-        return super().forward(hidden.to(self.weight.dtype))
+        with torch.autocast(hidden.device.type, enabled=False):
+            return super().forward(hidden.to(self.weight.dtype))
 
 
 def train(run: Run) -> tuple[torch.nn.Module, dict]:
@@ -40,9 +41,7 @@ def train(run: Run) -> tuple[torch.nn.Module, dict]:
     from trl import RewardConfig, RewardTrainer
 
     settings, tokenizer = run.settings.reward, models.load_tokenizer(run.model_settings)
-    pairs = encode_pairs(run, tokenizer)
-    held_out = pairs.select(range(round(len(pairs) * settings.held_out)))
-    learnt = pairs.select(range(len(held_out), len(pairs)))
+    held_out, learnt = split(encode_pairs(run, tokenizer), settings.held_out)
     with tempfile.TemporaryDirectory() as folder:
         fitting = RewardTrainer(
             model=build(run, tokenizer),
@@ -83,7 +82,10 @@ SIDES = ("chosen", "rejected")
 
 
 def encode_pairs(run: Run, tokenizer):
-    """Pairs as tokens in a seeded order: prompt_ids, chosen_reply, rejected_reply, and chosen_ids, rejected_ids."""
+    """Pairs as tokens in a seeded order: prompt_ids, chosen_reply, rejected_reply, and chosen_ids, rejected_ids.
+
+    Prompts that leave no room for a rollout within `max_length` are left out.
+    """
     pairs = data.preferences(run.settings, run.seed)
     pairs = pairs.select(np.random.default_rng(run.seed).permutation(len(pairs)))
 
@@ -95,7 +97,16 @@ def encode_pairs(run: Run, tokenizer):
             found[f"{side}_ids"] = found["prompt_ids"] + found[f"{side}_reply"]
         return found
 
-    return pairs.map(tokens, remove_columns=pairs.column_names)
+    longest = run.settings.max_length - run.settings.response_length
+    return pairs.map(tokens, remove_columns=pairs.column_names).filter(lambda row: len(row["prompt_ids"]) <= longest)
+
+
+def split(pairs, share: float):
+    """Held-out pairs and the others; no prompt is in both."""
+    keys = [tuple(ids) for ids in pairs["prompt_ids"]]
+    prompts = list(dict.fromkeys(keys))
+    held_out = set(prompts[: max(1, round(len(prompts) * share))])
+    return (pairs.select([i for i, key in enumerate(keys) if (key in held_out) == there]) for there in (True, False))
 
 
 def build(run: Run, tokenizer) -> torch.nn.Module:
@@ -127,7 +138,7 @@ def build(run: Run, tokenizer) -> torch.nn.Module:
     return scorer
 
 
-def scores(model, tokenizer, prompts: list[list[int]], replies: list[list[int]], batch: int = 32) -> torch.Tensor:
+def scores(model, tokenizer, prompts: list[list[int]], replies: list[list[int]], batch: int = 8) -> torch.Tensor:
     """Scores (N,) in float32 of tokenised prompts and replies, padded and read as PPO does."""
     from trl.experimental.utils import get_reward
 
@@ -143,20 +154,24 @@ def scores(model, tokenizer, prompts: list[list[int]], replies: list[list[int]],
 
 def sample(run: Run, tokenizer, prompts: list[list[int]]) -> list[list[int]]:
     """One reply of the SFT model to each tokenised prompt, sampled as PPO samples rollouts, end token included."""
-    policy = models.for_inference(run.model_settings, trainer.start_of(run))
+    policy, replies = models.for_inference(run.model_settings, trainer.start_of(run)), []
+    batch = run.settings.device_batch_size or run.settings.batch_size
     torch.manual_seed(run.seed)
-    asked = _pad(prompts, tokenizer.pad_token_id, "left").to(policy.device)
-    written = policy.generate(
-        input_ids=asked,
-        attention_mask=asked != tokenizer.pad_token_id,
-        max_new_tokens=run.settings.response_length,
-        do_sample=True,
-        temperature=run.settings.temperature,
-        top_k=0,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )[:, asked.shape[1] :]
-    return [[t for t in reply if t != tokenizer.pad_token_id] for reply in written.tolist()]
+    for start in range(0, len(prompts), batch):
+        asked = _pad(prompts[start : start + batch], tokenizer.pad_token_id, "left").to(policy.device)
+        written = policy.generate(
+            input_ids=asked,
+            attention_mask=asked != tokenizer.pad_token_id,
+            max_new_tokens=run.settings.response_length,
+            do_sample=True,
+            temperature=run.settings.temperature,
+            top_k=0,
+            top_p=1.0,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )[:, asked.shape[1] :]
+        replies += [[t for t in reply if t != tokenizer.pad_token_id] for reply in written.tolist()]
+    return replies
 
 
 def normalise(model, reference: torch.Tensor) -> None:

@@ -61,6 +61,8 @@ def build(run: Run):
     tokens = [{s: trainer.encode(tokenizer, row["prompt"], row[s]) for s in ("chosen", "rejected")} for row in pairs]
     for column, side, part in (("prompt", "chosen", 0), ("chosen", "chosen", 1), ("rejected", "rejected", 1)):
         pairs = pairs.add_column(f"{column}_tokens", [row[side][part] for row in tokens])
+    # nothing would be left of a reply after so long a prompt, and its mean log-probability would not be a number
+    pairs = pairs.filter(lambda row: len(row["prompt_tokens"]) < run.settings.max_length)
     return SimPOTrainer(
         model=models.for_training(run.model_settings, run.settings.lora, trainer.start_of(run), run.seed),
         args=CPOConfig(

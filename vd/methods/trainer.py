@@ -67,6 +67,10 @@ def encode(tokenizer, prompt: list[dict], reply: list[dict]) -> tuple[list[int],
     """
     before = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template(prompt + reply, tokenize=False)
+    if not whole.startswith(before):
+        raise ValueError(
+            "this chat template changes the prompt when a reply follows, so a reply's tokens are not known"
+        )
     tokens = tokenizer(whole.removeprefix(before), add_special_tokens=False)["input_ids"]
     end = tokens.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in tokens else len(tokens)
     return tokenizer(before, add_special_tokens=False)["input_ids"], [*tokens[:end], tokenizer.eos_token_id]
@@ -78,6 +82,8 @@ def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> lis
     `build` makes the TRL trainer; its attribute `details`, if there is one, is kept in train.json. A run that is
     finished already, with the same settings, data, start and code, is left as it is.
     """
+    if torch.cuda.device_count() > 1:
+        raise RuntimeError("several GPUs would multiply the batch size; set CUDA_VISIBLE_DEVICES to one of them")
     folder, timer = paths.checkpoints(run.study, run.id), record.Timer()
     mark, marker = _mark(run), folder / "resume.json"
     same = marker.exists() and marker.read_text() == mark
@@ -106,8 +112,6 @@ def check_reference(model, start: Path, adapter: str = "ref") -> None:
 
 
 def _train(run: Run, trainer, last: Path | None) -> None:
-    if trainer.args.n_gpu > 1:
-        raise RuntimeError("several GPUs would multiply the batch size; set CUDA_VISIBLE_DEVICES to one of them")
     trainer.add_callback(Report(run, trainer.args.max_steps))
     trainer.remove_callback(PrinterCallback)
     if last is None:
@@ -148,7 +152,9 @@ def _mark(run: Run) -> str:
     """What a checkpoint depends on: settings, data, the weights it started from and the code that trains."""
     start = start_of(run)
     files = sorted(start.glob("*.safetensors")) if start else []
-    files += [paths.ROOT / "vd" / name for name in (f"methods/{run.method}.py", "methods/trainer.py", "models.py")]
+    code = ["models.py", "methods/trainer.py", f"methods/{run.method}.py"]
+    code += ["methods/reward.py"] if hasattr(run.settings, "reward") else []
+    files += [paths.ROOT / "vd" / name for name in code]
     hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     rows = data.sft(run.settings, run.seed) if run.phase == "sft" else data.preferences(run.settings, run.seed)
     hashes.append(hashlib.sha256(json.dumps(rows[:]).encode()).hexdigest())
