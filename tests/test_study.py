@@ -72,7 +72,7 @@ def test_roles_and_ablations_name_runs_of_the_study(place):
     message = error_of(place, lambda s: s["findings"].update(dpo="sft-support/nobody"))
     assert "findings.dpo: no run 'sft-support/nobody'; there are base, sft-neutral, sft-support" in message
     message = error_of(place, lambda s: s["ablations"]["PPO"].update(key="beta"))
-    assert "ablations.PPO.key: 'beta' is not a key of sft-support/ppo-support" in message
+    assert "ablations.PPO.key: 'beta' is not a key of sft-support/ppo" in message
 
 
 def test_epochs_count_whole_passes(place):
@@ -159,5 +159,5 @@ def test_a_study_is_named_by_its_file(place):
 
 
 def test_unknown_study_lists_the_known():
-    with pytest.raises(StudyError, match="pocket, .*smoke"):
+    with pytest.raises(StudyError, match=r"pocket, .*smoke"):
         load_study("nothing")
