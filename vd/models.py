@@ -176,6 +176,7 @@ def for_inference(model: ModelSettings, checkpoint: Path | None):
         language_model = AutoModelForCausalLM.from_pretrained(checkpoint)
     for weight in language_model.parameters():  # and not buffers: rotary frequencies lose their meaning in bfloat16
         weight.data = weight.data.to(getattr(torch, model.dtype))
+        weight.requires_grad_()  # for frozen weights matmul copies the output layer once per row: half of the time
     return language_model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
