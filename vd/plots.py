@@ -16,7 +16,7 @@ from vd.drift import STANCES
 COLOURS = {"support": "#0072b2", "neutral": "#8c8c8c", "oppose": "#d55e00"}  # Okabe-Ito, safe for colour blindness
 VERDICTS = {"holds": "#009e73", "does not hold": "#d55e00", "undecided at this size": "#8c8c8c"}  # Okabe-Ito
 MARKERS = {"support": "^", "neutral": "o", "oppose": "v"}
-sns.set_theme(style="whitegrid", context="paper", rc={"axes.titlesize": 9, "figure.dpi": 110, "savefig.dpi": 150})
+sns.set_theme(style="whitegrid", context="paper", rc={"axes.titlesize": 9, "figure.dpi": 75, "savefig.dpi": 150})
 
 
 def save(figure: Figure, table: pd.DataFrame, path: Path) -> None:
@@ -43,7 +43,7 @@ def stances_over_steps(trajectories: pd.DataFrame, rows: str | None = None) -> F
     panels = [(line, run) for line in lines for run in runs]
     columns = len(runs) if rows else min(len(runs), 4)
     height = -(-len(panels) // columns)
-    size = (1.9 * columns, 1.2 * height) if rows else (2.3 * columns, 2.3 * height)
+    size = (1.6 * columns, 1.0 * height) if rows else (2.3 * columns, 2.3 * height)
     figure, axes = plt.subplots(height, columns, sharey=True, squeeze=False, figsize=size, layout="constrained")
     for i, (ax, (line, run)) in enumerate(zip(axes.flat, panels, strict=False)):
         part = table[(table["run"] == run) & (table[rows] == line if rows else True)]
