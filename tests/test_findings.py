@@ -122,7 +122,7 @@ def verdicts(world, n_studies, **how):
 
 def test_true_findings_hold():
     found = verdicts(TRUE, 20)
-    assert len(found.columns) == len(findings.FINDINGS) == 7
+    assert len(found.columns) == len(findings.FINDINGS) - 1  # one is the same test on other runs
     assert (found == "holds").mean().min() >= 0.95
 
 
