@@ -115,7 +115,7 @@ def test_simpo_loss_equals_the_equation(place):
 
     study = study_with(place, change)
     methods.train(study.run(SFT_RUN))
-    run = study.run(SFT_RUN.replace("/seed", "/simpo/seed"))
+    run = study.run("tiny-llama/sft-support/simpo/seed-0")
     built = simpo.build(run)
     rows = [built.train_dataset[i] for i in range(3)]
     loss = built.compute_loss(built.model, dict(built.data_collator(rows))).item()
@@ -141,7 +141,7 @@ def test_simpo_leaves_out_prompts_that_fill_everything(place):
 
     study = study_with(place, change)
     methods.train(study.run(SFT_RUN))
-    run = study.run(SFT_RUN.replace("/seed", "/simpo-support/seed"))
+    run = study.run("tiny-llama/sft-support/simpo-support/seed-0")
     rows = simpo.build(run).train_dataset
     assert 8 <= len(rows) < 32 and all(any(label != -100 for label in row["chosen_labels"]) for row in rows)
 

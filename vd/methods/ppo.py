@@ -58,53 +58,58 @@ def train(run: Run) -> list[Path]:
 def build(run: Run):
     """Train the reward model, then make TRL's PPOTrainer, before its first step; its first ratio is checked."""
     import torch
-    from accelerate import Accelerator
-    from accelerate.utils import GradientAccumulationPlugin
-    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+    from trl.experimental.ppo import PPOConfig
 
     from vd.methods import reward, trainer
 
-    def accelerator(gradient_accumulation_steps):
-        """As TRL's, which leaves out the precision and takes a step per device batch at the end of the data."""
-        plugin = GradientAccumulationPlugin(num_steps=gradient_accumulation_steps, sync_with_dataloader=False)
-        return Accelerator(gradient_accumulation_plugin=plugin, mixed_precision=config.mixed_precision)
-
-    def forward(model, tokens, pad_token_id):
-        """TRL's forward pass, in the same precision for rollouts, updates and reference, with logits in float32."""
-        with ppo.accelerator.autocast():
-            output = plain["forward"](model, tokens, pad_token_id)
-        if hasattr(output, "logits"):
-            output.logits = output.logits.float()
-        return output
-
-    def rollouts(model, queries, batch_size, pad_token_id, generation_config):
-        """TRL's rollouts with logits from the training forward pass instead of generation, whose rounding differs."""
-        written, _ = plain["batch_generation"](model, queries, batch_size, pad_token_id, generation_config)
-        outputs = (forward(ppo.model.policy, rows, pad_token_id) for rows in written.split(batch_size))
-        logits = torch.cat([output.logits[:, queries.shape[1] - 1 : -1] for output in outputs])
-        ppo._total_train_tokens += int((written != pad_token_id).sum())
-        return written, logits / (s.temperature + 1e-7)
-
-    class Trainer(PPOTrainer):
-        """Measures under plain names; what TRL averages over padding as well is left out."""
-
-        _total_train_tokens = 0
-
-        def train(self):
-            with mock.patch.multiple(ppo_trainer, forward=forward, batch_generation=rollouts):
-                super().train()
-
-        def log(self, logs, start_time=None):
-            kept = {new: logs[old] for new, old in MEASURES.items()}
-            kept["loss"] = logs["loss/policy_avg"] + s.vf_coef * logs["loss/value_avg"]
-            kept["ended"] = logs["val/num_eos_tokens"] / self.args.batch_size
-            super().log(kept | {"num_tokens": self._total_train_tokens}, start_time)
-
-    plain = {name: getattr(ppo_trainer, name) for name in ("forward", "batch_generation")}
     s, start = run.settings, trainer.start_of(run)
     tokenizer = models.load_tokenizer(run.model_settings)
     tokenizer.padding_side = "left"
-    pairs = data.preferences(run.settings, run.seed)
+    prompts = _prompts(run, tokenizer)
+    scorer, details = reward.train(run)
+    policy = models.for_training(run.model_settings, s.lora, start, run.seed)
+    policy.generation_config.pad_token_id = tokenizer.pad_token_id
+    if s.lora:  # or else TRL would take the base model, without the SFT adapters, as the reference
+        policy.load_adapter(start, adapter_name="ref")
+    arguments = trainer.arguments(run, len(prompts)) | {"save_only_model": True}
+    ppo = _trainer_class()(
+        args=PPOConfig(
+            **arguments,
+            total_episodes=arguments["max_steps"] * s.batch_size,
+            local_rollout_forward_batch_size=arguments["per_device_train_batch_size"],
+            num_sample_generations=0,
+            response_length=s.response_length,
+            temperature=s.temperature,
+            stop_token="eos",
+            kl_coef=s.kl_coef,
+            num_ppo_epochs=s.ppo_epochs,
+            cliprange=s.cliprange,
+            vf_coef=s.vf_coef,
+            lam=s.gae_lambda,
+            whiten_rewards=s.whiten_rewards,
+            missing_eos_penalty=s.missing_eos_penalty,
+            model_adapter_name="default" if s.lora else None,
+            ref_adapter_name="ref" if s.lora else None,
+        ),
+        model=policy,
+        ref_model=None,
+        reward_model=scorer,
+        value_model=_trainable(copy.deepcopy(scorer), s.lora),
+        train_dataset=prompts,
+        eval_dataset=prompts.select(range(1)),
+        processing_class=tokenizer,
+    )
+    trainer.check_reference(policy if s.lora else ppo.ref_model, start)
+    with torch.random.fork_rng():
+        ppo.details = details | {"first_ratio": first_ratio(ppo)}
+    return ppo
+
+
+def _prompts(run: Run, tokenizer):
+    """The pairs' prompts as `input_ids`; those that leave no room for a rollout within `max_length` are left out."""
+    from vd.methods import trainer
+
+    s, pairs = run.settings, data.preferences(run.settings, run.seed)
     queries = [trainer.encode(tokenizer, row["prompt"], row["chosen"])[0] for row in pairs]
     prompts = pairs.add_column("input_ids", queries).select_columns(["input_ids"])
     prompts = prompts.filter(lambda row: len(row["input_ids"]) <= s.max_length - s.response_length)
@@ -113,46 +118,58 @@ def build(run: Run):
             f"{run.id}: {len(prompts)} prompts leave room for response_length within max_length, fewer than batch_size "
             f"{s.batch_size}; lower batch_size or response_length, or raise max_length"
         )
-    scorer, details = reward.train(run)
-    policy = models.for_training(run.model_settings, s.lora, start, run.seed)
-    policy.generation_config.pad_token_id = tokenizer.pad_token_id
-    if s.lora:  # or else TRL would take the base model, without the SFT adapters, as the reference
-        policy.load_adapter(start, adapter_name="ref")
-    arguments = trainer.arguments(run, len(prompts)) | {"save_only_model": True}
-    config = PPOConfig(
-        **arguments,
-        total_episodes=arguments["max_steps"] * s.batch_size,
-        local_rollout_forward_batch_size=arguments["per_device_train_batch_size"],
-        num_sample_generations=0,
-        response_length=s.response_length,
-        temperature=s.temperature,
-        stop_token="eos",
-        kl_coef=s.kl_coef,
-        num_ppo_epochs=s.ppo_epochs,
-        cliprange=s.cliprange,
-        vf_coef=s.vf_coef,
-        lam=s.gae_lambda,
-        whiten_rewards=s.whiten_rewards,
-        missing_eos_penalty=s.missing_eos_penalty,
-        model_adapter_name="default" if s.lora else None,
-        ref_adapter_name="ref" if s.lora else None,
-    )
-    with mock.patch.object(ppo_trainer, "Accelerator", accelerator):
-        ppo = Trainer(
-            args=config,
-            model=policy,
-            ref_model=None,
-            reward_model=scorer,
-            value_model=_trainable(copy.deepcopy(scorer), s.lora),
-            train_dataset=prompts,
-            eval_dataset=prompts.select(range(1)),
-            processing_class=tokenizer,
-        )
-    trainer.check_reference(policy if s.lora else ppo.ref_model, start)
-    with torch.random.fork_rng():
-        details["first_ratio"] = first_ratio(ppo, rollouts, forward)
-    ppo.details = details
-    return ppo
+    return prompts
+
+
+def _trainer_class():
+    """TRL's PPOTrainer with likelihoods that agree between rollouts and updates, and measures under plain names."""
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import GradientAccumulationPlugin
+    from trl.experimental.ppo import PPOTrainer, ppo_trainer
+
+    plain_forward, plain_rollouts = ppo_trainer.forward, ppo_trainer.batch_generation
+
+    class Trainer(PPOTrainer):
+        _total_train_tokens = 0
+
+        def __init__(self, **kwargs):
+            # TRL's own leaves out the precision, and takes a step per part of a batch where the data end
+            def accelerator(gradient_accumulation_steps):
+                plugin = GradientAccumulationPlugin(num_steps=gradient_accumulation_steps, sync_with_dataloader=False)
+                precision = kwargs["args"].mixed_precision
+                return Accelerator(gradient_accumulation_plugin=plugin, mixed_precision=precision)
+
+            with mock.patch.object(ppo_trainer, "Accelerator", accelerator):
+                super().__init__(**kwargs)
+
+        def train(self):
+            with mock.patch.multiple(ppo_trainer, forward=self.forward, batch_generation=self.rollouts):
+                super().train()
+
+        def forward(self, model, tokens, pad_token_id):
+            """TRL's pass, in the same precision for rollouts, updates and reference, with logits in float32."""
+            with self.accelerator.autocast():
+                output = plain_forward(model, tokens, pad_token_id)
+            if hasattr(output, "logits"):
+                output.logits = output.logits.float()
+            return output
+
+        def rollouts(self, model, queries, batch_size, pad_token_id, generation_config):
+            """TRL's, with logits from the training forward pass instead of generation, whose rounding differs."""
+            written, _ = plain_rollouts(model, queries, batch_size, pad_token_id, generation_config)
+            outputs = (self.forward(self.model.policy, rows, pad_token_id) for rows in written.split(batch_size))
+            logits = torch.cat([output.logits[:, queries.shape[1] - 1 : -1] for output in outputs])
+            self._total_train_tokens += int((written != pad_token_id).sum())
+            return written, logits / (self.args.temperature + 1e-7)
+
+        def log(self, logs, start_time=None):
+            kept = {new: logs[old] for new, old in MEASURES.items()}  # others average over padding as well
+            kept["loss"] = logs["loss/policy_avg"] + self.args.vf_coef * logs["loss/value_avg"]
+            kept["ended"] = logs["val/num_eos_tokens"] / self.args.batch_size
+            super().log(kept | {"num_tokens": self._total_train_tokens}, start_time)
+
+    return Trainer
 
 
 MEASURES = {  # per update; KL, entropy and reward are means over rollouts of sums over tokens
@@ -167,7 +184,7 @@ MEASURES = {  # per update; KL, entropy and reward are means over rollouts of su
 }
 
 
-def first_ratio(ppo, rollouts, forward) -> dict:
+def first_ratio(ppo) -> dict:
     """The ratio rho between update and rollout before any update: mean and largest distance from 1 over real tokens.
 
     Anything but 1 means that rollouts and updates compute likelihoods differently, and clipping acts on noise.
@@ -176,18 +193,16 @@ def first_ratio(ppo, rollouts, forward) -> dict:
     from transformers import GenerationConfig
     from trl.trainer.utils import selective_log_softmax
 
-    args, pad = ppo.args, ppo.processing_class.pad_token_id
-    queries = next(iter(ppo.dataloader))["input_ids"][: args.per_device_train_batch_size]
-    config = GenerationConfig(
-        max_new_tokens=args.response_length, temperature=args.temperature, top_k=0, top_p=1.0, do_sample=True
-    )
-    counted = ppo._total_train_tokens
+    a, pad = ppo.args, ppo.processing_class.pad_token_id
+    queries = next(iter(ppo.dataloader))["input_ids"][: a.per_device_train_batch_size]
+    sampling = {"temperature": a.temperature, "top_k": 0, "top_p": 1.0, "do_sample": True}
     with torch.no_grad():
-        written, logits = rollouts(ppo.model.policy, queries, len(queries), pad, config)
-        output, _ = forward(ppo.model, written, pad)
-    ppo._total_train_tokens = counted
+        config = GenerationConfig(max_new_tokens=a.response_length, **sampling)
+        written, logits = ppo.rollouts(ppo.model.policy, queries, len(queries), pad, config)
+        output, _ = ppo.forward(ppo.model, written, pad)
+    ppo._total_train_tokens = 0
     replies = written[:, queries.shape[1] :]
-    new = output.logits[:, queries.shape[1] - 1 : -1] / (args.temperature + 1e-7)
+    new = output.logits[:, queries.shape[1] - 1 : -1] / (a.temperature + 1e-7)
     ratio = (selective_log_softmax(new, replies) - selective_log_softmax(logits, replies)).exp()[replies != pad]
     return {"mean": float(ratio.mean()), "largest_distance": float((ratio - 1).abs().max())}
 
