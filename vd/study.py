@@ -290,25 +290,26 @@ def _check(path: Path, study: Study) -> None:
                 )
         if not set(entry.get("seeds", [])) <= set(study.seeds):
             raise StudyError(f"{path}: preference.{name}.seeds: {entry['seeds']} are not all among seeds {study.seeds}")
-    lineages = {run.lineage for run in study.runs().values()}
+    runs = study.runs()
+    lineages = {run.lineage for run in runs.values()}
     named = {f"findings.{role}": [run] for role, run in study.findings if run and not role.endswith("_data")}
     named |= {f"ablations.{name}.runs": ablation.runs for name, ablation in study.ablations.items()}
-    for key, runs in named.items():
-        for run in runs:
-            if run not in lineages:
-                raise StudyError(f"{path}: {key}: no run '{run}'; there are {', '.join(sorted(lineages))}")
+    for key, wanted in named.items():
+        for lineage in wanted:
+            if lineage not in lineages:
+                raise StudyError(f"{path}: {key}: no run '{lineage}'; there are {', '.join(sorted(lineages))}")
     for name, ablation in study.ablations.items():
-        for run in study.runs().values():
+        for run in runs.values():
             if run.lineage in ablation.runs and not hasattr(run.settings, ablation.key):
                 raise StudyError(f"{path}: ablations.{name}.key: '{ablation.key}' is not a key of {run.lineage}")
-    for run in study.runs().values():
+    for run in runs.values():
         if run.settings and not _is_data(run.settings.data):
             known = sorted(file.stem for file in paths.CORPORA.glob("*.jsonl"))
             raise StudyError(
                 f"{path}: {run.phase}.{run.name}.data: no data set '{run.settings.data}'; write one of "
                 f"{', '.join([*known, *PUBLIC_DATA])} or the path of a .jsonl file"
             )
-        if run.phase == "preference" and run.settings.lora != study.run(run.parent).settings.lora:
+        if run.phase == "preference" and run.settings.lora != runs[run.parent].settings.lora:
             raise StudyError(
                 f"{path}: preference.{run.name}.lora: differs from that of its parent "
                 f"{run.parent.split('/')[1]}, whose adapters it trains on; write the same"

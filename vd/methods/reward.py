@@ -19,6 +19,8 @@ from vd import data, models
 from vd.methods import trainer
 from vd.study import Run
 
+SIDES = ("chosen", "rejected")
+
 
 class RewardModelError(RuntimeError):
     """The reward model tells chosen from rejected replies too badly to train on."""
@@ -76,9 +78,6 @@ def train(run: Run) -> tuple[torch.nn.Module, dict]:
     normalise(model, before)
     report["reward_model"] |= {"reference_mean": float(before.mean()), "reference_std": float(before.std())}
     return model, report
-
-
-SIDES = ("chosen", "rejected")
 
 
 def encode_pairs(run: Run, tokenizer):
