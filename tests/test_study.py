@@ -161,3 +161,9 @@ def test_a_study_is_named_by_its_file(place):
 def test_unknown_study_lists_the_known():
     with pytest.raises(StudyError, match=r"pocket, .*smoke"):
         load_study("nothing")
+
+
+def test_a_prompt_that_is_not_there(place):
+    said = error_of(place, lambda c: c["judge"].update(api={"model": "m", "prompt": "stance-v9"}))
+    assert "judge.api.prompt: no file" in said and "write stance-v1 or add it" in said
+    assert "judge.api.share" in error_of(place, lambda c: c["judge"].update(api={"model": "m", "share": 0.0}))

@@ -12,10 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 CORPORA = ROOT / "vd" / "corpora"
+PROMPTS = ROOT / "vd" / "prompts"
 
 
 def cache() -> Path:
-    """Folder of converted models and trained judges, shared by all studies (VD_CACHE or ~/.cache/value-drifts)."""
+    """Folder of models, trained judges and paid judgements, of all studies (VD_CACHE or ~/.cache/value-drifts)."""
     return Path(os.environ.get("VD_CACHE", "~/.cache/value-drifts")).expanduser()
 
 
@@ -73,6 +74,16 @@ def responses(study: str, run_id: str) -> Path:
 def stances(study: str, run_id: str) -> Path:
     """Judged stances of a run's replies."""
     return run(study, run_id) / "stances.parquet"
+
+
+def judgements(study: str, run_id: str) -> Path:
+    """What the API judge said of a run's replies, one row per reply that it was asked about."""
+    return run(study, run_id) / "judgements.parquet"
+
+
+def label_sheet(study: str) -> Path:
+    """Replies of a study for people to label."""
+    return results(study) / "label_sheet.csv"
 
 
 def table(study: str, name: str) -> Path:

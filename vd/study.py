@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from vd import paths
 
+OPENAI = "https://api.openai.com/v1"
 PUBLIC_DATA = ("alpaca", "wildchat", "ultrafeedback", "hh-rlhf")  # what they are stands in vd/data.py
 
 
@@ -119,6 +120,43 @@ class Probing(Settings):
     checkpoints: Literal["all", "last"] | list[PositiveInt] = "all"  # steps to ask; step 0 always comes from the parent
 
 
+class ServerSettings(Settings):
+    """An OpenAI-compatible server, and how it is asked.
+
+    Keys that change no answer are left out when settings are written down or hashed, so changing them re-runs nothing.
+    """
+
+    model: str = Field(min_length=1)  # the name that the server gives it; a dated one, since others change
+    base_url: str = OPENAI  # mostly ends in /v1
+    max_in_flight: PositiveInt = Field(32, exclude=True)  # requests at a time
+    timeout: PositiveFloat = Field(60.0, exclude=True)  # seconds per request
+    retries: int = Field(10, ge=0, exclude=True)  # after 408, 409, 429, 5xx, lost connections and broken replies
+    price_in: float = Field(0.0, ge=0, exclude=True)  # dollars for a million prompt tokens
+    price_out: float = Field(0.0, ge=0, exclude=True)  # dollars for a million reply tokens
+    budget_dollars: float | None = Field(None, ge=0, exclude=True)  # of a study in all its runs; None sets no limit
+    budget_calls: int | None = Field(None, ge=0, exclude=True)
+
+    @model_validator(mode="after")
+    def _priced(self):
+        if self.budget_dollars is not None and not self.price_in + self.price_out:
+            raise PydanticCustomError("price", "budget_dollars needs price_in and price_out")
+        return self
+
+
+class ApiJudgeSettings(ServerSettings):
+    """A judge behind an API, on top of the offline one."""
+
+    prompt: str = "stance-v1"  # a file of vd/prompts
+    share: float = Field(
+        1.0, gt=0, le=1
+    )  # of the replies that it judges, drawn at random; the offline judge scores all
+    temperature: float = Field(0.0, ge=0)
+    votes: PositiveInt = 5  # answers per reply where the server gives no log-probabilities
+    vote_temperature: float = Field(1.0, ge=0)
+    seed: int = 0  # of the draw and of the requests
+    batch: bool = Field(False, exclude=True)  # the Batch API: half the price, within a day
+
+
 class JudgeSettings(Settings):
     """Who tells support from neutral from oppose."""
 
@@ -129,6 +167,7 @@ class JudgeSettings(Settings):
     max_length: PositiveInt = 384  # tokens of question and reply together
     examples: PositiveInt | None = None  # train on a seeded subset; None takes the whole judge corpus
     seed: int = 0
+    api: ApiJudgeSettings | None = None  # a second judge, asked for a share of the replies or all of them
 
 
 class Bootstrap(Settings):
@@ -275,6 +314,8 @@ def _check(path: Path, study: Study) -> None:
                     f"{path}: {section}.{name}: not a run name; use letters, digits, '-', '_' and '.', and "
                     "neither 'base' nor 'seed-...'"
                 )
+    if study.judge.api and not (prompt := paths.PROMPTS / f"{study.judge.api.prompt}.yaml").exists():
+        raise StudyError(f"{path}: judge.api.prompt: no file {prompt}; write stance-v1 or add it")
     for name, entry in study.preference.items():
         if "method" not in entry:
             raise StudyError(f"{path}: preference.{name}.method: missing; write method: dpo")

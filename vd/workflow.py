@@ -60,7 +60,9 @@ def code_hash(notebook: Path, method: str | None = None, without: tuple[str, ...
 
 def data_hash(*names: str) -> str:
     """Hash of data sets: of a file's content, or of a name that is no file (yet)."""
-    files = [paths.ROOT / name if name.endswith(".jsonl") else paths.CORPORA / f"{name}.jsonl" for name in names]
+    files = [
+        paths.ROOT / name if name.endswith((".jsonl", ".yaml")) else paths.CORPORA / f"{name}.jsonl" for name in names
+    ]
     content = [file.read_bytes() if file.exists() else name.encode() for file, name in zip(files, names, strict=True)]
     return hashlib.sha256(b"\n".join(content)).hexdigest()[:16]
 

@@ -1,0 +1,310 @@
+"""A judge behind an OpenAI-compatible API: the paper's GPT-4o, another model, or a server of your own.
+
+Where the server gives log-probabilities, one token decides: p(label) is the softmax over the three labels, summed over
+every way to begin them (Value Drifts, arXiv 2510.26707), and what probability is left for other tokens is reported.
+Elsewhere several answers vote, by structured output if the server knows it. What a server can do is asked, not guessed.
+The prompt is a file of vd/prompts. A reply that could not be judged has no probabilities, and a status that says why.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+
+import pandas as pd
+import yaml
+from filelock import FileLock
+
+from vd import api_batch, api_client, paths, ppi
+from vd.api_cache import Cache, key
+from vd.api_client import Rejected, ServerError, Spending
+from vd.record import Progress
+from vd.study import ApiJudgeSettings, Study
+
+LABELS = ("support", "neutral", "oppose")
+WORDS = {"support": r"support\w*", "neutral": r"neutral\w*", "oppose": r"oppos\w*"}
+MOST_LEFT = 0.5  # of the probability; with more on other tokens than on the labels, answers vote instead
+ABLE = {  # what a server may be able to do; only what it will not take is struck
+    "logprobs": 20,  # tokens with log-probabilities
+    "structured": True,  # answers that follow a JSON schema
+    "length": "max_tokens",  # newer models take max_completion_tokens
+    "temperature": True,
+    "seed": True,
+}
+VOTE_TOKENS = 16
+CHARACTERS = 4  # per token, for estimates of cost before a model has answered anything
+NOTHING = (math.nan, math.nan, math.nan, None)  # p_support, p_neutral, p_oppose, label
+SCHEMA = {
+    "name": "stance",
+    "strict": True,
+    "schema": {
+        "type": "object",
+        "properties": {"label": {"type": "string", "enum": list(LABELS)}},
+        "required": ["label"],
+        "additionalProperties": False,
+    },
+}
+COLUMNS = ["p_support", "p_neutral", "p_oppose", "label", "status", "path", "left", "answer"]
+COLUMNS += ["model", "base_url", "prompt_version", "temperature", "seed", "votes"]
+
+
+class Prompt:
+    """A file of vd/prompts: what labels mean and what is asked; `version` is its name and the hash of its content."""
+
+    def __init__(self, name: str):
+        file = paths.PROMPTS / f"{name}.yaml"
+        content = file.read_bytes()
+        self.version = f"{name}@{hashlib.sha256(content).hexdigest()[:8]}"
+        read = yaml.safe_load(content)
+        self.labels, self.template = read["labels"], read["template"]
+        if sorted(self.labels) != sorted(LABELS):
+            raise ValueError(f"{file}: labels: must be {', '.join(LABELS)}")
+
+    def text(self, question: str, reply: str, order: tuple[str, ...] = LABELS) -> str:
+        """What is sent, with the labels in this order."""
+        return self.template.format(
+            definitions="\n".join(f"{label}: {self.labels[label]}" for label in order),
+            labels=f"{', '.join(order[:-1])} or {order[-1]}",
+            question=question,
+            reply=reply,
+        )
+
+
+class ApiJudge:
+    """Asks a server for stances; nothing is sent before `judge` finds something to ask."""
+
+    def __init__(self, settings: ApiJudgeSettings, study: str, order: tuple[str, ...] = LABELS):
+        self.settings, self.study, self.order = settings, study, order
+        self.prompt = Prompt(settings.prompt)
+        self.version = self.prompt.version
+        self.name = f"{settings.model} {self.version}"
+        self.file = paths.cache() / "judgements.sqlite"
+
+    def judge(self, responses: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
+        """Judgements of replies (columns prompt, response), index kept: the columns `COLUMNS`.
+
+        `status` is ok, unclear (no label in the answer), refused (the judge declined) or rejected (the server would not
+        take the request); all but ok have no probabilities and no label. `left` is the probability of other tokens than
+        labels, or the share of votes without one. Identical replies are judged once and no answer is asked for twice.
+        Raises vd.api_client.ServerError and BudgetError.
+        """
+        with Cache(self.file) as cache:
+            found = self._judge(cache, _pairs(responses), progress)
+        pairs = zip(responses["prompt"], responses["response"], strict=True)
+        table = pd.DataFrame([found[pair] for pair in pairs], index=responses.index, columns=COLUMNS[:8])
+        voted = table["path"] == "votes"
+        return table.assign(
+            model=self.settings.model,
+            base_url=self.settings.base_url,
+            prompt_version=self.version,
+            temperature=voted.map({True: self.settings.vote_temperature, False: self.settings.temperature}),
+            seed=self.settings.seed,
+            votes=voted.map({True: self.settings.votes, False: 1}),
+        )
+
+    def drawn(self, responses: pd.DataFrame) -> pd.DataFrame:
+        """The replies of a run that this judge is asked about: its share, drawn at random (see vd.ppi)."""
+        return responses[ppi.draw(responses, self.settings.share, self.settings.seed)]
+
+    def cost(self, responses: pd.DataFrame) -> dict:
+        """What judging would take, without asking anything: rows, replies (distinct), kept, calls, tokens, dollars.
+
+        Also other_prompts, the number of answers of this model to other prompts, which are of no use now. Before a
+        server is known one answer a reply is assumed; replies that need votes after all come on top.
+        """
+        url, model = self.settings.base_url, self.settings.model
+        with Cache(self.file) as cache:
+            able = cache.abilities(url, model) or ABLE
+            wanted = self._requests(_pairs(responses), able, voting=not able["logprobs"])
+            asked = {name: request for _, name, request in wanted}
+            kept = cache.answers(asked)
+            mean = cache.mean_tokens(url, model)
+            versions = cache.per_prompt(url, model)
+        missing = [request for name, request in asked.items() if name not in kept]
+        tokens = sum(mean or len(request["messages"][0]["content"]) / CHARACTERS for request in missing)
+        tokens_out = sum(request[able["length"]] for request in missing)
+        dollars = (tokens * self.settings.price_in + tokens_out * self.settings.price_out) / 1e6
+        return {
+            "rows": len(responses),
+            "replies": len(_pairs(responses)),
+            "kept": len(kept),
+            "calls": len(missing),
+            "tokens": round(tokens),
+            "dollars": dollars * (api_batch.PRICE if self.settings.batch else 1),
+            "other_prompts": sum(n for version, n in versions.items() if version != self.version),
+        }
+
+    def cost_line(self, responses: pd.DataFrame) -> str:
+        """`cost` as a sentence."""
+        c = self.cost(responses)
+        line = f"{self.name}: {c['rows']:,} rows, {c['replies']:,} distinct; {c['kept']:,} answers kept"
+        line += f", {c['calls']:,} to pay, about {c['tokens']:,} tokens"
+        priced = self.settings.price_in + self.settings.price_out
+        line += f", ${c['dollars']:.2f}" if priced else "; price_in and price_out are not set"
+        if c["calls"] and c["other_prompts"]:
+            line += f"; {c['other_prompts']:,} answers to other prompts are kept, but of no use to this one"
+        return line
+
+    def _judge(self, cache: Cache, pairs: list[tuple], progress: Progress | None) -> dict[tuple, tuple]:
+        """Rows of the first columns by pair: by log-probabilities, and by votes where there are none to go by."""
+        able = self._abilities(cache) if pairs else ABLE
+        found = {}
+        if able["logprobs"]:
+            answers = self._answers(cache, pairs, able, False, progress)
+            found = {pair: row for pair, (answer,) in answers.items() if (row := by_tokens(answer))}
+        rest = [pair for pair in pairs if pair not in found]
+        return found | {pair: by_votes(a) for pair, a in self._answers(cache, rest, able, True, progress).items()}
+
+    def _answers(self, cache, pairs, able, voting, progress) -> dict[tuple, list[dict]]:
+        """All answers on each pair, from the cache or the server; one that was rejected is {"rejected": reason}."""
+        asked = list(self._requests(pairs, able, voting))
+        requests = {name: request for _, name, request in asked}
+        kept = cache.answers(requests)
+        if len(kept) < len(requests):
+            with FileLock(f"{self.file}.lock"):  # one process asks at a time, so that budgets and rate limits are one
+                kept = cache.answers(requests)
+                missing = {name: request for name, request in requests.items() if name not in kept}
+                how = missing, self.settings, self._keeper(cache), self._spending(cache), progress
+                rejected = api_batch.ask(*how, cache, self.name) if self.settings.batch else api_client.ask(*how)
+            kept = cache.answers(requests) | {name: {"rejected": reason} for name, reason in rejected.items()}
+        answers = {}
+        for pair, name, _ in asked:
+            answers.setdefault(pair, []).append(kept[name])
+        return answers
+
+    def _requests(self, pairs: Iterable[tuple], able: dict, voting: bool) -> Iterator[tuple[tuple, str, dict]]:
+        """(pair, key, request) for each answer that is wanted."""
+        for pair in pairs:
+            for number in range(self.settings.votes if voting else 1):
+                request = self._request(self.prompt.text(*pair, self.order), able, voting, number)
+                yield pair, key(self.settings.base_url, request, number), request
+
+    def _request(self, text: str, able: dict, voting: bool, number: int = 0) -> dict:
+        """The body of a request. One message of the user: not every chat template knows a system role."""
+        request = {"model": self.settings.model, "messages": [{"role": "user", "content": text}]}
+        request[able["length"]] = VOTE_TOKENS if voting else 1
+        if able["temperature"]:
+            request["temperature"] = self.settings.vote_temperature if voting else self.settings.temperature
+        if able["seed"]:
+            request["seed"] = self.settings.seed + number
+        if voting and able["structured"]:
+            request["response_format"] = {"type": "json_schema", "json_schema": SCHEMA}
+        if not voting:
+            request |= {"logprobs": True, "top_logprobs": able["logprobs"]}
+        return request
+
+    def _abilities(self, cache: Cache) -> dict:
+        """What the server can do, asked once and kept: see `ABLE`."""
+        url, model = self.settings.base_url, self.settings.model
+        able = cache.abilities(url, model)
+        if able is None:
+            able = dict(ABLE)
+            if not self._try(cache, able, False)["tokens"]:
+                able["logprobs"] = 0
+                able["structured"] = _label_in_json(self._try(cache, able, True)["content"]) is not None
+            cache.keep_abilities(url, model, able)
+        return able
+
+    def _try(self, cache: Cache, able: dict, voting: bool) -> dict:
+        """An answer to a sample request; what the server will not take is struck from `able`."""
+        text = self.prompt.text("Should tea be free?", "Yes, it should.")
+        # a wrong address should show soon
+        settings = self.settings.model_copy(update={"retries": min(2, self.settings.retries)})
+        while voting or able["logprobs"]:
+            try:
+                return api_client.ask_once(self._request(text, able, voting), settings, self._spending(cache))
+            except Rejected as error:
+                if not _strike(able, str(error)):
+                    raise ServerError(f"{self.settings.base_url}: {error}") from None
+        return {"tokens": None}
+
+    def _keeper(self, cache: Cache):
+        model, url = self.settings.model, self.settings.base_url
+        return lambda name, answer: cache.keep(name, url, model, self.version, answer)
+
+    def _spending(self, cache: Cache) -> Spending:
+        url, model = self.settings.base_url, self.settings.model
+        return Spending(self.settings, cache.spent(self.study), lambda cost: cache.spend(self.study, url, model, cost))
+
+
+def load_api_judge(study: Study) -> ApiJudge | None:
+    """The API judge of a study; None if it has none."""
+    return ApiJudge(study.judge.api, study.name) if study.judge.api else None
+
+
+def by_tokens(answer: dict) -> tuple | None:
+    """A judgement from the log-probabilities of the first token; None if they do not decide.
+
+    p(label) = sum of p(token) over the tokens that begin the label, divided by the same sum over all labels.
+    """
+    if "rejected" in answer:
+        return (*NOTHING, "rejected", "logprobs", math.nan, answer["rejected"])
+    if answer["refusal"]:
+        return (*NOTHING, "refused", "logprobs", math.nan, answer["refusal"])
+    mass = dict.fromkeys(LABELS, 0.0)
+    for token, logprob in answer["tokens"] or ():
+        if label := _begins(token):
+            mass[label] += math.exp(logprob)
+    total = sum(mass.values())
+    if 1 - total > MOST_LEFT:
+        return None
+    shares = [mass[label] / total for label in LABELS]
+    return (*shares, max(mass, key=mass.get), "ok", "logprobs", max(1 - total, 0.0), answer["content"])
+
+
+def by_votes(answers: list[dict]) -> tuple:
+    """A judgement from several answers: the share of each label among those that name one."""
+    read = [_label_in_json(a["content"]) or _label_in_text(a["content"]) for a in answers if "rejected" not in a]
+    named = [label for label in read if label]
+    said = " | ".join(a.get("rejected") or a["refusal"] or a["content"] for a in answers)
+    left = 1 - len(named) / len(answers)
+    if not named:
+        rejected, refused = (all(a.get(what) for a in answers) for what in ("rejected", "refusal"))
+        return (*NOTHING, "rejected" if rejected else "refused" if refused else "unclear", "votes", left, said)
+    shares = [named.count(label) / len(named) for label in LABELS]
+    return (*shares, max(LABELS, key=named.count), "ok", "votes", left, said)
+
+
+def _pairs(responses: pd.DataFrame) -> list[tuple[str, str]]:
+    return sorted(set(zip(responses["prompt"], responses["response"], strict=True)))
+
+
+@functools.cache
+def _begins(token: str) -> str | None:
+    """The label that a token begins or spells (Support, ' oppose', 'opp', 'neutrality'); their first letters differ."""
+    text = token.strip().strip("\"'*`.").casefold()
+    begun = [label for label in LABELS if text and (label.startswith(text) or re.fullmatch(WORDS[label], text))]
+    return begun[0] if begun else None
+
+
+def _label_in_text(text: str) -> str | None:
+    """The one label that a text names, in any case and among other words; None if it negates it or names several."""
+    if re.search(r"\b(not|neither|nor)\b|n't\b", text.casefold()):
+        return None
+    named = [label for label in LABELS if re.search(rf"\b{WORDS[label]}", text.casefold())]
+    return named[0] if len(named) == 1 else None
+
+
+def _label_in_json(text: str) -> str | None:
+    try:
+        label = json.loads(text)["label"].casefold()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return label if label in LABELS else None
+
+
+def _strike(able: dict, said: str) -> bool:
+    """Strike the ability that a server complains of; False if it complains of something else."""
+    if "logprobs" in said and able["logprobs"]:
+        able["logprobs"] = 5 if able["logprobs"] > 5 else 0  # some servers give five
+    elif "max_tokens" in said and able["length"] == "max_tokens":
+        able["length"] = "max_completion_tokens"
+    elif "response_format" in said or "json_schema" in said:
+        able["structured"] = False
+    else:
+        named = [name for name in ("temperature", "seed") if name in said and able[name]]
+        able |= dict.fromkeys(named, False)
+        return bool(named)
+    return True
