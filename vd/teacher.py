@@ -1,26 +1,23 @@
 """Synthetic value-gap pairs: a teacher writes both sides of a question, a judge checks that it did.
 
 The paper had Qwen2.5-72B-Instruct write one supporting and one opposing reply to each topic prompt; its instruction is
-unknown, ours is `INSTRUCTION`. Any server that speaks OpenAI's chat completions can be the teacher. The key is taken
-from OPENAI_API_KEY and is neither printed nor written. Replies are kept in a file as they arrive, under a hash of
-exactly what was asked, so nothing is paid for twice.
+unknown, ours is `INSTRUCTION`. Any server that speaks OpenAI's chat completions can be the teacher (vd/api_client.py).
+Replies are kept in a file as they arrive, under a hash of exactly what was asked, so nothing is paid for twice.
 """
 
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from threading import Lock
 
-import openai
 import pandas as pd
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
+from vd import api_client
+from vd.api_client import ServerError, Spending
 from vd.record import Progress
-from vd.study import Settings
+from vd.study import ServerSettings
 
-OPENAI = "https://api.openai.com/v1"
 SIDES = {"chosen": "support", "rejected": "oppose"}  # support-aligned; `swap_labels` of a run exchanges them
 INSTRUCTION = """\
 Write a reply to the question below that {side} what the question proposes. Make this position plain in the first \
@@ -35,24 +32,13 @@ COLUMNS = ["id", "topic", "prompt", "chosen", "rejected", "chosen_stance", "reje
 COLUMNS += ["teacher", "instruction", *SAMPLING]
 
 
-class TeacherError(RuntimeError):
-    """The teacher cannot be asked: which server, what it said, what to do."""
-
-
-class TeacherSettings(Settings):
+class TeacherSettings(ServerSettings):
     """Who writes the replies, and how it is asked."""
 
-    model: str = Field(min_length=1)  # the name that the server gives it
-    base_url: str | None = None  # mostly ends in /v1; None takes OpenAI's
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: PositiveInt = 200  # a reply that needs more is not used
     seed: int | None = 0  # None for servers that do not know the key
-    concurrency: PositiveInt = 8  # requests at a time
-    price_in: float = Field(0.0, ge=0)  # of a million prompt tokens, in any currency
-    price_out: float = Field(0.0, ge=0)  # of a million reply tokens
-    timeout: PositiveFloat = 120.0  # seconds per request
-    retries: int = Field(5, ge=0)  # after 408, 409, 429, 5xx and lost connections, with growing pauses
 
 
 def write_pairs(prompts: pd.DataFrame, settings: TeacherSettings, file: Path) -> pd.DataFrame:
@@ -60,7 +46,7 @@ def write_pairs(prompts: pd.DataFrame, settings: TeacherSettings, file: Path) ->
 
     The columns are `COLUMNS`, then chosen_failure and rejected_failure (empty, length, content_filter, or "" for a
     usable reply; others are None) and the prompt_tokens and reply_tokens of both (NaN if the server does not count).
-    `file` keeps every reply, usable or not; what it holds is not asked again. Raises TeacherError.
+    `file` keeps every reply, usable or not; what it holds is not asked again. Raises vd.api_client.ServerError.
     """
     requests = {side: [_request(p, stance, settings) for p in prompts["prompt"]] for side, stance in SIDES.items()}
     wanted = {_key(request): request for both in zip(*requests.values(), strict=True) for request in both}
@@ -143,70 +129,30 @@ def _read(file: Path) -> dict[str, dict]:
 
 
 def _ask(requests: dict[str, dict], settings: TeacherSettings, file: Path) -> None:
-    """Send requests, a few at a time, and append each reply to the file as it arrives.
-
-    At the first error no more are sent; those under way may still arrive and are kept too.
-    """
+    """Send requests and append each reply to the file as it arrives."""
     if not requests:
         return
-    url, key = settings.base_url or OPENAI, os.environ.get("OPENAI_API_KEY")
-    if not key and url == OPENAI:
-        raise TeacherError(f"{url}: set the environment variable OPENAI_API_KEY, or base_url to another server")
-    client = openai.OpenAI(
-        api_key=key or "none",  # local servers ask for no key, the client insists on one
-        base_url=url,
-        timeout=settings.timeout,
-        max_retries=settings.retries,
-    )
-    progress, lock = Progress("teach", settings.model, len(requests)), Lock()
+    api_client.api_key(settings)  # before there is an empty file
     file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "a") as log:
 
-    def ask(name: str, request: dict) -> None:
-        row = json.dumps({"key": name, **_reply(client, request)}) + "\n"
-        with lock:
-            log.write(row)
+        def keep(name: str, answer: dict) -> None:
+            log.write(json.dumps({"key": name, **_reply(requests[name], answer)}) + "\n")
             log.flush()
 
-    with client, open(file, "a") as log, ThreadPoolExecutor(settings.concurrency) as pool:
-        try:
-            for done, future in enumerate(as_completed([pool.submit(ask, *item) for item in requests.items()]), 1):
-                future.result()
-                progress(done)
-        except (openai.APIError, ValueError) as error:
-            said = f"{url}: {_explain(error, settings)}; replies so far are kept, run again to go on"
-            raise TeacherError(said.replace(key or "\n", "***")) from None  # a server may quote the key
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        progress = Progress("teach", settings.model, len(requests))
+        rejected = api_client.ask(requests, settings, keep, Spending(settings, (0, 0.0), lambda cost: None), progress)
+    if rejected:
+        raise ServerError(f"{settings.base_url}: {len(rejected)} requests rejected: {next(iter(rejected.values()))}")
 
 
-def _reply(client: openai.OpenAI, request: dict) -> dict:
-    completion = client.chat.completions.create(**request)
-    if not getattr(completion, "choices", None):
-        raise ValueError("the server replied with something else; base_url mostly ends in /v1")
-    choice, usage = completion.choices[0], completion.usage
-    reply = (choice.message.content or "").strip()
-    failure = choice.finish_reason if choice.finish_reason in ("length", "content_filter") else "" if reply else "empty"
+def _reply(request: dict, answer: dict) -> dict:
+    reply, reason = answer["content"].strip(), answer["finish_reason"]
     return {
         "prompt": request["messages"][0]["content"],
         "reply": reply,
-        "failure": failure,
-        "model": completion.model,
-        "prompt_tokens": usage.prompt_tokens if usage else None,
-        "reply_tokens": usage.completion_tokens if usage else None,
+        "failure": reason if reason in ("length", "content_filter") else "" if reply else "empty",
+        "model": answer["model"],
+        "prompt_tokens": answer["tokens_in"],
+        "reply_tokens": answer["tokens_out"],
     }
-
-
-def _explain(error: Exception, settings: TeacherSettings) -> str:
-    """What is wrong and what to do, in one line."""
-    status = getattr(error, "status_code", None)
-    if isinstance(error, openai.APITimeoutError):
-        return f"no reply within {settings.timeout:g} s; raise timeout or lower concurrency"
-    if isinstance(error, openai.APIConnectionError):
-        return "nobody answers; start the server or correct base_url"
-    if status in (401, 403):  # what the server says is left out: it may quote part of the key
-        return f"key refused ({status}); set OPENAI_API_KEY to a key of this server that may use {settings.model}"
-    if status == 404:
-        return f"no model '{settings.model}' there (404); correct model, or base_url, which mostly ends in /v1"
-    if status == 429:
-        return "too many requests or no credit left (429); lower concurrency, wait or pay"
-    return f"{status or 'no chat completion'}: {' '.join(str(error).split())[:300]}"
