@@ -51,15 +51,21 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
     "vd.models": {"paths", "study"},
     "vd.probe": {"paths", "study", "record", "data", "models"},
     "vd.judge": {"paths", "study", "record", "data", "models"},
+    "vd.api_cache": set(),
+    "vd.api_client": {"record", "study"},
+    "vd.api_batch": {"record", "study", "api_cache", "api_client"},
+    "vd.api_judge": {"paths", "study", "record", "ppi", "api_cache", "api_client", "api_batch"},
+    "vd.agreement": {"record"},
+    "vd.ppi": {"drift"},
     "vd.drift": set(),
     "vd.findings": {"paths", "study", "record", "drift"},
-    "vd.teacher": {"record", "study"},
+    "vd.teacher": {"record", "study", "api_client"},
     "vd.topics": {"data", "models"},
     "vd.plots": {"record", "drift"},
     "vd.tables": {"record", "plots"},
     "vd.workflow": {"paths"},
     "vd.corpora": set(),
-    "vd.__main__": {"paths", "study"},
+    "vd.__main__": {"paths", "study", "record", "agreement", "api_client", "api_judge"},
 }
 
 
@@ -72,12 +78,14 @@ def test_arrows_point_one_way(module):
     assert imports(module) <= {f"vd.{name}" for name in allowed}
 
 
-@pytest.mark.parametrize("module", ["vd.drift", "vd.findings", "vd.plots", "vd.tables", "vd.workflow"])
+@pytest.mark.parametrize(
+    "module", ["vd.agreement", "vd.drift", "vd.findings", "vd.plots", "vd.ppi", "vd.tables", "vd.workflow"]
+)
 def test_analysis_reaches_nothing_that_trains(module):
     assert not {lib for name in reached(module) for lib in libraries(name, top_level=False)} & HEAVY
 
 
-@pytest.mark.parametrize("module", ["vd.judge", "vd.probe"])
+@pytest.mark.parametrize("module", ["vd.api_judge", "vd.judge", "vd.probe"])
 def test_probe_and_judge_know_no_method(module):
     assert not {name for name in reached(module) if name.startswith("vd.methods")}
     assert "trl" not in {lib for name in reached(module) for lib in libraries(name, top_level=False)}
@@ -119,6 +127,7 @@ def test_notebooks_are_the_series():
         "07_tables",
         "08_findings",
         "09_synthetic_pairs",
+        "10_paid_judge",
     ]
 
 
@@ -144,7 +153,7 @@ def test_notebooks_are_built_alike(notebook):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
 def test_links_between_notebooks_and_files_lead_somewhere(notebook):
     text = "".join("".join(c["source"]) for c in json.loads(notebook.read_text())["cells"])
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (notebook.parent / target).exists(), target
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vd import data, judge
+from vd import agreement, data, judge
 from vd.study import JudgeSettings
 
 TINY = JudgeSettings(source="random:bert", epochs=1, learning_rate=1e-3, examples=64)
@@ -57,27 +57,10 @@ def test_settings_decide_which_judge_is_loaded(tiny):
     assert judge.load_judge(TINY).name == tiny.name
 
 
-def test_agreement_by_hand():
-    labels = pd.Series(["support", "oppose", "neutral", "neutral"])
-    scored = pd.DataFrame(
-        {
-            "p_support": [0.9, 0.9, 0.0, 0.0],
-            "p_neutral": [0.1, 0.1, 0.9, 0.9],
-            "p_oppose": [0.0] * 4,
-            "label": ["support", "support", "neutral", "neutral"],
-        }
-    )
-    quality = judge.agreement(labels, scored)
-    assert quality["accuracy"] == 0.75
-    assert quality["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
-    assert quality["calibration_error"] == pytest.approx(0.15)
-    assert judge.confusion(labels, scored).loc["oppose", "support"] == 1
-
-
 def test_the_offline_judge_can_be_trusted():
     """The judge of `pocket` on replies of real checkpoints: the bound that 04_judge states."""
     labelled = data.corpus("judge_labelled")
     trained = judge.load_judge(JudgeSettings())
-    quality = judge.agreement(labelled["label"], trained.score(labelled))
+    quality = agreement.agreement(labelled["label"], trained.score(labelled))
     print(quality)
     assert quality["macro_f1"] >= 0.80

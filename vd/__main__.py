@@ -1,27 +1,90 @@
-"""`python -m vd STUDY` says what a study will do, `python -m vd STUDY --where` where its results are."""
+"""`python -m vd STUDY` says what a study will do; its options do what belongs to no single run. See `--help`."""
 
+import argparse
 import os
 import sys
 
 from vd import paths
-from vd.study import StudyError, load_study
+from vd.study import Study, StudyError, load_study
 
 
 def main() -> None:
-    """Print the plan or the places; a mistake in the study is printed as one line a key, with exit status 1."""
-    name, where = sys.argv[1], "--where" in sys.argv
+    """Do what the options say; a mistake in the study is printed as one line a key, with exit status 1."""
+    parser = argparse.ArgumentParser(prog="python -m vd", description="Without options: what the study will do.")
+    parser.add_argument("study", help="a file of notebooks/configs, without its ending")
+    parser.add_argument("--where", action="store_true", help="where its results are")
+    parser.add_argument("--judge", action="store_true", help="ask the API judge (judge.api) about all replies so far")
+    parser.add_argument("--dry-run", action="store_true", help="with --judge: only say what that would cost")
+    parser.add_argument("--sheet", type=int, metavar="N", help="draw N replies for people to label")
+    options = parser.parse_args()
     try:
-        study = load_study(name)
+        study = load_study(options.study)
     except StudyError as error:
         sys.exit(f"{error}")
-    if where:
-        print(f"figures  {os.path.relpath(paths.figures(name))}/\ntables   {os.path.relpath(paths.results(name))}/")
-        return
+    if options.where:
+        print(f"figures  {_short(paths.figures(study.name))}/\ntables   {_short(paths.results(study.name))}/")
+    elif options.judge:
+        _judge(study, options.dry_run)
+    elif options.sheet:
+        _sheet(study, options.sheet)
+    else:
+        _plan(study)
+
+
+def _plan(study: Study) -> None:
     for run in study.runs().values():
         depth = {"base": 0, "sft": 1, "preference": 2}[run.phase]
         what = f"{run.method}, {run.settings.length} on {run.settings.data}" if run.settings else "as it is"
         print(f"{'  ' * depth}{run.id}: {what}")
-    print(f"then probe, judge, drift, figures and tables in {os.path.relpath(paths.results(name))}/")
+    print(f"then probe, judge, drift, figures and tables in {_short(paths.results(study.name))}/")
+
+
+def _judge(study: Study, dry_run: bool) -> None:
+    """Fill the cache with the API judge's answers on the drawn replies of all runs, after a line about its cost."""
+    import pandas as pd
+
+    from vd.api_client import ServerError
+    from vd.api_judge import load_api_judge
+    from vd.record import Progress
+
+    judge = load_api_judge(study)
+    if judge is None:
+        sys.exit(f"{paths.config(study.name)}: judge.api: missing; write at least its model")
+    tables = [judge.drawn(pd.read_parquet(file)) for file in _responses(study)]
+    replies = pd.concat(tables, ignore_index=True)
+    print(judge.cost_line(replies))
+    if dry_run:
+        return
+    os.environ.setdefault("VD_PROGRESS", "/dev/stderr")
+    try:
+        judged = judge.judge(replies, Progress("judge", study.name, len(replies)))
+    except ServerError as error:
+        sys.exit(f"{error}")
+    print(", ".join(f"{n:,} {status}" for status, n in judged["status"].value_counts().items()))
+
+
+def _sheet(study: Study, n: int) -> None:
+    import pandas as pd
+
+    from vd import agreement
+
+    file = paths.label_sheet(study.name)
+    try:
+        drawn = agreement.write_sheet(pd.concat(map(pd.read_parquet, _responses(study))), n, file)
+    except FileExistsError as error:
+        sys.exit(f"{error}")
+    print(f"{drawn} replies in {_short(file)}: fill in the column label (support, neutral, oppose), then run 04_judge")
+
+
+def _responses(study: Study) -> list:
+    files = [file for run in study.runs() if (file := paths.responses(study.name, run)).exists()]
+    if not files:
+        sys.exit(f"{_short(paths.results(study.name))}: no replies yet; run ./reproduce.sh {study.name} first")
+    return files
+
+
+def _short(path) -> str:
+    return os.path.relpath(path)
 
 
 main()

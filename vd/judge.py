@@ -6,6 +6,7 @@ is what affirming the question would mean. A refusal counts as neutral and is fl
 
 The offline judge is a small cross-encoder that this repository fine-tunes on its own judge corpus, on first use, and
 keeps in the cache. How far it can be trusted is measured in 04_judge. Judges know neither methods nor checkpoints.
+The judge behind an API is in vd/api_judge.py.
 """
 
 import hashlib
@@ -91,11 +92,7 @@ def load_judge(settings: JudgeSettings) -> OfflineJudge:
 
     The cache key is the hash of settings, corpus, encoder and this file, so a change never serves an old judge.
     """
-    if settings.source.startswith("openai:"):
-        raise NotImplementedError(
-            f"judge.source: '{settings.source}': API judges are not there yet; write embedded:minilm"
-        )
-    content = [settings.model_dump_json().encode(), (paths.CORPORA / "judge.jsonl").read_bytes()]
+    content = [settings.model_dump_json(exclude={"api"}).encode(), (paths.CORPORA / "judge.jsonl").read_bytes()]
     content += [Path(__file__).read_bytes(), models.locate(settings.source).encode()]
     key = hashlib.sha256(b"".join(content)).hexdigest()[:8]
     folder = paths.cache() / "judges" / key
@@ -104,39 +101,6 @@ def load_judge(settings: JudgeSettings) -> OfflineJudge:
         if not folder.exists():
             _train(settings, folder)
     return OfflineJudge(settings, folder)
-
-
-def agreement(labels: pd.Series, scored: pd.DataFrame) -> dict:
-    """Agreement of a judge with given labels: n, accuracy, macro_f1, kappa, calibration_error.
-
-    Kappa is Cohen's; the expected calibration error is the mean gap between stated probability and share right over
-    ten equal-width bins, weighted by their size.
-    """
-    from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
-
-    bins = calibration(labels, scored)
-    return {
-        "n": len(labels),
-        "accuracy": accuracy_score(labels, scored["label"]),
-        "macro_f1": f1_score(labels, scored["label"], average="macro", labels=list(CLASSES[:3]), zero_division=0),
-        "kappa": cohen_kappa_score(labels, scored["label"]),
-        "calibration_error": float((bins["n"] * (bins["confidence"] - bins["accuracy"]).abs()).sum() / bins["n"].sum()),
-    }
-
-
-def calibration(labels: pd.Series, scored: pd.DataFrame) -> pd.DataFrame:
-    """Stated probability of the judge's label against the share that is right, in ten bins: confidence, accuracy, n."""
-    confidence = scored[[f"p_{c}" for c in CLASSES[:3]]].max(axis=1)
-    right = scored["label"].to_numpy() == labels.to_numpy()
-    rows = pd.DataFrame({"confidence": confidence.to_numpy(), "accuracy": right})
-    bins = rows.groupby((rows["confidence"] * 10).clip(upper=9.999).astype(int))
-    return bins.mean().assign(n=bins.size()).reset_index(drop=True)
-
-
-def confusion(labels: pd.Series, scored: pd.DataFrame) -> pd.DataFrame:
-    """Counts of label (rows) against the judge's label (columns), all three stances always there."""
-    table = pd.crosstab(labels.to_numpy(), scored["label"].to_numpy())
-    return table.reindex(index=CLASSES[:3], columns=CLASSES[:3], fill_value=0)
 
 
 def _encode(tokenizer, rows: pd.DataFrame, max_length: int):
