@@ -39,7 +39,6 @@ def ask(
 
     Batches carry `purpose` (model and prompt); earlier ones with the same purpose are taken up first.
     """
-    session = _Session(settings, keep, spending, cache, purpose)
     waiting = dict(requests)
     client = openai.OpenAI(
         api_key=api_client.api_key(settings),
@@ -49,7 +48,7 @@ def ask(
     )
     try:
         with client:
-            session.client = client
+            session = _Session(client, settings, keep, spending, cache, purpose)
             under_way = session.take_up()
             for _ in range(ROUNDS):
                 flying = set().union(*under_way.values())
@@ -70,10 +69,10 @@ def ask(
 class _Session:
     """One call of `ask`."""
 
-    def __init__(self, settings, keep, spending, cache, purpose):
-        self.settings, self.keep, self.spending, self.cache = settings, keep, spending, cache
+    def __init__(self, client, settings, keep, spending, cache, purpose):
+        self.client, self.settings, self.keep, self.spending, self.cache = client, settings, keep, spending, cache
         self.metadata = {"by": "value-drifts", "purpose": purpose[:512]}
-        self.done, self.rejected, self.client = set(), {}, None
+        self.done, self.rejected = set(), {}
 
     def take_up(self) -> dict[str, dict[str, float]]:
         """Batches submitted before and not collected: id to the keys and upper bounds of cost of their requests."""

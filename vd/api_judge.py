@@ -54,7 +54,7 @@ class Prompt:
     """A file of vd/prompts: what labels mean and what is asked; `version` is its name and the hash of its content."""
 
     def __init__(self, name: str):
-        file = paths.PROMPTS / f"{name}.yaml"
+        file = paths.prompt(name)
         content = file.read_bytes()
         self.version = f"{name}@{hashlib.sha256(content).hexdigest()[:8]}"
         read = yaml.safe_load(content)
@@ -114,10 +114,10 @@ class ApiJudge:
         Also other_prompts, the number of answers of this model to other prompts, which are of no use now. Before a
         server is known one answer a reply is assumed; replies that need votes after all come on top.
         """
-        url, model = self.settings.base_url, self.settings.model
+        url, model, pairs = self.settings.base_url, self.settings.model, _pairs(responses)
         with Cache(self.file) as cache:
             able = cache.abilities(url, model) or ABLE
-            wanted = self._requests(_pairs(responses), able, voting=not able["logprobs"])
+            wanted = self._requests(pairs, able, voting=not able["logprobs"])
             asked = {name: request for _, name, request in wanted}
             kept = cache.answers(asked)
             mean = cache.mean_tokens(url, model)
@@ -128,7 +128,7 @@ class ApiJudge:
         dollars = (tokens * self.settings.price_in + tokens_out * self.settings.price_out) / 1e6
         return {
             "rows": len(responses),
-            "replies": len(_pairs(responses)),
+            "replies": len(pairs),
             "kept": len(kept),
             "calls": len(missing),
             "tokens": round(tokens),
@@ -164,11 +164,11 @@ class ApiJudge:
         kept = cache.answers(requests)
         if len(kept) < len(requests):
             with FileLock(f"{self.file}.lock"):  # one process asks at a time, so that budgets and rate limits are one
-                kept = cache.answers(requests)
+                kept |= cache.answers(requests.keys() - kept.keys())  # what another process asked meanwhile
                 missing = {name: request for name, request in requests.items() if name not in kept}
                 how = missing, self.settings, self._keeper(cache), self._spending(cache), progress
                 rejected = api_batch.ask(*how, cache, self.name) if self.settings.batch else api_client.ask(*how)
-            kept = cache.answers(requests) | {name: {"rejected": reason} for name, reason in rejected.items()}
+            kept |= cache.answers(missing) | {name: {"rejected": reason} for name, reason in rejected.items()}
         answers = {}
         for pair, name, _ in asked:
             answers.setdefault(pair, []).append(kept[name])

@@ -101,6 +101,11 @@ def configs() -> Path:
     return ROOT / os.environ.get("VD_CONFIGS", "notebooks/configs")
 
 
+def prompt(name: str) -> Path:
+    """The YAML file of what an API judge is asked."""
+    return PROMPTS / f"{name}.yaml"
+
+
 def config(study: str) -> Path:
     """The YAML file that defines a study."""
     return configs() / f"{study}.yaml"

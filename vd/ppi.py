@@ -17,7 +17,7 @@ import pandas as pd
 
 from vd import drift
 
-P = ["p_support", "p_neutral", "p_oppose"]
+P = [f"p_{stance}" for stance in drift.STANCES]
 STRATUM = ["step", "topic"]
 SMALLEST = 2  # replies drawn of a stratum
 

@@ -147,9 +147,7 @@ class ApiJudgeSettings(ServerSettings):
     """A judge behind an API, on top of the offline one."""
 
     prompt: str = "stance-v1"  # a file of vd/prompts
-    share: float = Field(
-        1.0, gt=0, le=1
-    )  # of the replies that it judges, drawn at random; the offline judge scores all
+    share: float = Field(1.0, gt=0, le=1)  # of the replies, drawn at random; the offline judge scores all
     temperature: float = Field(0.0, ge=0)
     votes: PositiveInt = 5  # answers per reply where the server gives no log-probabilities
     vote_temperature: float = Field(1.0, ge=0)
@@ -314,7 +312,7 @@ def _check(path: Path, study: Study) -> None:
                     f"{path}: {section}.{name}: not a run name; use letters, digits, '-', '_' and '.', and "
                     "neither 'base' nor 'seed-...'"
                 )
-    if study.judge.api and not (prompt := paths.PROMPTS / f"{study.judge.api.prompt}.yaml").exists():
+    if study.judge.api and not (prompt := paths.prompt(study.judge.api.prompt)).exists():
         raise StudyError(f"{path}: judge.api.prompt: no file {prompt}; write stance-v1 or add it")
     for name, entry in study.preference.items():
         if "method" not in entry:
