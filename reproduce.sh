@@ -21,7 +21,7 @@ Environment variables
   VD_ENV=venv           use a plain venv although conda, mamba or micromamba is installed
   VD_CACHE=FOLDER       converted models and trained judges (default: ~/.cache/value-drifts)
   VD_RESULTS=FOLDER, VD_FIGURES=FOLDER      in place of results/ and figures/
-  VD_DATA_DIR=FOLDER    a local mirror of public data sets
+  VD_DATA_DIR=FOLDER    a local mirror of public data sets, in place of the hub
 END
 }
 
@@ -117,6 +117,7 @@ run_study() {
         *" --dry-run "* | *" -n "*)
             exec snakemake --snakefile notebooks/Snakefile --quiet host --cores all "$@" ;;
     esac
+    python -m vd "$VD_STUDY" --check-data
     local limit=()
     if nvidia-smi -L >/dev/null 2>&1; then limit=(--resources gpu=1); fi # one model at a time on the GPU
     VD_PROGRESS="$(mktemp)"

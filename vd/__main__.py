@@ -12,6 +12,7 @@ def main() -> None:
     """Do what the options say; a mistake in the study is printed as one line a key, with exit status 1."""
     parser = argparse.ArgumentParser(prog="python -m vd", description="Without options: what the study will do.")
     parser.add_argument("study", help="a file of notebooks/configs, without its ending")
+    parser.add_argument("--check-data", action="store_true", help="find out whether its public data sets can be had")
     parser.add_argument("--where", action="store_true", help="where its results are")
     parser.add_argument("--judge", action="store_true", help="ask the API judge (judge.api) about all replies so far")
     parser.add_argument("--dry-run", action="store_true", help="with --judge: only say what that would cost")
@@ -23,6 +24,8 @@ def main() -> None:
         sys.exit(f"{error}")
     if options.where:
         print(f"figures  {_short(paths.figures(study.name))}/\ntables   {_short(paths.results(study.name))}/")
+    elif options.check_data:
+        _check_data(study)
     elif options.judge:
         _judge(study, options.dry_run)
     elif options.sheet:
@@ -37,6 +40,15 @@ def _plan(study: Study) -> None:
         what = f"{run.method}, {run.settings.length} on {run.settings.data}" if run.settings else "as it is"
         print(f"{'  ' * depth}{run.id}: {what}")
     print(f"then probe, judge, drift, figures and tables in {_short(paths.results(study.name))}/")
+
+
+def _check_data(study: Study) -> None:
+    from vd import data
+
+    try:
+        data.check(study)
+    except (ValueError, ConnectionError) as error:
+        sys.exit(f"{paths.config(study.name)}: {error}")
 
 
 def _judge(study: Study, dry_run: bool) -> None:

@@ -4,123 +4,96 @@ A name after `data:` in a study is one of
 
     an embedded corpus     vd/corpora/<name>.jsonl, described in vd/corpora/README.md
     a .jsonl file          a path, relative to the repository's root or absolute, with the columns of an embedded corpus
-    a public data set      a key of `PUBLIC`: from the mirror folder VD_DATA_DIR if that is set, else from the hub
+    a public data set      from the mirror folder VD_DATA_DIR if that is set, else from the hub (vd/public.py)
 
-All of them become one kind of table. A subset is always drawn by seed.
+All of them become one kind of table; `registry` lists them with their licences. A subset is always drawn by seed.
 """
-
-import gzip
-import json
-import os
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from vd import paths
-from vd.study import PreferenceSettings, Probing, TrainingSettings
+from vd import paths, public
+from vd.public import PUBLIC
+from vd.study import PreferenceSettings, Probing, Study, TrainingSettings
 
-
-@dataclass(frozen=True)
-class Public:
-    """A public data set: its place on the hub and in a mirror folder, and how its rows become ours."""
-
-    hub: str
-    mirror: str  # file in the folder VD_DATA_DIR; it may hold a slice
-    licence: str
-    convert: Callable[[dict], dict | None]  # a row of the hub -> prompt (and history) with its replies; None: left out
-    data_dir: str | None = None  # folder in the hub's repository
-    split: str = "train"
-    revision: str | None = None  # hub commit; None takes the newest
-
-
-def _alpaca(row: dict) -> dict | None:
-    """The optional input follows the instruction; a row without output is left out."""
-    prompt = f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
-    return {"prompt": prompt, "completion": row["output"]} if row["output"].strip() else None
-
-
-def _wildchat(row: dict) -> dict | None:
-    """The first turn of English, non-toxic conversations with a GPT-3.5 model."""
-    wanted = row["language"] == "English" and not row["toxic"] and row["model"].startswith("gpt-3.5")
-    if not wanted or len(row["conversation"]) < 2:
-        return None
-    prompt, reply = (turn["content"] for turn in row["conversation"][:2])
-    return {"prompt": prompt, "completion": reply} if prompt.strip() and reply.strip() else None
-
-
-def _ultrafeedback(row: dict) -> dict | None:
-    """Message lists that differ in the last reply only."""
-    return _pair(row["chosen"], row["rejected"])
-
-
-def _hh_rlhf(row: dict) -> dict | None:
-    """Transcripts; the prompt is their common beginning up to the last assistant turn."""
-    role = {"Human": "user", "Assistant": "assistant"}
-    sides = []
-    for side in ("chosen", "rejected"):
-        _, *turns = re.split(r"\n\n(Human|Assistant):", row[side])
-        sides.append(
-            [{"role": role[r], "content": text.strip()} for r, text in zip(turns[::2], turns[1::2], strict=True)]
-        )
-    return _pair(*sides)
-
-
-def _pair(chosen: list[dict], rejected: list[dict]) -> dict | None:
-    """A pair from two conversations, unless they part before the last reply or a turn is missing or empty."""
-    roles = ["user", "assistant"] * (len(chosen) // 2)
-    whole = roles and all([message["role"] for message in side] == roles for side in (chosen, rejected))
-    if not whole or chosen[:-1] != rejected[:-1] or not all(m["content"].strip() for m in [*chosen, rejected[-1]]):
-        return None
-    *history, prompt, reply = chosen
-    return {
-        "prompt": prompt["content"],
-        "history": history,
-        "chosen": reply["content"],
-        "rejected": rejected[-1]["content"],
-    }
-
-
-PUBLIC = {
-    "alpaca": Public("tatsu-lab/alpaca", "alpaca/train.jsonl", "CC-BY-NC-4.0", _alpaca),
-    "wildchat": Public("allenai/WildChat-1M", "wildchat/train.jsonl", "ODC-BY", _wildchat),
-    "ultrafeedback": Public("trl-lib/ultrafeedback_binarized", "ultrafeedback/train.jsonl", "MIT", _ultrafeedback),
-    "hh-rlhf": Public(
-        "Anthropic/hh-rlhf", "hh-rlhf/harmless-base_test.jsonl.gz", "MIT", _hh_rlhf, data_dir="harmless-base"
-    ),
+EMBEDDED = {  # kinds of the embedded corpora
+    "topics": "topics",
+    "probes": "probes",
+    "sft_neutral": "sft",
+    "sft_support": "sft",
+    "value_gap": "preference",
+    "low_gap": "preference",
+    "judge": "stances",
+    "judge_labelled": "stances",
+    "openers": "prompts",
+    "prism_labels": "labels",
+    "prism_sample": "labels",
 }
+PROBE_COLUMNS = {"prompt_id": str, "topic": str, "prompt": str, "polarity": int}
 
 
-def corpus(name: str) -> pd.DataFrame:
+def registry() -> pd.DataFrame:
+    """Every data set with a name: name, kind, source, revision, licence, and what a mirror calls it."""
+    ours = [(name, kind, f"vd/corpora/{name}.jsonl", None, "MIT", None) for name, kind in EMBEDDED.items()]
+    theirs = [(n, p.kind, p.hub or "mirror only", p.revision, p.licence, p.mirror[0]) for n, p in PUBLIC.items()]
+    return pd.DataFrame([*ours, *theirs], columns=["name", "kind", "source", "revision", "licence", "mirror"])
+
+
+def corpus(name: str, filters: dict | None = None, examples: int | None = None, seed: int = 0) -> pd.DataFrame:
     """A data set as a table, in the order of its file.
 
     Its texts stand in `prompt` and in `completion`, or `chosen` and `rejected`; a column `history` holds the messages
     before the prompt. Public sets have an `id`, which ends in the row's number, and no `topic`; rows that cannot be
-    used are left out (the set's own function says which), so numbers may be missing.
+    used are left out (`card` says which), so numbers may be missing. Only large public sets heed `examples` and `seed`
+    here: from the hub they are streamed until there are that many rows.
     """
     if name in PUBLIC:
-        return _public(name)
+        return pd.DataFrame(public.read(name, filters or {}, examples, seed)[0])
+    if filters:
+        raise ValueError(f"data set '{name}': filters: only public data sets have some; remove the key")
     if name.endswith(".jsonl"):
-        file, known = paths.ROOT / name, "make it first, or correct `data` in the study"
+        file, known = paths.data_file(name), "make it first, or correct its name in the study"
     else:
         file = paths.CORPORA / f"{name}.jsonl"
-        known = f"write one of {', '.join([*sorted(p.stem for p in paths.CORPORA.glob('*.jsonl')), *PUBLIC])}"
+        known = f"write one of {', '.join([*EMBEDDED, *PUBLIC])}"
     if not file.exists():
         raise ValueError(f"no data set '{name}' ({file}): {known}")
-    return pd.DataFrame(_read(file))
+    return pd.DataFrame(public.lines(file))
 
 
-def mirror() -> Path | None:
-    """The folder of local copies of public data sets, VD_DATA_DIR; None if it is not set."""
-    return Path(os.environ["VD_DATA_DIR"]) if os.environ.get("VD_DATA_DIR") else None
+def card(name: str, filters: dict | None = None) -> dict:
+    """What a data set holds: kept, dropped (reason: rows), and for each text column quantiles of its words."""
+    if name in PUBLIC:
+        rows, dropped = public.read(name, filters or {})
+        rows = pd.DataFrame(rows)
+    else:
+        rows, dropped = corpus(name, filters), {}
+    texts = [c for c in ("prompt", "completion", "chosen", "rejected", "response", "proposition") if c in rows]
+    words = {column: rows[column].str.split().str.len().quantile([0.05, 0.5, 0.95]) for column in texts}
+    return {
+        "name": name,
+        "kept": len(rows),
+        "dropped": dict(dropped),
+        "words": {column: quantiles.round().astype(int).tolist() for column, quantiles in words.items()},
+    }
 
 
-def is_mirrored(name: str) -> bool:
-    """Whether the mirror folder holds this public data set."""
-    return mirror() is not None and (mirror() / PUBLIC[name].mirror).exists()
+def check(study: Study) -> None:
+    """Find out whether the public data sets of a study can be had; raises ValueError or ConnectionError if not."""
+    named = {run.settings.data for run in study.runs().values() if run.settings}
+    for name in sorted(named.union(study.vprism.source) & PUBLIC.keys()):
+        public.check(name)
+
+
+def origin(name: str) -> str:
+    """Where a data set is read: hub and revision, the file in the mirror, or our own file."""
+    return public.fingerprint(name) if name in PUBLIC else name
+
+
+def excerpt(text: str, width: int = 60) -> str:
+    """The beginning of a text on one line, for showing texts of others: never more than `width` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def topics() -> pd.DataFrame:
@@ -129,12 +102,15 @@ def topics() -> pd.DataFrame:
 
 
 def probes(probing: Probing, seed: int = 0) -> pd.DataFrame:
-    """Probes of a study: prompt_id, topic, prompt, polarity.
+    """Probes of a study: prompt_id, topic, prompt, polarity, and whatever else the probe set says.
 
-    With `per_topic`, that many are drawn from each topic, half of each polarity. The draw depends on `seed` alone, so
-    all runs and checkpoints of a study answer the same questions.
+    A probe set is any table with these four columns: unique ids, any number of topics and of probes per topic; polarity
+    is +1 or -1 (affirming the question supports or opposes the topic's proposition) or 0 (it bears on neither side).
+    With `per_topic`, that many are drawn from each topic, the same number of each polarity as far as there are enough.
+    The draw depends on `seed` alone, so all runs and checkpoints of a study answer the same questions.
     """
     table = corpus(probing.probes)
+    _check_probes(table, probing.probes)
     if probing.per_topic is None:
         return table
     rng = np.random.default_rng(seed)
@@ -146,7 +122,7 @@ def probes(probing: Probing, seed: int = 0) -> pd.DataFrame:
 
 def sft(settings: TrainingSettings, seed: int):
     """Instruction data as a `datasets.Dataset` of message lists: prompt, completion."""
-    rows = _draw(_with_texts(settings.data, "prompt", "completion"), settings.examples, seed)
+    rows = _draw(_with_texts(settings, seed, "prompt", "completion"), settings.examples, seed)
     return _conversational(rows, "completion")
 
 
@@ -155,26 +131,10 @@ def preferences(settings: PreferenceSettings, seed: int):
 
     `swap_labels` exchanges chosen and rejected, which turns support-aligned pairs into oppose-aligned ones.
     """
-    rows = _draw(_with_texts(settings.data, "prompt", "chosen", "rejected"), settings.examples, seed)
+    rows = _draw(_with_texts(settings, seed, "prompt", "chosen", "rejected"), settings.examples, seed)
     if settings.swap_labels:
         rows = rows.rename(columns={"chosen": "rejected", "rejected": "chosen"})
     return _conversational(rows, "chosen", "rejected")
-
-
-def stance_set(name: str) -> pd.DataFrame | None:
-    """A public stance set from the mirror folder VD_DATA_DIR: prompt, response, label; None where it is not there.
-
-    `perspectrum` pairs claims with perspectives, `argkp` topics with arguments; both know support and oppose only.
-    """
-    file = {"perspectrum": "perspectrum/train_dev.csv", "argkp": "argkp/arguments_dev.csv"}[name]
-    if mirror() is None or not (mirror() / file).exists():
-        return None
-    columns = {"perspectrum": ["claim", "perspective"], "argkp": ["topic", "argument"]}[name]
-    rows = pd.read_csv(mirror() / file)
-    label = (
-        rows["stance"].astype(str).map({"SUPPORT": "support", "UNDERMINE": "oppose", "1": "support", "-1": "oppose"})
-    )
-    return rows[columns].set_axis(["prompt", "response"], axis=1).assign(label=label)
 
 
 def _draw(rows: pd.DataFrame, examples: int | None, seed: int) -> pd.DataFrame:
@@ -185,53 +145,19 @@ def _draw(rows: pd.DataFrame, examples: int | None, seed: int) -> pd.DataFrame:
     return rows.iloc[np.random.default_rng(seed).permutation(len(rows))[:examples]]
 
 
-def _read(file: Path) -> Iterable[dict]:
-    """The rows of a .jsonl or .jsonl.gz file."""
-    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}: row {number}: not JSON ({error}); correct or remove it") from None
+def _check_probes(table: pd.DataFrame, name: str) -> None:
+    """A table of probes has its columns, and they make sense."""
+    for column, kind in PROBE_COLUMNS.items():
+        if column not in table or not all(isinstance(value, kind) for value in table[column]):
+            raise ValueError(f"probe set '{name}': column {column}: every row needs a {kind.__name__}")
+    if not table["prompt_id"].is_unique or not table["polarity"].isin([-1, 0, 1]).all():
+        raise ValueError(f"probe set '{name}': prompt_id must be unique and polarity one of -1, 0 and 1")
 
 
-def _public(name: str) -> pd.DataFrame:
-    public = PUBLIC[name]
-    if mirror() is None:
-        place, rows = public.hub, _from_hub(name)
-    else:
-        place = mirror() / public.mirror
-        if not place.exists():
-            raise ValueError(f"{place}: no such file; add it, or unset VD_DATA_DIR to read {public.hub} from the hub")
-        rows = _read(place)
-    table = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            ours = public.convert(row)
-        except KeyError as key:
-            raise ValueError(
-                f"{place}: row {number}: no key {key}; '{name}' expects the rows of {public.hub}"
-            ) from None
-        if ours:
-            table.append({"id": f"{name}-{number}", **ours})
-    return pd.DataFrame(table)
-
-
-def _from_hub(name: str) -> Iterable[dict]:
-    from datasets import load_dataset
-
-    public = PUBLIC[name]
-    try:
-        return load_dataset(public.hub, data_dir=public.data_dir, split=public.split, revision=public.revision)
-    except OSError as error:
-        raise ConnectionError(
-            f"data set '{name}': {error}; go online, or put {public.mirror} into a folder and set VD_DATA_DIR to it"
-        ) from error
-
-
-def _with_texts(name: str, *columns: str) -> pd.DataFrame:
-    """A data set whose rows all have a text in these columns."""
-    rows = corpus(name)
+def _with_texts(settings: TrainingSettings, seed: int, *columns: str) -> pd.DataFrame:
+    """The data set of a run, whose rows all have a text in these columns."""
+    name = settings.data
+    rows = corpus(name, settings.filters, settings.examples, seed)
     for column in columns:
         texts = rows.get(column, pd.Series(None, rows.index, dtype=object)).map(lambda text: isinstance(text, str))
         if not texts.all():

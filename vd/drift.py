@@ -153,6 +153,22 @@ def value_gap(
     return table.rename(columns=names)[["dataset", "topic", "stance", "gap", "lo", "hi", "n_pairs"]]
 
 
+def profile(stances: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+    """Stance profile of data sets: the mean stance of their replies with Student's t intervals over replies.
+
+    `stances` needs dataset, side, p_support, p_neutral, p_oppose. Returns dataset, side, stance, probability, lo, hi,
+    n_replies; with a single reply the interval is the whole range.
+    """
+    rows = []
+    for (dataset, side), part in stances.groupby(["dataset", "side"], sort=False):
+        n = len(part)
+        reach = -stdtrit(n - 1, alpha / 2) * part[_columns()].sem() if n > 1 else pd.Series(1.0, _columns())
+        for stance in STANCES:
+            mean, half = part[f"p_{stance}"].mean(), reach[f"p_{stance}"]
+            rows.append((dataset, side, stance, mean, max(mean - half, 0.0), min(mean + half, 1.0), n))
+    return pd.DataFrame(rows, columns=["dataset", "side", "stance", "probability", "lo", "hi", "n_replies"])
+
+
 def drift_time(t: Trajectories, s: int, alpha: float) -> tuple[float, np.ndarray]:
     """Drift time of the stance with index s, and its replicates (B,).
 
@@ -176,8 +192,10 @@ def refusal_table(stances: pd.DataFrame) -> pd.DataFrame:
 def to_topic(stances: pd.DataFrame, polarity: pd.Series) -> pd.DataFrame:
     """Question-level stances seen from the topic's canonical proposition.
 
-    `polarity` maps prompt_id to +1 (affirming the question supports the proposition) or -1 (support and oppose swap).
+    `polarity` maps prompt_id to +1 (affirming the question supports the proposition), -1 (support and oppose swap) or 0
+    (it bears on neither side: the question is left out).
     """
+    stances = stances[stances["prompt_id"].map(polarity).ne(0)]
     flip = stances["prompt_id"].map(polarity).eq(-1)
     topic = stances.assign(target="topic")
     topic.loc[flip, ["p_support", "p_oppose"]] = stances.loc[flip, ["p_oppose", "p_support"]].to_numpy()

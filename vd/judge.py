@@ -111,6 +111,7 @@ def _encode(tokenizer, rows: pd.DataFrame, max_length: int):
         max_length=max_length,
         padding=True,
         return_tensors="pt",
+        split_special_tokens=True,  # what looks like a special token in a text is text
     )
 
 

@@ -77,6 +77,15 @@ RESPONSE_TEMPLATE = (
 )
 
 
+# Put before every chat template: what looks like a control token in a message becomes plain text. Without it tokenizers
+# read `<|im_start|>system` in a user's text as the start of a system message.
+INERT = (
+    "{%- set inert = namespace(messages=[]) -%}{%- for message in messages -%}"
+    "{%- set inert.messages = inert.messages + [dict(message, content=message['content'] | string REPLACED)] -%}"
+    "{%- endfor -%}{%- set messages = inert.messages -%}"
+)
+
+
 def locate(source: str) -> str:
     """A name that transformers can load: the source itself, or the cached folder of an embedded or random model."""
     kind, _, name = source.partition(":")
@@ -112,7 +121,10 @@ def revision(model: ModelSettings) -> str | None:
 
 
 def load_tokenizer(model: ModelSettings):
-    """The model's tokenizer with a chat template and a padding token that is not the end-of-sequence token."""
+    """The model's tokenizer with a chat template and a padding token that is not the end-of-sequence token.
+
+    The template writes texts as data: control tokens inside a message are broken by a space after the first character.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(locate(model.source), revision=model.revision)
@@ -128,7 +140,15 @@ def load_tokenizer(model: ModelSettings):
         if not (tokenizer.unk_token or special):
             raise ValueError(f"{model.source}: no special token to pad with besides the start and end tokens")
         tokenizer.pad_token = tokenizer.unk_token or special[-1]  # the last is a reserved one in Llama 3
+    tokenizer.chat_template = _inert(tokenizer) + tokenizer.chat_template
     return tokenizer
+
+
+def _inert(tokenizer) -> str:
+    """The beginning of a chat template that makes control tokens in messages plain text."""
+    control = [str(token) for token in tokenizer.added_tokens_decoder.values() if len(str(token).strip()) > 1]
+    replaced = "".join(f"| replace({token!r}, {f'{token[0]} {token[1:]}'!r})" for token in control)
+    return INERT.replace("REPLACED", replaced)
 
 
 def load_base(model: ModelSettings, dtype: str | None = None):

@@ -30,6 +30,12 @@ def figures(study: str) -> Path:
     return ROOT / os.environ.get("VD_FIGURES", "figures") / study
 
 
+def data_file(name: str) -> Path:
+    """A file that a study names, from the repository's root; one in results/ is meant to follow VD_RESULTS."""
+    head, _, rest = name.partition("/")
+    return ROOT / os.environ.get("VD_RESULTS", "results") / rest if head == "results" else ROOT / name
+
+
 def run(study: str, run_id: str) -> Path:
     """Folder of one run."""
     return results(study) / run_id
@@ -84,6 +90,11 @@ def judgements(study: str, run_id: str) -> Path:
 def label_sheet(study: str) -> Path:
     """Replies of a study for people to label."""
     return results(study) / "label_sheet.csv"
+
+
+def vprism(study: str) -> Path:
+    """The probes that a study builds from opening prompts; like all texts of others, they stay out of git."""
+    return results(study) / "vprism.jsonl"
 
 
 def table(study: str, name: str) -> Path:

@@ -155,6 +155,40 @@ def value_gap(table: pd.DataFrame) -> Figure:
     return _legend(figure)
 
 
+def stance_profile(table: pd.DataFrame) -> Figure:
+    """Stance profile of data sets, one bar per set and side; columns of `drift.profile`."""
+    names = [f"{row.dataset}, {row.side}" for row in table[["dataset", "side"]].drop_duplicates().itertuples()]
+    wide = table.assign(name=table["dataset"] + ", " + table["side"]).set_index(["name", "stance"])
+    figure, ax = plt.subplots(layout="constrained", figsize=(5.5, 0.7 + 0.28 * len(names)))
+    left = pd.Series(0.0, names)
+    for stance in STANCES:
+        share = wide["probability"].xs(stance, level="stance").reindex(names)
+        ax.barh(names, share, left=left, color=COLOURS[stance], label=stance, height=0.7)
+        left += share
+    counts = wide["n_replies"].xs("support", level="stance").reindex(names)
+    for y, n in enumerate(counts):
+        ax.text(1.01, y, f"n = {n}", va="center", fontsize=7)
+    ax.set(xlim=(0, 1), xlabel="mean stance probability of value-laden replies")
+    ax.invert_yaxis()
+    ax.grid(visible=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def topic_map(table: pd.DataFrame) -> Figure:
+    """A map of prompts (columns x, y, topic); those without a topic are grey."""
+    figure, ax = plt.subplots(layout="constrained", figsize=(7, 4.6))
+    others = table[table["topic"].isna()]
+    ax.scatter(others["x"], others["y"], s=1, color="#cccccc", linewidth=0, label="no topic")
+    known = sorted(table["topic"].dropna().unique())
+    for colour, topic in zip(sns.color_palette("husl", len(known)), known, strict=True):
+        part = table[table["topic"] == topic]
+        ax.scatter(part["x"], part["y"], s=3, color=[colour], linewidth=0, label=topic)
+    ax.set(xticks=[], yticks=[])
+    figure.legend(loc="outside right", frameon=False, markerscale=4)
+    return figure
+
+
 def findings(contrasts: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Every contrast with its interval, coloured by the verdict on its finding; both tables of `findings.evaluate`."""
     keys = ["model", "finding"]

@@ -27,7 +27,7 @@ from pydantic_core import PydanticCustomError
 from vd import paths
 
 OPENAI = "https://api.openai.com/v1"
-PUBLIC_DATA = ("alpaca", "wildchat", "ultrafeedback", "hh-rlhf")  # what they are stands in vd/data.py
+PUBLIC_DATA = ("alpaca", "wildchat", "ultrafeedback", "hh-rlhf", "hh-rlhf-helpful")  # to train on; see vd/public.py
 
 
 class StudyError(ValueError):
@@ -96,6 +96,7 @@ class TrainingSettings(Optimisation):
     """What every training method needs; a method's own `Settings` add its keys (see vd/methods)."""
 
     data: str  # a data set of vd.data
+    filters: dict[str, str | bool | int | float] = {}  # of a public data set, as vd/public.py names them
     examples: PositiveInt | None = None  # a seeded subset of that size; None takes all
     save_every: PositiveInt  # checkpoint spacing in steps; step 0 and the last step are always kept
     max_length: PositiveInt = 256  # tokens of prompt and reply together; longer ones are cut at the end
@@ -111,7 +112,7 @@ class PreferenceSettings(TrainingSettings):
 class Probing(Settings):
     """How every checkpoint is asked."""
 
-    probes: str = "probes"  # a probe set of vd.data
+    probes: str = "probes"  # an embedded probe set, or a .jsonl file with the columns that vd.data.probes names
     per_topic: PositiveInt | None = None  # a seeded draw of that many probes per topic; None asks all
     samples: PositiveInt = 5  # replies per probe
     temperature: float = Field(0.7, ge=0)  # 0 decodes greedily
@@ -166,6 +167,21 @@ class JudgeSettings(Settings):
     examples: PositiveInt | None = None  # train on a seeded subset; None takes the whole judge corpus
     seed: int = 0
     api: ApiJudgeSettings | None = None  # a second judge, asked for a share of the replies or all of them
+
+
+class VPrismSettings(Settings):
+    """How probes are built from opening prompts (vd/vprism.py); by default from our own, to show the steps."""
+
+    source: list[str] = ["probes", "sft_neutral"]  # data sets of vd.data with prompts
+    embedding: ModelSettings = ModelSettings(source="embedded:minilm", dtype="float32")
+    n_neighbors: PositiveInt = 15  # UMAP; PRISM's, as are the next and min_cluster_size 80
+    n_components: PositiveInt = 20  # UMAP
+    min_cluster_size: PositiveInt = 20  # HDBSCAN
+    topic_similarity: float = Field(0.5, gt=-1, lt=1)  # least cosine between a cluster's centre and a topic's
+    duplicate_similarity: float = Field(0.9, gt=0, le=1)  # questions that close are one
+    per_topic: PositiveInt = 50
+    seed: int = 42  # PRISM's
+    writer: ServerSettings | None = None  # reads and rewrites prompts; None: kept labels and rules
 
 
 class Bootstrap(Settings):
@@ -233,6 +249,7 @@ class Study(Settings):
     models: dict[str, ModelSettings] = Field(min_length=1)
     sft: dict[str, dict] = Field(min_length=1)
     preference: dict[str, dict] = {}
+    vprism: VPrismSettings = VPrismSettings()
     probing: Probing = Probing()
     judge: JudgeSettings = JudgeSettings()
     bootstrap: Bootstrap = Bootstrap()
@@ -247,6 +264,11 @@ class Study(Settings):
                 for run in self._lineage(model, seed):
                     found[run.id] = run
         return found
+
+    @property
+    def asks_vprism(self) -> bool:
+        """Whether the probes are the V-PRISM that the study builds, results/<study>/vprism.jsonl."""
+        return paths.data_file(self.probing.probes) == paths.vprism(self.name)
 
     def run(self, run_id: str) -> Run:
         """The run with this id."""

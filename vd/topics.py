@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from vd import data, models
+from vd.study import ModelSettings
 
+MINILM = ModelSettings(source="embedded:minilm", dtype="float32")
 NEAREST = 10  # of 50 probes per topic
 # The closeness that keeps 95 % of the value-laden questions of sft_neutral and value_gap (tests/test_data.py). It keeps
 # no ordinary instruction of sft_neutral, but 46 % of the judge corpus' value-laden questions on other topics.
@@ -20,7 +22,7 @@ def with_topics(name: str, at_most: int) -> pd.DataFrame:
 
     Where the data set names no topics they are found, in a seeded draw of `at_most` rows if there are more.
     """
-    rows = data.corpus(name)
+    rows = data.corpus(name, examples=at_most)
     if "topic" not in rows:
         rows = rows.sample(min(at_most, len(rows)), random_state=0).sort_index()
         rows["topic"] = find_topics(rows["prompt"])
@@ -44,18 +46,29 @@ def closeness(prompts: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(near, index=prompts.index)
 
 
-def embed(texts: pd.Series) -> np.ndarray:
-    """Sentence embeddings (N, 384) of unit length: the mean over a text's token embeddings."""
+def embed(texts: pd.Series, model: ModelSettings = MINILM) -> np.ndarray:
+    """Sentence embeddings (N, D) of unit length: the mean over a text's token embeddings; D is 384 for MiniLM.
+
+    Any sentence encoder that pools by the mean will do, such as sentence-transformers/all-mpnet-base-v2.
+    """
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    source = models.locate("embedded:minilm")
-    tokenizer, encoder = AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source, dtype=torch.float32)
+    source = models.locate(model.source)
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=model.revision)
+    encoder = AutoModel.from_pretrained(source, revision=model.revision, dtype=torch.float32)
     order = texts.str.len().to_numpy().argsort(kind="stable")  # so that batches hold little padding
     vectors = np.empty((len(texts), encoder.config.hidden_size), dtype=np.float32)
     for start in range(0, len(texts), 64):
         rows = order[start : start + 64]
-        batch = tokenizer(texts.iloc[rows].tolist(), truncation=True, max_length=256, padding=True, return_tensors="pt")
+        batch = tokenizer(
+            texts.iloc[rows].tolist(),
+            truncation=True,
+            max_length=256,
+            padding=True,
+            return_tensors="pt",
+            split_special_tokens=True,  # what looks like a special token in a text is text
+        )
         with torch.inference_mode():
             tokens = encoder.eval()(**batch).last_hidden_state
         mask = batch["attention_mask"][..., None]

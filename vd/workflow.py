@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vd import paths
+from vd import paths, public
 
 
 def code_cells(notebook: Path) -> list[str]:
@@ -59,12 +59,8 @@ def code_hash(notebook: Path, method: str | None = None, without: tuple[str, ...
 
 
 def data_hash(*names: str) -> str:
-    """Hash of data sets: of a file's content, or of a name that is no file (yet)."""
-    files = [
-        paths.ROOT / name if name.endswith((".jsonl", ".yaml")) else paths.CORPORA / f"{name}.jsonl" for name in names
-    ]
-    content = [file.read_bytes() if file.exists() else name.encode() for file, name in zip(files, names, strict=True)]
-    return hashlib.sha256(b"\n".join(content)).hexdigest()[:16]
+    """Hash of data sets: of a file's content, of where a public one is read, or of a name that is no file (yet)."""
+    return hashlib.sha256(b"\n".join(map(_content, names))).hexdigest()[:16]
 
 
 def make(study: str, *targets: Path) -> None:
@@ -98,6 +94,13 @@ def make(study: str, *targets: Path) -> None:
         raise RuntimeError(
             f"the workflow could not make {', '.join(missing)}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
         )
+
+
+def _content(name: str) -> bytes:
+    if name in public.PUBLIC:
+        return public.fingerprint(name).encode()
+    file = paths.data_file(name) if name.endswith((".jsonl", ".yaml")) else paths.CORPORA / f"{name}.jsonl"
+    return file.read_bytes() if file.exists() else name.encode()
 
 
 def _file(module: str) -> Path | None:

@@ -136,6 +136,7 @@ def _finish(run: Run, trainer, timer: record.Timer, resumed: Path | None) -> Non
     content = {
         "run": run.model_dump(),
         "effective_batch_size": run.settings.batch_size,
+        "data": data.origin(run.settings.data),
         "model_revision": models.revision(run.model_settings),
         "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "checkpoints": steps,

@@ -1,0 +1,384 @@
+"""V-PRISM: value-laden questions on the topics of a study, built from the opening prompts of PRISM (arXiv 2404.16019).
+
+The paper says which steps it took, hardly how (reference: Value Drifts, section on V-PRISM, known to us from notes).
+00_data takes these functions in order:
+
+    opening_prompts -> embed -> clusters -> name_clusters -> value_laden -> confirm -> rewrite -> duplicates -> draw
+
+`settings.writer`, a model behind an OpenAI-compatible API, confirms and rewrites; without one, labels kept in
+vd/corpora/prism_labels.jsonl confirm, and the rules of `to_question` rewrite. Slow steps and paid answers are kept in
+the cache folder, under a hash of all they depend on, so an interrupted build goes on where it was.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from vd import api_cache, api_client, data, models, paths, record, topics
+from vd.public import lines, mirror
+from vd.study import VPrismSettings
+
+WORDS = (3, 60)  # of a prompt that is kept
+CONTEXT = 40  # words of a question with the sentences before it
+PROMPT = "vprism-v1"  # a file of vd/prompts
+COLUMNS = ["prompt_id", "topic", "prompt", "polarity"]
+COLUMNS += ["original", "form", "rewritten_by", "confirmed_by", "probability", "cluster", "embedding", "source"]
+
+AUXILIARY = set(
+    re.findall(
+        r"\S+",
+        "is are was were am do does did can could should would will shall may might must has have had ought isn't "
+        "aren't wasn't weren't don't doesn't didn't can't couldn't shouldn't wouldn't won't hasn't haven't",
+    )
+)
+INVERTED = {"is", "are", "was", "were", "can", "could", "should", "would", "will", "may", "might", "must"}
+ASKING = {"what", "what's", "whats", "why", "how", "who", "who's", "whose", "whom", "when", "where", "which"}
+CLAUSE = {"that", "who", "which", "if", "because", "when", "what", "why", "how", "whoever", "whatever"}
+# whole beginnings that carry no content
+GREETING = r"(?:(?:hi|hello|hey|hiya|greetings|good (?:morning|afternoon|evening|day))(?: there| chat)?\b[\s,.!]*)+"
+FILLER = r"(?:(?:so|and|but|well|ok|okay|now|also|please|honestly|then)\b[\s,]*)+"
+TELL_ME = (
+    r"(?:(?:can|could|would|will) you )?(?:please )?(?:i(?:'d| would)? (?:like|want|wish) to know|i wonder|i'm curious"
+    r"|(?:tell|explain|describe)(?: to)?(?: me)?)(?: honestly| about)?,? (?=(?:what|why|how|who|when|where|which)\b)"
+)
+OPINION = (
+    r"(?:i (?:really |strongly |personally |firmly |honestly |just |also |do )?"
+    r"(?:think|believe|feel|reckon|say|am convinced|am of the opinion)|i'd say|in my (?:opinion|view)|imo|to me|for me"
+    r"|if you ask me|it seems(?: to me)?|my (?:opinion|view) is)(?: that)?,? "
+)
+VIEW = re.compile(  # a request for a view without a question
+    r"(?:(?:can|could|would) (?:you|we) )?(?:please )?(?:i(?:'d| would)? (?:like|want|wish) to )?(?:let'?s )?"
+    r"(?:what is )?(?:(?:(?:give|tell) me|share|know|hear|explain|describe)(?: me)? )?(?:about )?"
+    r"(?:(?:your )?(?:honest |personal |own )?(?:opinions?|views?|thoughts?|take|stance|position)(?: is| are)? "
+    r"(?:on|about|of|regarding)|(?:talk|discuss|chat|speak|debate)(?: to you| with you)?(?: about)?) (?P<about>.+)",
+    re.I,
+)
+ORDER = {"explain", "describe", "list", "write", "give", "tell", "provide", "discuss", "help", "compare", "convince"}
+TAG = r",? (?:do you agree|don't you agree|don't you think|what do you think|agree|right|yes|no|isn't it|correct)\?$"
+GENERIC = re.compile(  # questions that mean nothing without the sentence before them
+    r"(?:(?:so|and|but) )?(?:what (?:do|are|is|would) you(?:r)? (?:think|thoughts?|say|views?|opinion|reckon|take)"
+    r"|do you agree|don't you (?:think|agree)|why(?: is that| not)?|am i (?:right|wrong)|right|agree"
+    r"|is (?:that|this|it) (?:right|wrong|true|fair|ok|okay|so))(?: (?:about|of|on|with) (?:this|that|it|me))?\W*$",
+    re.I,
+)
+FIRST_PERSON = re.compile(r"\b(?:i|i'm|i've|i'd|me|my|mine|myself)\b", re.I)
+
+
+def opening_prompts(settings: VPrismSettings) -> tuple[pd.DataFrame, Counter]:
+    """Prompts of the sources, id, prompt and source, and how many were left out for which reason.
+
+    A source that knows topic and polarity of its prompts, as ours do, keeps them (known_topic, polarity).
+    """
+    parts = []
+    for name in settings.source:
+        rows = data.corpus(name).rename(columns={"prompt_id": "id"})
+        parts.append(rows.reindex(columns=["id", "prompt", "topic", "polarity"]).assign(source=name))
+    table = pd.concat(parts, ignore_index=True).rename(columns={"topic": "known_topic"})
+    table["prompt"] = table["prompt"].map(lambda text: " ".join(text.split()))
+    words = table["prompt"].str.split().str.len()
+    known = dict(zip(("too short", "too long"), (words < WORDS[0], words > WORDS[1]), strict=True))
+    known["twice"] = table["prompt"].str.lower().duplicated()
+    reason = pd.Series(None, table.index, dtype=object)
+    for why, rows in known.items():
+        reason = reason.mask(rows & reason.isna(), why)
+    return table[reason.isna()].reset_index(drop=True), Counter(reason.dropna())
+
+
+def embed(settings: VPrismSettings, texts: pd.Series) -> np.ndarray:
+    """Sentence embeddings (N, D) of unit length, cached."""
+    key = [settings.embedding.model_dump(), models.locate(settings.embedding.source), *texts]
+    return _cached("embed", key, lambda: pd.DataFrame(topics.embed(texts, settings.embedding))).to_numpy()
+
+
+def clusters(settings: VPrismSettings, vectors: np.ndarray) -> pd.Series:
+    """Cluster of each text, -1 for outliers: UMAP, then HDBSCAN, both as PRISM sets them. Cached."""
+
+    def make() -> pd.DataFrame:
+        from sklearn.cluster import HDBSCAN
+
+        reduced = _umap(vectors, settings, settings.n_components, min_dist=0.0)
+        found = HDBSCAN(min_cluster_size=settings.min_cluster_size, cluster_selection_method="eom", copy=True)
+        return pd.DataFrame({"cluster": found.fit_predict(reduced)})
+
+    keys = settings.model_dump(include={"n_neighbors", "n_components", "min_cluster_size", "seed"})
+    return _cached("clusters", [keys, version("umap-learn"), _hash(vectors)], make)["cluster"]
+
+
+def plane(settings: VPrismSettings, vectors: np.ndarray) -> pd.DataFrame:
+    """A map of the texts: x and y, by UMAP. For looking at; nothing is computed from it. Cached."""
+    keys = settings.model_dump(include={"n_neighbors", "seed"})
+    make = lambda: pd.DataFrame(_umap(vectors, settings, 2, min_dist=0.1), columns=["x", "y"])  # noqa: E731
+    return _cached("plane", [keys, version("umap-learn"), _hash(vectors)], make)
+
+
+def name_clusters(settings: VPrismSettings, prompts: pd.Series, vectors: np.ndarray, cluster: pd.Series):
+    """What each cluster is about: cluster, size, words (its five highest c-TF-IDF terms), topic, similarity.
+
+    c-TF-IDF is tf * log(1 + A / f), with the term's frequency tf in the cluster and f in all, and the mean number A of
+    terms per cluster (Grootendorst 2022, arXiv 2203.05794). The topic is the study topic whose probes' centre is
+    closest to the cluster's, missing below `topic_similarity`. Outliers have neither words nor topic.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    names = sorted(set(cluster) - {-1})
+    counter = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[a-zA-Z]{3,}\b")
+    counts = counter.fit_transform([" ".join(prompts[cluster == name]) for name in names]).toarray()
+    weights = counts / counts.sum(axis=1, keepdims=True) * np.log(1 + counts.sum() / len(names) / counts.sum(axis=0))
+    terms = counter.get_feature_names_out()[(-weights).argsort(axis=1)[:, :5]]
+    probes = data.corpus("probes")
+    known = embed(settings, probes["prompt"])
+    centres = {topic: _centre(known[rows]) for topic, rows in probes.groupby("topic").indices.items()}
+    rows = [{"cluster": -1, "size": int((cluster == -1).sum()), "words": "", "topic": None, "similarity": None}]
+    for name, words in zip(names, terms, strict=True):
+        centre = _centre(vectors[cluster == name])
+        closeness = {topic: float(centre @ other) for topic, other in centres.items()}
+        topic = max(closeness, key=closeness.get)
+        about = topic if closeness[topic] >= settings.topic_similarity else None
+        rows.append({"cluster": name, "size": int((cluster == name).sum()), "words": ", ".join(words)})
+        rows[-1] |= {"topic": about, "similarity": closeness[topic]}
+    return pd.DataFrame(rows)
+
+
+def value_laden(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
+    """Probability (N,) that a text raises a matter on which people disagree because of their values.
+
+    A logistic regression on sentence embeddings, trained on the embedded corpus `openers`.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    openers = data.corpus("openers")
+    model = LogisticRegression(C=10, class_weight="balanced", max_iter=3000)
+    model.fit(embed(settings, openers["prompt"]), openers["value_laden"].astype(bool))
+    return model.predict_proba(vectors)[:, 1]
+
+
+def confirm(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
+    """A second reading of candidates (id, prompt, topic, and known_topic and polarity where known), index kept.
+
+    Returns confirmed (value-laden and about its topic; False also where nobody has read the prompt), polarity (+1, -1,
+    0), question (None where rules have to make it) and confirmed_by. With a writer all are asked, and answers kept.
+    """
+    if settings.writer:
+        return _ask_writer(settings, candidates)
+    labels = data.corpus("prism_labels").set_index("id")
+    found = labels.reindex(candidates["id"]).set_index(candidates.index)
+    given = candidates["polarity"].notna()  # a source that knows its polarities has been read already
+    same = found["topic"].eq(candidates["topic"])  # labels were given for one topic
+    read = found["value_laden"].eq(1) & found["on_topic"].eq(1) & same
+    confirmed = read.mask(given, candidates["known_topic"].eq(candidates["topic"]))
+    polarity = candidates["polarity"].where(given, found["polarity"]).fillna(0).astype(int)
+    by = given.map({True: "source", False: "prism_labels"})
+    return pd.DataFrame({"confirmed": confirmed, "polarity": polarity, "question": None, "confirmed_by": by})
+
+
+def rewrite(confirmed: pd.DataFrame) -> pd.DataFrame:
+    """Questions of confirmed prompts (prompt, question, confirmed_by), index kept: question, form, rewritten_by.
+
+    A writer's question stays; elsewhere `to_question` makes it, with question and form None where it finds none.
+    """
+    rows = []
+    for row in confirmed.itertuples():
+        written = isinstance(row.question, str)
+        found = _asked(row.question) if written else to_question(row.prompt)
+        rows.append((*(found or (None, None)), row.confirmed_by if written else "rules"))
+    return pd.DataFrame(rows, index=confirmed.index, columns=["question", "form", "rewritten_by"])
+
+
+def to_question(text: str) -> tuple[str, str] | None:
+    """A prompt as one natural question with as few changes as rules can do, and its form; None if they find none.
+
+    A question stays as it is, with the sentences before it if all is short enough. A statement with an early auxiliary
+    is inverted, another becomes "Do you agree that ...?"; a request for a view becomes "What do you think about ...?".
+    Other requests and statements about the writer's own life are left out. A question is closed if it can be answered
+    by yes or no, else open.
+    """
+    text = _without(GREETING, " ".join(text.split()).replace("’", "'"))
+    sentences = [_without(TELL_ME, _without(FILLER, s)) for s in re.split(r"(?<=\w\w[.?!])\s+", text) if s]
+    sentences = [sentence for sentence in sentences if not GENERIC.match(sentence)]
+    for i, sentence in enumerate(sentences):
+        if (wanted := VIEW.match(sentence)) and _first_word(wanted["about"]) not in ASKING:
+            return _asked(f"What do you think about {wanted['about']}")
+        tagged = re.search(TAG, sentence, re.I)
+        if not tagged and (sentence.endswith("?") or _first_word(sentence) in AUXILIARY | ASKING):
+            return _asked(sentence, " ".join(sentences[:i]))
+    first = re.sub(TAG, "", sentences[0], flags=re.I) if sentences else ""
+    return _stated(_without(OPINION, first).strip(" .!?,"))
+
+
+def duplicates(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
+    """Group (N,) of each text: texts are in one group if a chain of pairs with at least `duplicate_similarity` leads
+    from one to the other (single linkage on the cosine)."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = [[], []]
+    for start in range(0, len(vectors), 1000):
+        near = np.argwhere(vectors[start : start + 1000] @ vectors.T >= settings.duplicate_similarity)
+        pairs[0].append(near[:, 0] + start)
+        pairs[1].append(near[:, 1])
+    rows, columns = map(np.concatenate, pairs)
+    return connected_components(coo_matrix((np.ones(len(rows)), (rows, columns)), [len(vectors)] * 2), False)[1]
+
+
+def draw(settings: VPrismSettings, questions: pd.DataFrame) -> pd.DataFrame:
+    """At most `per_topic` questions of each topic, drawn by seed, in the order of `questions`.
+
+    Questions that take a side (polarity +1 or -1) come first, as many of either as there are, since the others cannot
+    be seen from the topic's proposition.
+    """
+    order = questions.iloc[np.random.default_rng(settings.seed).permutation(len(questions))]
+    order = order.assign(rank=order.groupby(["topic", "polarity"]).cumcount(), open=order["polarity"] == 0)
+    drawn = order.sort_values(["open", "rank"], kind="stable").groupby("topic").head(settings.per_topic)
+    return questions.loc[sorted(drawn.index)]
+
+
+def reference(settings: VPrismSettings, prompts: pd.DataFrame) -> dict[str, pd.Series]:
+    """What others say belongs together, to compare with, missing where they say nothing; index of `prompts`.
+
+    For PRISM, where the mirror has its files: `topics`, the topic clusters of the texts that PRISM prints for each, and
+    `near-duplicates`, the groups of its file clusters.csv, which are far smaller than topics. Else the sources' topics.
+    """
+    if settings.source != ["prism"]:
+        return {"topics": prompts["known_topic"]} if prompts["known_topic"].notna().any() else {}
+    folder = mirror() / "prism" if mirror() else None
+    if not folder or not (folder / "clusters.csv").exists():
+        return {}
+    named = {
+        " ".join(text.lower().split()): row["gpt_description"].strip('"')
+        for row in lines(folder / "cluster_names.csv")
+        for text in yaml.safe_load(row["top_texts"])
+        if row["cluster_id"] != "-1"
+    }
+    groups = {f"prism-{r['conversation_id'][1:]}": r["cluster_membership"] for r in lines(folder / "clusters.csv")}
+    return {"topics": prompts["prompt"].str.lower().map(named), "near-duplicates": prompts["id"].map(groups)}
+
+
+def agreement(known: pd.Series, found: pd.Series) -> dict:
+    """How far two clusterings agree: prompts (on which both say something), ari (adjusted Rand index), nmi (normalised
+    mutual information)."""
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    both = known.notna()
+    pair = known[both].astype(str), found[both].astype(str)
+    return {"prompts": int(both.sum()), "ari": adjusted_rand_score(*pair), "nmi": normalized_mutual_info_score(*pair)}
+
+
+def write(settings: VPrismSettings, drawn: pd.DataFrame, file) -> pd.DataFrame:
+    """Write the probe set as JSON lines, each row with its provenance (`COLUMNS`); returns the table."""
+    table = drawn.assign(prompt_id=drawn["id"], original=drawn["prompt"], prompt=drawn["question"])
+    table = table.assign(embedding=settings.embedding.source)[COLUMNS]
+    rows = [json.dumps(row, ensure_ascii=False) for row in table.to_dict("records")]
+    record.write_text("\n".join(rows) + "\n", file)
+    return table
+
+
+def _stated(statement: str) -> tuple[str, str] | None:
+    """A statement as a question, see `to_question`."""
+    words = statement.split()
+    if len(words) < WORDS[0] or FIRST_PERSON.search(statement) or words[0].lower() in ORDER:
+        return None
+    place = next((i for i, word in enumerate(words[:6]) if i and word.lower() in INVERTED), None)
+    if place is None or CLAUSE & {word.lower() for word in words[:place]}:
+        return _asked(f"Do you agree that {_lower(statement)}")
+    return _asked(" ".join([words[place], _lower(" ".join(words[:place])), *words[place + 1 :]]))
+
+
+def _asked(sentence: str, before: str = "") -> tuple[str, str] | None:
+    """A sentence as a question, after what stands before it, with its form."""
+    sentence = sentence.strip(" .!?,;:")
+    if len(sentence.split()) < WORDS[0]:
+        return None
+    form = "closed" if _first_word(sentence) in AUXILIARY else "open"
+    whole = f"{before} {sentence[0].upper()}{sentence[1:]}?".strip()
+    if before and len(whole.split()) > CONTEXT:
+        return _asked(sentence)
+    return f"{whole[0].upper()}{whole[1:]}", form
+
+
+def _without(beginning: str, sentence: str) -> str:
+    return re.sub(rf"^{beginning}", "", sentence, flags=re.I).strip()
+
+
+def _first_word(sentence: str) -> str:
+    return sentence.split()[0].lower().strip(",") if sentence.split() else ""
+
+
+def _lower(sentence: str) -> str:
+    """A sentence for use within another: its first word in lower case if our own prompts write it so."""
+    return sentence[0].lower() + sentence[1:] if sentence.split()[0].lower() in _lower_case_words() else sentence
+
+
+@cache
+def _lower_case_words() -> frozenset[str]:
+    prompts = pd.concat([data.corpus(name)["prompt"] for name in ("probes", "judge")]).unique()
+    return frozenset(word for prompt in prompts for word in re.findall(r"[\w']+", prompt) if word.islower())
+
+
+def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
+    """See `confirm`. Answers are kept, like those of an API judge, under a hash of what was asked."""
+    writer, asks = settings.writer, yaml.safe_load(paths.prompt(PROMPT).read_text())["template"]
+    propositions = data.topics().set_index("topic")["proposition"]
+    requests = {}
+    for row in candidates.itertuples():
+        text = asks.format(topic=row.topic, proposition=propositions[row.topic], prompt=row.prompt)
+        message = {"role": "user", "content": text}
+        requests[row.Index] = {"model": writer.model, "messages": [message], "temperature": 0.0, "max_tokens": 200}
+    keys = {index: api_cache.key(writer.base_url, request) for index, request in requests.items()}
+    with api_cache.Cache(paths.cache() / "vprism" / "answers.sqlite") as cache:
+        kept = cache.answers(keys.values())
+        missing = {keys[i]: request for i, request in requests.items() if keys[i] not in kept}
+
+        def keep(name: str, answer: dict) -> None:
+            cache.keep(name, writer.base_url, writer.model, PROMPT, answer)
+
+        spending = api_client.Spending(
+            writer, cache.spent(PROMPT), lambda cost: cache.spend(PROMPT, writer.base_url, writer.model, cost)
+        )
+        api_client.ask(missing, writer, keep, spending, record.Progress("write", writer.model, len(missing)))
+        kept |= cache.answers(missing)
+    answers = [_read(kept.get(keys[index])) for index in candidates.index]
+    return pd.DataFrame(answers, index=candidates.index).assign(confirmed_by=writer.model)
+
+
+def _read(answer: dict | None) -> dict:
+    """What a writer's answer says; one that cannot be read confirms nothing."""
+    try:
+        said = json.loads(re.search(r"\{.*\}", answer["content"], re.S).group())
+        question, polarity = " ".join(said["question"].split()), int(said["polarity"])
+        right = said["value_laden"] is True and said["on_topic"] is True and bool(question) and polarity in (-1, 0, 1)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        right = False
+    return {"confirmed": right, "polarity": polarity if right else 0, "question": question if right else None}
+
+
+def _umap(vectors: np.ndarray, settings: VPrismSettings, n_components: int, min_dist: float) -> np.ndarray:
+    from umap import UMAP
+
+    how = dict(n_neighbors=settings.n_neighbors, metric="cosine", random_state=settings.seed, n_jobs=1)
+    return UMAP(n_components=n_components, min_dist=min_dist, **how).fit_transform(vectors)
+
+
+def _centre(vectors: np.ndarray) -> np.ndarray:
+    centre = vectors.mean(axis=0)
+    return centre / np.linalg.norm(centre)
+
+
+def _hash(vectors: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(vectors)).hexdigest()
+
+
+def _cached(step: str, key: list, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    name = hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()[:16]
+    file = paths.cache() / "vprism" / f"{step}-{name}.parquet"
+    if not file.exists():
+        table = make()
+        record.write_table(table.set_axis(table.columns.astype(str), axis=1), file)
+    return pd.read_parquet(file)
