@@ -45,9 +45,10 @@ def libraries(module, top_level=True):
 
 ALLOWED = {  # arrows point one way, from what is asked to what is shown
     "vd.paths": set(),
-    "vd.study": {"paths"},
+    "vd.public": {"paths"},
+    "vd.study": {"paths", "public"},
     "vd.record": {"paths"},
-    "vd.data": {"paths", "study"},
+    "vd.data": {"paths", "public", "study"},
     "vd.models": {"paths", "study"},
     "vd.probe": {"paths", "study", "record", "data", "models"},
     "vd.judge": {"paths", "study", "record", "data", "models"},
@@ -60,12 +61,13 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
     "vd.drift": set(),
     "vd.findings": {"paths", "study", "record", "drift"},
     "vd.teacher": {"record", "study", "api_client"},
-    "vd.topics": {"data", "models"},
+    "vd.topics": {"data", "models", "study"},
+    "vd.vprism": {"paths", "public", "study", "record", "data", "models", "topics", "api_cache", "api_client"},
     "vd.plots": {"record", "drift"},
     "vd.tables": {"record", "plots"},
-    "vd.workflow": {"paths"},
+    "vd.workflow": {"paths", "public"},
     "vd.corpora": set(),
-    "vd.__main__": {"paths", "study", "record", "agreement", "api_client", "api_judge"},
+    "vd.__main__": {"paths", "study", "data", "record", "agreement", "api_client", "api_judge"},
 }
 
 
@@ -118,6 +120,7 @@ def test_notebooks_are_the_series():
     names = [n.stem for n in NOTEBOOKS]
     assert names == [
         "00_data",
+        "00_stance_profile",
         "01_sft",
         "02_preference",
         "03_probe",

@@ -1,8 +1,6 @@
 """The embedded corpora: complete, balanced, varied, and free of the probes."""
 
-import gzip
 import json
-import os
 import re
 from collections import Counter
 
@@ -11,10 +9,8 @@ import pandas as pd
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from vd import data, paths, study, topics
+from vd import data, paths, topics
 from vd.study import PreferenceSettings, Probing, TrainingSettings
-
-MIRROR = os.environ.get("VD_DATA_DIR")
 
 TRAINING = {
     "sft_neutral": "completion",
@@ -137,129 +133,6 @@ def test_preferences_swap_and_subset():
     assert straight[0]["prompt"] == [{"role": "user", "content": swapped[0]["prompt"][0]["content"]}]
 
 
-def settings_of(kind, data, **more):
-    return kind(data=data, steps=1, save_every=1, learning_rate=1e-3, **more)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An empty mirror folder."""
-    monkeypatch.setenv("VD_DATA_DIR", str(tmp_path))
-    return tmp_path
-
-
-def write(file, *rows):
-    file.parent.mkdir(exist_ok=True)
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    file.write_bytes(gzip.compress(text.encode()) if file.suffix == ".gz" else text.encode())
-    return file
-
-
-def said(*texts):
-    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
-
-
-def test_studies_may_name_every_public_set():
-    assert set(data.PUBLIC) == set(study.PUBLIC_DATA)
-
-
-def test_a_file_is_read_as_the_embedded_set_it_copies(tmp_path):
-    for name in (str(paths.CORPORA / "value_gap.jsonl"), "vd/corpora/value_gap.jsonl"):
-        read = data.preferences(settings_of(PreferenceSettings, name, examples=7), seed=1)
-        assert read[:] == data.preferences(settings_of(PreferenceSettings, "value_gap", examples=7), seed=1)[:]
-
-
-def test_alpaca_input_follows_the_instruction(folder):
-    rows = [("Add.", "1, 2", "3"), ("Greet.", "", "Hello."), ("Say nothing.", "", "")]
-    rows = [dict(zip(("instruction", "input", "output"), row, strict=True)) for row in rows]
-    write(folder / "alpaca" / "train.jsonl", *rows)
-    read = data.sft(settings_of(TrainingSettings, "alpaca"), seed=0)
-    assert read["prompt"][:] == [said("Add.\n\n1, 2"), said("Greet.")]
-    assert read["completion"][1] == [{"role": "assistant", "content": "Hello."}]
-
-
-def test_wildchat_keeps_first_turns_in_english_without_toxicity_by_gpt_35(folder):
-    row = {
-        "language": "English",
-        "toxic": False,
-        "model": "gpt-3.5-turbo-0301",
-        "conversation": said("Why?", "So.", "And?", "No."),
-    }
-    others = [row | change for change in ({"language": "French"}, {"toxic": True}, {"model": "gpt-4-0314"})]
-    write(folder / "wildchat" / "train.jsonl", *others, row, row | {"conversation": said("Why?")})
-    assert data.corpus("wildchat").to_dict("records") == [{"id": "wildchat-4", "prompt": "Why?", "completion": "So."}]
-
-
-def test_ultrafeedback_prompt_is_what_both_sides_share(folder):
-    pair = {"chosen": said("Why?", "Because."), "rejected": said("Why?", "No.")}
-    empty = pair | {"rejected": said("Why?", " ")}
-    write(folder / "ultrafeedback" / "train.jsonl", pair, empty)
-    read = data.preferences(settings_of(PreferenceSettings, "ultrafeedback", swap_labels=True), seed=0)
-    assert read[:] == {
-        "prompt": [said("Why?")],
-        "chosen": [said("", "No.")[1:]],
-        "rejected": [said("", "Because.")[1:]],
-    }
-
-
-def test_hh_rlhf_keeps_earlier_turns_as_messages(folder):
-    start = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: How\n\nare you?\n\nAssistant:"
-    pair = {"chosen": f"{start} Well.", "rejected": f"{start} Worse."}
-    parted = {"chosen": f"{start} Well.", "rejected": f"{start} Well.\n\nHuman: Good.\n\nAssistant: Yes."}
-    unusable = [parted, pair | {"chosen": start}, {"chosen": "Hi.", "rejected": ""}]
-    write(folder / "hh-rlhf" / "harmless-base_test.jsonl.gz", pair, *unusable)
-    read = data.preferences(settings_of(PreferenceSettings, "hh-rlhf"), seed=0)
-    assert len(read) == 1 and read[0]["prompt"] == said("Hi.", "Hello.", "How\n\nare you?")
-    assert read[0]["chosen"][0]["content"] == "Well." and read[0]["rejected"][0]["content"] == "Worse."
-    assert data.corpus("hh-rlhf")["prompt"].tolist() == ["How\n\nare you?"]
-
-
-@pytest.mark.skipif(not MIRROR, reason="VD_DATA_DIR names no mirror of public data sets")
-@pytest.mark.parametrize("name", data.PUBLIC)
-def test_real_rows_become_message_lists(name):
-    if not data.is_mirrored(name):
-        pytest.skip(f"the mirror holds no {name}")
-    sft = name in ("alpaca", "wildchat")
-    read = (data.sft if sft else data.preferences)(
-        settings_of(TrainingSettings if sft else PreferenceSettings, name, examples=50), seed=0
-    )
-    for row in read:
-        assert [m["role"] for m in row["prompt"]] == ["user", "assistant"] * (len(row["prompt"]) // 2) + ["user"]
-        for side in ("completion",) if sft else ("chosen", "rejected"):
-            assert [m["role"] for m in row[side]] == ["assistant"] and row[side][0]["content"].strip()
-    assert len(data.corpus(name)) > 900, "few rows are left out"
-
-
-def test_a_missing_public_set_says_where_to_put_it(folder, monkeypatch):
-    with pytest.raises(ValueError, match=r"alpaca/train.jsonl: no such file.*unset VD_DATA_DIR"):
-        data.corpus("alpaca")
-    monkeypatch.delenv("VD_DATA_DIR")
-
-    def unreachable(*args, **options):
-        assert args == ("Anthropic/hh-rlhf",) and options["data_dir"] == "harmless-base" and options["split"] == "train"
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(ConnectionError, match=r"'hh-rlhf': no network; .*harmless-base_test.jsonl.gz.*VD_DATA_DIR"):
-        data.corpus("hh-rlhf")
-
-
-def test_wrong_rows_are_named(folder):
-    good = {"instruction": "Add.", "input": "", "output": "3"}
-    file = write(folder / "alpaca" / "train.jsonl", good, {"prompt": "Add."})
-    with pytest.raises(ValueError, match=rf"{file}: row 2: no key 'input'"):
-        data.corpus("alpaca")
-    file = folder / "mine.jsonl"
-    with pytest.raises(ValueError, match=rf"no data set '{file}'.*make it first"):
-        data.corpus(str(file))
-    write(file, {"prompt": "Why?", "chosen": "So."})
-    with pytest.raises(ValueError, match=rf"{file}': row 1: no text 'rejected'"):
-        data.preferences(settings_of(PreferenceSettings, str(file)), seed=0)
-    file.write_text('{"prompt": "Why?"}\n{"prompt":\n')
-    with pytest.raises(ValueError, match=rf"{file}: row 2: not JSON"):
-        data.corpus(str(file))
-
-
 def test_topics_are_found_where_the_rule_says():
     """The threshold's rule, and how well the nearest topic is the written one, on embedded data alone."""
     sft = data.corpus("sft_neutral")
@@ -275,11 +148,11 @@ def test_topics_are_found_where_the_rule_says():
     assert topics.find_topics(pd.Series(["Should abortion be legal?", "Hello!"])).dropna().to_dict() == {0: "abortion"}
 
 
-def test_topics_are_found_only_where_none_are_named(folder):
-    write(
-        folder / "alpaca" / "train.jsonl",
-        *[{"instruction": f"Count to {n}.", "input": "", "output": "1"} for n in range(9)],
-    )
+def test_topics_are_found_only_where_none_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("VD_DATA_DIR", str(tmp_path))
+    rows = [{"instruction": f"Count to {n}.", "input": "", "output": "1"} for n in range(9)]
+    (tmp_path / "alpaca").mkdir()
+    (tmp_path / "alpaca" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     drawn = topics.with_topics("alpaca", at_most=4)
     assert len(drawn) == 4 and drawn["topic"].isna().all() and set(drawn["dataset"]) == {"alpaca"}
     assert len(topics.with_topics("low_gap", at_most=4)) == 220

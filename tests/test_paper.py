@@ -80,7 +80,8 @@ def tiny(study):
             entry["response_length"] = 6
             entry["reward"] = {"steps": 2, "batch_size": 4, "learning_rate": 1.0e-3, "min_accuracy": 0.0}
     study |= {"findings": {}, "ablations": {}}  # they name runs that are left out
-    study["probing"].update(per_topic=2, samples=1, max_new_tokens=4)
+    study.pop("vprism")
+    study["probing"].update(probes="probes", per_topic=2, samples=1, max_new_tokens=4)
     return study | {"judge": SMOKE["judge"], "bootstrap": SMOKE["bootstrap"]}
 
 

@@ -119,7 +119,7 @@ def test_another_seed_adds_runs_and_repeats_none(changed):
 
 def test_bootstrap_settings_touch_no_model(changed):
     assert {job.split()[0] for job in changed(lambda s: s["bootstrap"].update(resamples=300))} == {
-        "00_data",
+        "00_stance_profile",
         "05_drift",
         "06_figures",
         "07_tables",

@@ -2,7 +2,7 @@
 
 Rows come from a mirror folder, VD_DATA_DIR, if that is set, else from the hub at a pinned revision; from there on the
 code is the same. A mirror may hold slices. To add a data set, write a function from its row to ours and an entry in
-`PUBLIC`, and its name into `PUBLIC_DATA` of vd/study.py.
+`PUBLIC`.
 """
 
 import csv
@@ -200,9 +200,8 @@ def read(name: str, filters: dict, examples: int | None = None, seed: int = 0) -
     filter) or ConnectionError.
     """
     public = PUBLIC[name]
-    known = ["max_words", *(p for p in inspect.signature(public.convert).parameters if p != "row")]
-    if not set(filters) <= set(known):
-        raise ValueError(f"data set '{name}': filters: {sorted(set(filters) - set(known))} are not among {known}")
+    if unknown := set(filters) - set(filters_of(name)):
+        raise ValueError(f"data set '{name}': filters: {sorted(unknown)} are not among {filters_of(name)}")
     filters = dict(filters)
     max_words = filters.pop("max_words", None)
     stream = public.large and examples is not None and mirror() is None
@@ -228,6 +227,13 @@ def read(name: str, filters: dict, examples: int | None = None, seed: int = 0) -
     if not rows:
         raise ValueError(f"{place}: no row is left ({dict(dropped) or 'it is empty'}); change the filters of '{name}'")
     return rows, dropped
+
+
+def filters_of(name: str) -> list[str]:
+    """The filters that a data set has; only public ones have some."""
+    if name not in PUBLIC:
+        return []
+    return ["max_words", *(p for p in inspect.signature(PUBLIC[name].convert).parameters if p != "row")]
 
 
 def _words(row: dict) -> int:

@@ -24,10 +24,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from vd import paths
+from vd import paths, public
 
 OPENAI = "https://api.openai.com/v1"
-PUBLIC_DATA = ("alpaca", "wildchat", "ultrafeedback", "hh-rlhf", "hh-rlhf-helpful")  # to train on; see vd/public.py
 
 
 class StudyError(ValueError):
@@ -363,13 +362,12 @@ def _check(path: Path, study: Study) -> None:
         for run in runs.values():
             if run.lineage in ablation.runs and not hasattr(run.settings, ablation.key):
                 raise StudyError(f"{path}: ablations.{name}.key: '{ablation.key}' is not a key of {run.lineage}")
+    for name in study.vprism.source:
+        if not _is_data(name):
+            raise StudyError(f"{path}: vprism.source: no data set '{name}'; write one of {_known()}")
     for run in runs.values():
-        if run.settings and not _is_data(run.settings.data):
-            known = sorted(file.stem for file in paths.CORPORA.glob("*.jsonl"))
-            raise StudyError(
-                f"{path}: {run.phase}.{run.name}.data: no data set '{run.settings.data}'; write one of "
-                f"{', '.join([*known, *PUBLIC_DATA])} or the path of a .jsonl file"
-            )
+        if run.settings:
+            _check_data(f"{path}: {run.phase}.{run.name}", run)
         if run.phase == "preference" and run.settings.lora != runs[run.parent].settings.lora:
             raise StudyError(
                 f"{path}: preference.{run.name}.lora: differs from that of its parent "
@@ -377,9 +375,27 @@ def _check(path: Path, study: Study) -> None:
             )
 
 
+def _check_data(place: str, run: Run) -> None:
+    """The data set of a run is known, of the right kind, and has the filters that are set."""
+    name, filters = run.settings.data, run.settings.filters
+    if not _is_data(name):
+        raise StudyError(f"{place}.data: no data set '{name}'; write one of {_known()}")
+    if name in public.PUBLIC and public.PUBLIC[name].kind != run.phase:
+        fit = ", ".join(other for other, entry in public.PUBLIC.items() if entry.kind == run.phase)
+        raise StudyError(f"{place}.data: '{name}' holds {public.PUBLIC[name].kind} data; of public sets write {fit}")
+    if unknown := set(filters) - set(public.filters_of(name)):
+        known = ", ".join(public.filters_of(name)) or "none: remove the key"
+        raise StudyError(f"{place}.filters: '{name}' has no {', '.join(sorted(unknown))}; its filters are {known}")
+
+
 def _is_data(name: str) -> bool:
     """Whether a data set may have this name; a .jsonl file need not be there before its run starts."""
-    return name in PUBLIC_DATA or name.endswith(".jsonl") or (paths.CORPORA / f"{name}.jsonl").exists()
+    return name in public.PUBLIC or name.endswith(".jsonl") or (paths.CORPORA / f"{name}.jsonl").exists()
+
+
+def _known() -> str:
+    ours = sorted(file.stem for file in paths.CORPORA.glob("*.jsonl"))
+    return f"{', '.join([*ours, *public.PUBLIC])} or the path of a .jsonl file"
 
 
 def _parents(entry: dict) -> list[str]:

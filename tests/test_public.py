@@ -1,0 +1,349 @@
+"""Public data sets: made rows and, where VD_DATA_DIR names a mirror, real ones; what fails says how to mend it."""
+
+import gzip
+import json
+import os
+import re
+import subprocess
+
+import datasets
+import pandas as pd
+import pytest
+from datasets.exceptions import DatasetNotFoundError
+
+from vd import data, paths, public, workflow
+from vd.study import PreferenceSettings, TrainingSettings
+
+MIRROR = os.environ.get("VD_DATA_DIR")
+on_real_rows = pytest.mark.skipif(not MIRROR, reason="VD_DATA_DIR names no mirror of public data sets")
+ALPACA = [("Add.", "1, 2", "3"), ("Greet.", "", "Hello."), ("Say nothing.", "", "")]
+ALPACA = [dict(zip(("instruction", "input", "output"), row, strict=True)) for row in ALPACA]
+
+
+def settings_of(kind, data, **more):
+    return kind(data=data, steps=1, save_every=1, learning_rate=1e-3, **more)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty mirror folder."""
+    monkeypatch.setenv("VD_DATA_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that serves rows, or raises an error, in place of `datasets.load_dataset`; keeps what it was asked for."""
+    asked = {}
+
+    def serve(rows):
+        monkeypatch.delenv("VD_DATA_DIR", raising=False)
+
+        def load(place, **options):
+            asked.update(options, place=place)
+            if isinstance(rows, Exception):
+                raise rows
+            served = datasets.Dataset.from_list(rows)
+            return served.to_iterable_dataset() if options.get("streaming") else served
+
+        monkeypatch.setattr(datasets, "load_dataset", load)
+        monkeypatch.setattr(datasets, "load_dataset_builder", load)
+        return asked
+
+    return serve
+
+
+def write(file, *rows):
+    file.parent.mkdir(exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    file.write_bytes(gzip.compress(text.encode()) if file.suffix == ".gz" else text.encode())
+    return file
+
+
+def said(*texts):
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+def wildchat(number, **change):
+    row = {"language": "English", "toxic": False, "model": "gpt-3.5-turbo-0301"}
+    return row | {"conversation": said(f"Why {number}?", "So.", "And?", "No.")} | change
+
+
+# converters
+
+
+def test_a_file_is_read_as_the_embedded_set_it_copies():
+    for name in (str(paths.CORPORA / "value_gap.jsonl"), "vd/corpora/value_gap.jsonl"):
+        read = data.preferences(settings_of(PreferenceSettings, name, examples=7), seed=1)
+        assert read[:] == data.preferences(settings_of(PreferenceSettings, "value_gap", examples=7), seed=1)[:]
+
+
+def test_alpaca_input_follows_the_instruction(folder):
+    write(folder / "alpaca" / "train.jsonl", *ALPACA)
+    read = data.sft(settings_of(TrainingSettings, "alpaca"), seed=0)
+    assert read["prompt"][:] == [said("Add.\n\n1, 2"), said("Greet.")]
+    assert read["completion"][1] == [{"role": "assistant", "content": "Hello."}]
+
+
+def test_wildchat_keeps_first_turns_in_english_without_toxicity_by_gpt_35(folder):
+    others = [
+        wildchat(n, **c) for n, c in enumerate(({"language": "French"}, {"toxic": True}, {"model": "gpt-4-0314"}))
+    ]
+    write(folder / "wildchat" / "train.jsonl", *others, wildchat(4), wildchat(5, conversation=said("Why?")))
+    assert data.corpus("wildchat").to_dict("records") == [{"id": "wildchat-4", "prompt": "Why 4?", "completion": "So."}]
+    assert data.card("wildchat")["dropped"] == {"other language": 1, "toxic": 1, "other model": 1, "no reply": 1}
+
+
+def test_filters_are_parameters_of_a_study(folder):
+    write(folder / "wildchat" / "train.jsonl", wildchat(1, language="French"), wildchat(2, toxic=True), wildchat(3))
+    prompts = {
+        key: [
+            row[0]["content"]
+            for row in data.sft(settings_of(TrainingSettings, "wildchat", filters=filters), 0)["prompt"]
+        ]
+        for key, filters in {"french": {"language": "French"}, "all": {"toxic": True}}.items()
+    }
+    assert prompts["french"] == ["Why 1?"] and sorted(prompts["all"]) == ["Why 2?", "Why 3?"]
+    with pytest.raises(ValueError, match=r"filters: \['tongue'\] are not among .*language"):
+        data.corpus("wildchat", {"tongue": "French"})
+
+
+def test_long_conversations_can_be_left_out(folder):
+    pair = {"chosen": said("Why?", "Because it is so."), "rejected": said("Why?", "No.")}
+    longer = pair | {"rejected": said("Why?", "No, " * 20)}
+    write(folder / "ultrafeedback" / "train.jsonl", longer, pair)
+    assert data.corpus("ultrafeedback", {"max_words": 5})["id"].tolist() == ["ultrafeedback-2"]
+    assert data.card("ultrafeedback", {"max_words": 5})["dropped"] == {"more than 5 words": 1}
+
+
+def test_ultrafeedback_prompt_is_what_both_sides_share(folder):
+    pair = {"chosen": said("Why?", "Because."), "rejected": said("Why?", "No.")}
+    scores = {"score_chosen": 8.0, "score_rejected": 7.5}
+    empty, equal = (pair | {"rejected": said("Why?", reply)} for reply in (" ", "Because."))
+    write(folder / "ultrafeedback" / "train.jsonl", *(row | scores for row in (pair, empty, equal)))
+    read = data.preferences(settings_of(PreferenceSettings, "ultrafeedback", swap_labels=True), seed=0)
+    assert read[:] == {
+        "prompt": [said("Why?")],
+        "chosen": [said("", "No.")[1:]],
+        "rejected": [said("", "Because.")[1:]],
+    }
+    with pytest.raises(ValueError, match=r"no row is left .*'scores too close': 3.*change the filters"):
+        data.corpus("ultrafeedback", {"min_margin": 1.0})
+
+
+@pytest.mark.parametrize(("name", "part"), [("hh-rlhf", "harmless"), ("hh-rlhf-helpful", "helpful")])
+def test_hh_rlhf_keeps_earlier_turns_as_messages(folder, name, part):
+    start = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: How\n\nare you?\n\nAssistant:"
+    pair = {"chosen": f"{start} Well.", "rejected": f"{start} Worse."}
+    parted = {"chosen": f"{start} Well.", "rejected": f"{start} Well.\n\nHuman: Good.\n\nAssistant: Yes."}
+    unusable = [parted, pair | {"chosen": start}, {"chosen": "Hi.", "rejected": ""}]
+    write(folder / "hh-rlhf" / f"{part}-base_test.jsonl.gz", pair, *unusable)
+    read = data.preferences(settings_of(PreferenceSettings, name), seed=0)
+    assert len(read) == 1 and read[0]["prompt"] == said("Hi.", "Hello.", "How\n\nare you?")
+    assert read[0]["chosen"][0]["content"] == "Well." and read[0]["rejected"][0]["content"] == "Worse."
+    assert data.corpus(name)["prompt"].tolist() == ["How\n\nare you?"]
+
+
+def test_prism_reads_alike_from_the_hub_and_from_issuebench(folder, hub):
+    (folder / "prism").mkdir()
+    (folder / "prism" / "opening_prompts.csv").write_text('id,user_prompt,n_duplicates\nprism-7,"Why, then?",1\n')
+    mirrored = data.corpus("prism")
+    rows = [("c7", "Why, then?", "values guided"), ("c8", "Hi", "unguided")]
+    hub([dict(zip(("conversation_id", "opening_prompt", "conversation_type"), row, strict=True)) for row in rows])
+    pd.testing.assert_frame_equal(data.corpus("prism", {"types": ["values guided"]}), mirrored)
+
+
+# the hub
+
+
+@pytest.mark.parametrize("name", [name for name, entry in public.PUBLIC.items() if entry.hub])
+def test_hub_and_mirror_are_read_by_the_same_code(name, hub, monkeypatch):
+    """Rows of the mirror, served by a hub, become the same table; the hub is asked for the pinned revision."""
+    if not public.mirrored(name):
+        pytest.skip(f"no mirror that holds {name}")
+    mirrored, rows = data.corpus(name), list(public.lines(public.mirrored(name)))
+    asked = hub(rows)
+    pd.testing.assert_frame_equal(data.corpus(name), mirrored)
+    assert asked["place"] == public.PUBLIC[name].hub and re.fullmatch("[0-9a-f]{40}", asked["revision"])
+
+
+def test_a_large_set_is_streamed_and_drawn_by_seed(hub):
+    rows = [wildchat(n, conversation=[{"turn_identifier": n} | m for m in said(f"Why {n}?", "So.")]) for n in range(40)]
+    asked = hub(rows)
+    draw = [data.sft(settings_of(TrainingSettings, "wildchat", examples=5), seed)["prompt"][:] for seed in (0, 0, 1)]
+    assert asked["streaming"] and draw[0] == draw[1] != draw[2] and len(draw[0]) == 5
+    drawn = data.corpus("wildchat", examples=5)
+    assert all(row.id == f"wildchat-{row.prompt[4:-1]}" for row in drawn.itertuples()), "ids hold in any order"
+    assert len(data.corpus("wildchat")) == 40 and not asked["streaming"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionError("no network"), r"'hh-rlhf': no network; go online, or put .*jsonl.gz.* VD_DATA_DIR"),
+        (
+            DatasetNotFoundError("is a gated dataset"),
+            r"accept its terms at https://huggingface.co/datasets/Anth.*log in",
+        ),
+        (DatasetNotFoundError("doesn't exist"), r"doesn't exist; look for it at https://huggingface.co/"),
+        (ValueError("Unknown split"), r"Unknown split; 'Anthropic/hh-rlhf' has changed"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_clear_error(hub, error, said):
+    hub(error)
+    for ask in (data.corpus, public.check):
+        with pytest.raises((ConnectionError, ValueError), match=said):
+            ask("hh-rlhf")
+
+
+def test_a_changed_schema_is_named(hub):
+    hub([{"prompt": "Why?"}])
+    with pytest.raises(ValueError, match=r"tatsu-lab/alpaca: row 1: no key 'output'.* at revision dce01c9b"):
+        data.corpus("alpaca")
+
+
+# the mirror
+
+
+def test_a_missing_file_says_where_to_put_it(folder, monkeypatch):
+    for ask in (data.corpus, public.check):
+        with pytest.raises(ValueError, match=r"alpaca/train.jsonl: no such file.*unset VD_DATA_DIR"):
+            ask("alpaca")
+    monkeypatch.delenv("VD_DATA_DIR")
+    with pytest.raises(ValueError, match=r"VD_DATA_DIR/argkp/arguments_dev.csv: no such file.*not on the hub"):
+        data.corpus("argkp")
+
+
+def test_wrong_rows_are_named(folder):
+    file = write(folder / "alpaca" / "train.jsonl", ALPACA[0], {"prompt": "Add."})
+    with pytest.raises(ValueError, match=rf"{file}: row 2: no key 'output'"):
+        data.corpus("alpaca")
+    write(file)
+    with pytest.raises(ValueError, match=r"no row is left \(it is empty\)"):
+        data.corpus("alpaca")
+    write(file, {"instruction": None, "input": "", "output": None})
+    with pytest.raises(ValueError, match=rf"{file}: row 1: AttributeError"):
+        data.corpus("alpaca")
+    file = folder / "mine.jsonl"
+    with pytest.raises(ValueError, match=rf"no data set '{file}'.*make it first"):
+        data.corpus(str(file))
+    write(file, {"prompt": "Why?", "chosen": "So."})
+    with pytest.raises(ValueError, match=rf"{file}': row 1: no text 'rejected'"):
+        data.preferences(settings_of(PreferenceSettings, str(file)), seed=0)
+    file.write_text('{"prompt": "Why?"}\n{"prompt":\n')
+    with pytest.raises(ValueError, match=rf"{file}: row 2: not JSON"):
+        data.corpus(str(file))
+
+
+def test_a_relative_mirror_is_meant_from_the_repository(monkeypatch):
+    monkeypatch.setenv("VD_DATA_DIR", "../somewhere")
+    assert public.mirror() == paths.ROOT / "../somewhere"
+
+
+def test_reading_from_elsewhere_is_another_data_set(folder, monkeypatch):
+    file = write(folder / "alpaca" / "train.jsonl", *ALPACA)
+    hashes = [workflow.data_hash("alpaca")]
+    write(file, *ALPACA[:2])
+    hashes.append(workflow.data_hash("alpaca"))
+    monkeypatch.delenv("VD_DATA_DIR")
+    hashes.append(workflow.data_hash("alpaca"))
+    assert len(set(hashes)) == 3
+
+
+# real rows
+
+KEPT = {"alpaca": 1013, "ultrafeedback": 994, "hh-rlhf": 2299, "prism": 7393, "perspectrum": 9000, "argkp": 932}
+
+
+@on_real_rows
+@pytest.mark.parametrize("name", public.PUBLIC)
+def test_real_rows_become_message_lists(name):
+    if not public.mirrored(name):
+        pytest.skip(f"the mirror holds no {name}")
+    card = data.card(name)
+    assert card["kept"] >= KEPT[name] and sum(card["dropped"].values()) < 0.02 * card["kept"]
+    assert all(low <= middle <= high for low, middle, high in card["words"].values())
+    kind = public.PUBLIC[name].kind
+    if kind not in ("sft", "preference"):
+        rows = data.corpus(name)
+        assert rows["prompt"].str.strip().ne("").all() and rows["id"].is_unique
+        return
+    sft = kind == "sft"
+    settings = settings_of(TrainingSettings if sft else PreferenceSettings, name, examples=50)
+    for row in (data.sft if sft else data.preferences)(settings, seed=0):
+        assert [m["role"] for m in row["prompt"]] == ["user", "assistant"] * (len(row["prompt"]) // 2) + ["user"]
+        for side in ("completion",) if sft else ("chosen", "rejected"):
+            assert [m["role"] for m in row[side]] == ["assistant"] and row[side][0]["content"].strip()
+
+
+def test_every_data_set_is_registered_with_a_licence():
+    registry = data.registry().set_index("name")
+    assert set(data.EMBEDDED) == {file.stem for file in paths.CORPORA.glob("*.jsonl")}
+    assert registry.index.is_unique and registry["licence"].str.len().gt(2).all()
+    readme = (paths.ROOT / "README.md").read_text()
+    assert all(f"`{name}`" in readme and registry["licence"][name] in readme for name in public.PUBLIC)
+
+
+# texts of others
+
+
+LONG, SHORT = 12, 8  # words: any run of 12 gives a text away, or a whole text of at least 8
+
+
+def runs(text, length):
+    """Hashes of all runs of that many words."""
+    words = re.findall(r"[a-z0-9']+", text.lower())
+    return {hash(tuple(words[i : i + length])) for i in range(len(words) - length + 1)}
+
+
+def marks(text):
+    """What gives a text away: length and hashes."""
+    length = min(len(re.findall(r"[a-z0-9']+", text.lower())), LONG)
+    return (length, runs(text, length)) if length >= SHORT else (length, set())
+
+
+def texts_of_mirror():
+    """All texts of the mirror's data sets, with the name of the set."""
+    for name in public.PUBLIC:
+        if public.mirrored(name):
+            rows = data.corpus(name)
+            columns = [c for c in ("prompt", "completion", "chosen", "rejected", "response") if c in rows]
+            yield from ((name, text) for column in columns for text in rows[column].drop_duplicates())
+
+
+def tracked_texts():
+    """Names and texts of all files in git, with the strings of tables and notebooks as they read."""
+    files = subprocess.run(["git", "ls-files"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
+    for file in map(paths.ROOT.joinpath, files.split()):
+        if file.suffix == ".parquet":
+            yield file.name, pd.read_parquet(file).select_dtypes(["object", "string"]).to_csv()
+        elif file.suffix not in (".png", ".pdf"):
+            yield file.name, file.read_text(encoding="utf-8").replace("\\n", " ").replace('\\"', '"')
+
+
+@on_real_rows
+def test_no_text_of_others_is_tracked():
+    given_away = {length: {} for length in range(SHORT, LONG + 1)}
+    for name, text in texts_of_mirror():
+        length, hashes = marks(text)
+        given_away.setdefault(length, {}).update(dict.fromkeys(hashes, f"{name}: {text[:60]}"))
+    found = {
+        (file, known[mark])
+        for file, text in tracked_texts()
+        for length, known in given_away.items()
+        if known
+        for mark in runs(text, length) & known.keys()
+    }
+    assert not found
+
+
+def test_a_copied_text_would_be_found():
+    long = "It is one of those rare sentences that nobody else would ever have written down like this."
+    for text in (long, "Why would anyone ever paint a lighthouse plum?"):
+        length, hashes = marks(text)
+        assert hashes & runs(f'{{"prompt": "{text}"}} and more {text}', length)
+
+
+def test_excerpts_are_short():
+    assert data.excerpt("short\n\ntext") == "short text"
+    assert len(data.excerpt("word " * 100)) <= 60
