@@ -143,7 +143,8 @@ class ApiServer:
                 return http(status, {"error": {"message": f"no, {self.keys[-1]}"}})
 
     def completion(self, request, content=None):
-        reply = REPLY.search(request["messages"][0]["content"])[1]
+        found = REPLY.search(request["messages"][0]["content"])
+        reply = found[1] if found else ""
         refusal = None
         if content is None:
             content = label(reply)
