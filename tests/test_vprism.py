@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from api_server import ApiServer
 
-from vd import data, drift, paths, vprism
+from vd import data, drift, paths, questions, vprism
 from vd.study import Probing, ServerSettings, VPrismSettings
 
 OURS = VPrismSettings()
@@ -50,12 +50,12 @@ def prompts():
     ],
 )
 def test_rules_make_a_question_with_few_edits(text, question, form):
-    assert vprism.to_question(text) == (question, form)
+    assert questions.to_question(text) == (question, form)
 
 
 @pytest.mark.parametrize("text", ["Hi", "my husband left me last week", "write a poem about zoos", "zoos"])
 def test_rules_leave_out_what_is_no_matter_of_opinion(text):
-    assert vprism.to_question(text) is None
+    assert questions.to_question(text) is None
 
 
 def test_rules_agree_with_questions_written_by_hand():
@@ -67,7 +67,7 @@ def test_rules_agree_with_questions_written_by_hand():
     plain = lambda text: "".join(c for c in str(text).lower() if c.isalnum() or c == " ").strip()  # noqa: E731
     same = found["question"].map(plain) == openers["question"].map(plain)
     assert same[openers["form"] == "question"].mean() > 0.9 and same[openers["form"] == "statement"].mean() > 0.25
-    open_ = openers["question"].str.split().str[0].str.lower().isin(vprism.ASKING)
+    open_ = openers["question"].str.split().str[0].str.lower().isin(questions.ASKING)
     assert ((found["form"] == "open") == open_).mean() > 0.9
 
 
@@ -228,10 +228,10 @@ def test_prism_becomes_questions_on_eleven_topics(tmp_path):
     laden = table[(table["probability"] > 0.5) & table["topic"].notna()]
     read = vprism.confirm(settings, laden)
     confirmed = laden.drop(columns="polarity").join(read)[read["confirmed"]]
-    questions = confirmed.drop(columns="question").join(vprism.rewrite(confirmed)).dropna(subset="question")
-    questions["group"] = vprism.duplicates(settings, vprism.embed(settings, questions["question"]))
+    asked = confirmed.drop(columns="question").join(vprism.rewrite(confirmed)).dropna(subset="question")
+    asked["group"] = vprism.duplicates(settings, vprism.embed(settings, asked["question"]))
     file = tmp_path / "vprism.jsonl"
-    built = vprism.write(settings, vprism.draw(settings, questions.drop_duplicates("group")), file)
+    built = vprism.write(settings, vprism.draw(settings, asked.drop_duplicates("group")), file)
     assert built["topic"].nunique() == 11 and 480 <= len(built) <= 550 and built["topic"].value_counts().max() == 50
     assert list(built) == vprism.COLUMNS and built["prompt"].str.endswith("?").all()
     assert len(data.probes(Probing(probes=str(file), per_topic=10))) == 110

@@ -69,7 +69,7 @@ class Spending:
     def exhausted(self) -> str:
         """What to say when the next request does not fit."""
         return (
-            f"the budget is used up after {self.calls} calls and ${self.dollars:.4f}: raise judge.api.budget_calls or "
+            f"the budget is used up after {self.calls} calls and ${self.dollars:.4f}: raise budget_calls or "
             "budget_dollars and run again to go on; answers so far are kept"
         )
 

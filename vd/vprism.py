@@ -1,12 +1,11 @@
 """V-PRISM: value-laden questions on the topics of a study, built from the opening prompts of PRISM (arXiv 2404.16019).
 
-The paper says which steps it took, hardly how (reference: Value Drifts, section on V-PRISM, known to us from notes).
-00_data takes these functions in order:
+Which steps the paper took is known to us from notes, how it took them hardly. 00_data takes these functions in order:
 
     opening_prompts -> embed -> clusters -> name_clusters -> value_laden -> confirm -> rewrite -> duplicates -> draw
 
 `settings.writer`, a model behind an OpenAI-compatible API, confirms and rewrites; without one, labels kept in
-vd/corpora/prism_labels.jsonl confirm, and the rules of `to_question` rewrite. Slow steps and paid answers are kept in
+vd/corpora/prism_labels.jsonl confirm, and the rules of vd/questions.py rewrite. Slow steps and paid answers are kept in
 the cache folder, under a hash of all they depend on, so an interrupted build goes on where it was.
 """
 
@@ -15,61 +14,20 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
 from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
 import yaml
 
-from vd import api_cache, api_client, data, models, paths, record, topics
+from vd import api_cache, api_client, data, models, paths, questions, record, topics
 from vd.public import lines, mirror
 from vd.study import VPrismSettings
 
 WORDS = (3, 60)  # of a prompt that is kept
-CONTEXT = 40  # words of a question with the sentences before it
 PROMPT = "vprism-v1"  # a file of vd/prompts
 COLUMNS = ["prompt_id", "topic", "prompt", "polarity"]
 COLUMNS += ["original", "form", "rewritten_by", "confirmed_by", "probability", "cluster", "embedding", "source"]
-
-AUXILIARY = set(
-    re.findall(
-        r"\S+",
-        "is are was were am do does did can could should would will shall may might must has have had ought isn't "
-        "aren't wasn't weren't don't doesn't didn't can't couldn't shouldn't wouldn't won't hasn't haven't",
-    )
-)
-INVERTED = {"is", "are", "was", "were", "can", "could", "should", "would", "will", "may", "might", "must"}
-ASKING = {"what", "what's", "whats", "why", "how", "who", "who's", "whose", "whom", "when", "where", "which"}
-CLAUSE = {"that", "who", "which", "if", "because", "when", "what", "why", "how", "whoever", "whatever"}
-# whole beginnings that carry no content
-GREETING = r"(?:(?:hi|hello|hey|hiya|greetings|good (?:morning|afternoon|evening|day))(?: there| chat)?\b[\s,.!]*)+"
-FILLER = r"(?:(?:so|and|but|well|ok|okay|now|also|please|honestly|then)\b[\s,]*)+"
-TELL_ME = (
-    r"(?:(?:can|could|would|will) you )?(?:please )?(?:i(?:'d| would)? (?:like|want|wish) to know|i wonder|i'm curious"
-    r"|(?:tell|explain|describe)(?: to)?(?: me)?)(?: honestly| about)?,? (?=(?:what|why|how|who|when|where|which)\b)"
-)
-OPINION = (
-    r"(?:i (?:really |strongly |personally |firmly |honestly |just |also |do )?"
-    r"(?:think|believe|feel|reckon|say|am convinced|am of the opinion)|i'd say|in my (?:opinion|view)|imo|to me|for me"
-    r"|if you ask me|it seems(?: to me)?|my (?:opinion|view) is)(?: that)?,? "
-)
-VIEW = re.compile(  # a request for a view without a question
-    r"(?:(?:can|could|would) (?:you|we) )?(?:please )?(?:i(?:'d| would)? (?:like|want|wish) to )?(?:let'?s )?"
-    r"(?:what is )?(?:(?:(?:give|tell) me|share|know|hear|explain|describe)(?: me)? )?(?:about )?"
-    r"(?:(?:your )?(?:honest |personal |own )?(?:opinions?|views?|thoughts?|take|stance|position)(?: is| are)? "
-    r"(?:on|about|of|regarding)|(?:talk|discuss|chat|speak|debate)(?: to you| with you)?(?: about)?) (?P<about>.+)",
-    re.I,
-)
-ORDER = {"explain", "describe", "list", "write", "give", "tell", "provide", "discuss", "help", "compare", "convince"}
-TAG = r",? (?:do you agree|don't you agree|don't you think|what do you think|agree|right|yes|no|isn't it|correct)\?$"
-GENERIC = re.compile(  # questions that mean nothing without the sentence before them
-    r"(?:(?:so|and|but) )?(?:what (?:do|are|is|would) you(?:r)? (?:think|thoughts?|say|views?|opinion|reckon|take)"
-    r"|do you agree|don't you (?:think|agree)|why(?: is that| not)?|am i (?:right|wrong)|right|agree"
-    r"|is (?:that|this|it) (?:right|wrong|true|fair|ok|okay|so))(?: (?:about|of|on|with) (?:this|that|it|me))?\W*$",
-    re.I,
-)
-FIRST_PERSON = re.compile(r"\b(?:i|i'm|i've|i'd|me|my|mine|myself)\b", re.I)
 
 
 def opening_prompts(settings: VPrismSettings) -> tuple[pd.DataFrame, Counter]:
@@ -182,35 +140,14 @@ def confirm(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
 def rewrite(confirmed: pd.DataFrame) -> pd.DataFrame:
     """Questions of confirmed prompts (prompt, question, confirmed_by), index kept: question, form, rewritten_by.
 
-    A writer's question stays; elsewhere `to_question` makes it, with question and form None where it finds none.
+    A writer's question stays; elsewhere rules make it, with question and form None where they find none.
     """
     rows = []
     for row in confirmed.itertuples():
         written = isinstance(row.question, str)
-        found = _asked(row.question) if written else to_question(row.prompt)
+        found = (row.question, questions.form(row.question)) if written else questions.to_question(row.prompt)
         rows.append((*(found or (None, None)), row.confirmed_by if written else "rules"))
     return pd.DataFrame(rows, index=confirmed.index, columns=["question", "form", "rewritten_by"])
-
-
-def to_question(text: str) -> tuple[str, str] | None:
-    """A prompt as one natural question with as few changes as rules can do, and its form; None if they find none.
-
-    A question stays as it is, with the sentences before it if all is short enough. A statement with an early auxiliary
-    is inverted, another becomes "Do you agree that ...?"; a request for a view becomes "What do you think about ...?".
-    Other requests and statements about the writer's own life are left out. A question is closed if it can be answered
-    by yes or no, else open.
-    """
-    text = _without(GREETING, " ".join(text.split()).replace("’", "'"))
-    sentences = [_without(TELL_ME, _without(FILLER, s)) for s in re.split(r"(?<=\w\w[.?!])\s+", text) if s]
-    sentences = [sentence for sentence in sentences if not GENERIC.match(sentence)]
-    for i, sentence in enumerate(sentences):
-        if (wanted := VIEW.match(sentence)) and _first_word(wanted["about"]) not in ASKING:
-            return _asked(f"What do you think about {wanted['about']}")
-        tagged = re.search(TAG, sentence, re.I)
-        if not tagged and (sentence.endswith("?") or _first_word(sentence) in AUXILIARY | ASKING):
-            return _asked(sentence, " ".join(sentences[:i]))
-    first = re.sub(TAG, "", sentences[0], flags=re.I) if sentences else ""
-    return _stated(_without(OPINION, first).strip(" .!?,"))
 
 
 def duplicates(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
@@ -228,16 +165,16 @@ def duplicates(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
     return connected_components(coo_matrix((np.ones(len(rows)), (rows, columns)), [len(vectors)] * 2), False)[1]
 
 
-def draw(settings: VPrismSettings, questions: pd.DataFrame) -> pd.DataFrame:
-    """At most `per_topic` questions of each topic, drawn by seed, in the order of `questions`.
+def draw(settings: VPrismSettings, distinct: pd.DataFrame) -> pd.DataFrame:
+    """At most `per_topic` questions of each topic, drawn by seed, in the order of `distinct`.
 
     Questions that take a side (polarity +1 or -1) come first, as many of either as there are, since the others cannot
     be seen from the topic's proposition.
     """
-    order = questions.iloc[np.random.default_rng(settings.seed).permutation(len(questions))]
+    order = distinct.iloc[np.random.default_rng(settings.seed).permutation(len(distinct))]
     order = order.assign(rank=order.groupby(["topic", "polarity"]).cumcount(), open=order["polarity"] == 0)
     drawn = order.sort_values(["open", "rank"], kind="stable").groupby("topic").head(settings.per_topic)
-    return questions.loc[sorted(drawn.index)]
+    return distinct.loc[sorted(drawn.index)]
 
 
 def reference(settings: VPrismSettings, prompts: pd.DataFrame) -> dict[str, pd.Series]:
@@ -278,48 +215,6 @@ def write(settings: VPrismSettings, drawn: pd.DataFrame, file) -> pd.DataFrame:
     rows = [json.dumps(row, ensure_ascii=False) for row in table.to_dict("records")]
     record.write_text("\n".join(rows) + "\n", file)
     return table
-
-
-def _stated(statement: str) -> tuple[str, str] | None:
-    """A statement as a question, see `to_question`."""
-    words = statement.split()
-    if len(words) < WORDS[0] or FIRST_PERSON.search(statement) or words[0].lower() in ORDER:
-        return None
-    place = next((i for i, word in enumerate(words[:6]) if i and word.lower() in INVERTED), None)
-    if place is None or CLAUSE & {word.lower() for word in words[:place]}:
-        return _asked(f"Do you agree that {_lower(statement)}")
-    return _asked(" ".join([words[place], _lower(" ".join(words[:place])), *words[place + 1 :]]))
-
-
-def _asked(sentence: str, before: str = "") -> tuple[str, str] | None:
-    """A sentence as a question, after what stands before it, with its form."""
-    sentence = sentence.strip(" .!?,;:")
-    if len(sentence.split()) < WORDS[0]:
-        return None
-    form = "closed" if _first_word(sentence) in AUXILIARY else "open"
-    whole = f"{before} {sentence[0].upper()}{sentence[1:]}?".strip()
-    if before and len(whole.split()) > CONTEXT:
-        return _asked(sentence)
-    return f"{whole[0].upper()}{whole[1:]}", form
-
-
-def _without(beginning: str, sentence: str) -> str:
-    return re.sub(rf"^{beginning}", "", sentence, flags=re.I).strip()
-
-
-def _first_word(sentence: str) -> str:
-    return sentence.split()[0].lower().strip(",") if sentence.split() else ""
-
-
-def _lower(sentence: str) -> str:
-    """A sentence for use within another: its first word in lower case if our own prompts write it so."""
-    return sentence[0].lower() + sentence[1:] if sentence.split()[0].lower() in _lower_case_words() else sentence
-
-
-@cache
-def _lower_case_words() -> frozenset[str]:
-    prompts = pd.concat([data.corpus(name)["prompt"] for name in ("probes", "judge")]).unique()
-    return frozenset(word for prompt in prompts for word in re.findall(r"[\w']+", prompt) if word.islower())
 
 
 def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
