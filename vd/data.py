@@ -61,10 +61,13 @@ def corpus(name: str, filters: dict | None = None, examples: int | None = None, 
     return pd.DataFrame(public.lines(file))
 
 
-def card(name: str, filters: dict | None = None) -> dict:
-    """What a data set holds: kept, dropped (reason: rows), and for each text column quantiles of its words."""
+def card(name: str, filters: dict | None = None, examples: int | None = None) -> dict:
+    """What a data set holds: kept, dropped (reason: rows), and for each text column quantiles of its words.
+
+    Of a large public set from the hub only as many rows are looked at as `examples` asks for, see `corpus`.
+    """
     if name in PUBLIC:
-        rows, dropped = public.read(name, filters or {})
+        rows, dropped = public.read(name, filters or {}, examples)
         rows = pd.DataFrame(rows)
     else:
         rows, dropped = corpus(name, filters), {}
