@@ -160,7 +160,7 @@ def profile(stances: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     n_replies; with a single reply the interval is the whole range.
     """
     rows = []
-    for (dataset, side), part in stances.groupby(["dataset", "side"], sort=False):
+    for (dataset, side), part in stances.groupby(["dataset", "side"]):
         n = len(part)
         reach = -stdtrit(n - 1, alpha / 2) * part[_columns()].sem() if n > 1 else pd.Series(1.0, _columns())
         for stance in STANCES:

@@ -181,7 +181,7 @@ def topic_map(table: pd.DataFrame) -> Figure:
     others = table[table["topic"].isna()]
     ax.scatter(others["x"], others["y"], s=1, color="#cccccc", linewidth=0, label="no topic")
     known = sorted(table["topic"].dropna().unique())
-    colours = sns.color_palette("tab20")
+    colours = [c for i, c in enumerate(sns.color_palette("tab20")) if i not in (14, 15)]  # its greys
     for colour, topic in zip([*colours[::2], *colours[1::2]], known, strict=False):
         part = table[table["topic"] == topic]
         ax.scatter(part["x"], part["y"], s=3, color=[colour], linewidth=0, label=topic)
