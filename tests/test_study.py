@@ -1,5 +1,7 @@
 """A study is checked before any work starts: each mistake is one error that names file, key and fix."""
 
+import re
+
 import pytest
 import yaml
 
@@ -167,3 +169,41 @@ def test_a_prompt_that_is_not_there(place):
     said = error_of(place, lambda c: c["judge"].update(api={"model": "m", "prompt": "stance-v9"}))
     assert "judge.api.prompt: no file" in said and "write stance-v1 or add it" in said
     assert "judge.api.share" in error_of(place, lambda c: c["judge"].update(api={"model": "m", "share": 0.0}))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (
+            lambda s: s["sft"]["sft-support"].update(data="ultrafeedback"),
+            r"sft.sft-support.data: 'ultrafeedback' holds pre.* write alpaca",
+        ),
+        (
+            lambda s: s["preference"]["dpo-support"].update(data="prism"),
+            r"'prism' holds prompts data; .* write ultrafeedback",
+        ),
+        (
+            lambda s: s["sft"]["sft-support"].update(data="wildchat", filters={"tongue": "x"}),
+            r"filters: 'wildchat' has no tongue; its filters are max_words, language",
+        ),
+        (
+            lambda s: s["sft"]["sft-support"].update(filters={"max_words": 9}),
+            r"filters: 'sft_support' has no max_words; .* none",
+        ),
+        (
+            lambda s: s.update(vprism={"source": ["prisma"]}),
+            r"vprism.source: no data set 'prisma'; write one of .*prism",
+        ),
+        (
+            lambda s: s.update(vprism={"source": ["prism"], "filters": {"kind": 1}}),
+            r"vprism.filters: 'prism' has no kind",
+        ),
+    ],
+)
+def test_data_sets_must_fit_where_they_are_named(place, change, complaint):
+    assert re.search(complaint, error_of(place, change))
+
+
+def test_the_study_of_real_data_asks_what_it_builds():
+    study = load_study("pocket-real")
+    assert study.asks_vprism and study.vprism.source == ["prism"] and not load_study("pocket").asks_vprism

@@ -256,8 +256,9 @@ def mirrored(name: str) -> Path | None:
 
 def fingerprint(name: str) -> str:
     """What changes when a data set is read from elsewhere: its hub revision, or its file in the mirror and its size."""
-    file = mirrored(name)
-    return f"{file}: {file.stat().st_size} bytes" if file else f"{PUBLIC[name].hub}@{PUBLIC[name].revision}"
+    if file := mirrored(name):
+        return f"mirror: {file.relative_to(mirror())}, {file.stat().st_size} bytes"
+    return f"{PUBLIC[name].hub}@{PUBLIC[name].revision}"
 
 
 def check(name: str) -> None:

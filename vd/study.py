@@ -172,6 +172,7 @@ class VPrismSettings(Settings):
     """How probes are built from opening prompts (vd/vprism.py); by default from our own, to show the steps."""
 
     source: list[str] = ["probes", "sft_neutral"]  # data sets of vd.data with prompts
+    filters: dict[str, int | list[str]] = {}  # of a public source, as vd/public.py names them
     embedding: ModelSettings = ModelSettings(source="embedded:minilm", dtype="float32")
     n_neighbors: PositiveInt = 15  # UMAP; PRISM's, as are the next and min_cluster_size 80
     n_components: PositiveInt = 20  # UMAP
@@ -365,6 +366,7 @@ def _check(path: Path, study: Study) -> None:
     for name in study.vprism.source:
         if not _is_data(name):
             raise StudyError(f"{path}: vprism.source: no data set '{name}'; write one of {_known()}")
+        _check_filters(f"{path}: vprism", name, study.vprism.filters)
     for run in runs.values():
         if run.settings:
             _check_data(f"{path}: {run.phase}.{run.name}", run)
@@ -377,12 +379,16 @@ def _check(path: Path, study: Study) -> None:
 
 def _check_data(place: str, run: Run) -> None:
     """The data set of a run is known, of the right kind, and has the filters that are set."""
-    name, filters = run.settings.data, run.settings.filters
+    name = run.settings.data
     if not _is_data(name):
         raise StudyError(f"{place}.data: no data set '{name}'; write one of {_known()}")
     if name in public.PUBLIC and public.PUBLIC[name].kind != run.phase:
         fit = ", ".join(other for other, entry in public.PUBLIC.items() if entry.kind == run.phase)
         raise StudyError(f"{place}.data: '{name}' holds {public.PUBLIC[name].kind} data; of public sets write {fit}")
+    _check_filters(place, name, run.settings.filters)
+
+
+def _check_filters(place: str, name: str, filters: dict) -> None:
     if unknown := set(filters) - set(public.filters_of(name)):
         known = ", ".join(public.filters_of(name)) or "none: remove the key"
         raise StudyError(f"{place}.filters: '{name}' has no {', '.join(sorted(unknown))}; its filters are {known}")

@@ -37,7 +37,7 @@ def opening_prompts(settings: VPrismSettings) -> tuple[pd.DataFrame, Counter]:
     """
     parts = []
     for name in settings.source:
-        rows = data.corpus(name).rename(columns={"prompt_id": "id"})
+        rows = data.corpus(name, settings.filters).rename(columns={"prompt_id": "id"})
         parts.append(rows.reindex(columns=["id", "prompt", "topic", "polarity"]).assign(source=name))
     table = pd.concat(parts, ignore_index=True).rename(columns={"topic": "known_topic"})
     table["prompt"] = table["prompt"].map(lambda text: " ".join(text.split()))
