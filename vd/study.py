@@ -176,7 +176,7 @@ class VPrismSettings(Settings):
     embedding: ModelSettings = ModelSettings(source="embedded:minilm", dtype="float32")
     n_neighbors: PositiveInt = 15  # UMAP; PRISM's, as are the next and min_cluster_size 80
     n_components: PositiveInt = 20  # UMAP
-    min_cluster_size: PositiveInt = 20  # HDBSCAN
+    min_cluster_size: PositiveInt = 12  # HDBSCAN
     topic_similarity: float = Field(0.5, gt=-1, lt=1)  # least cosine between a cluster's centre and a topic's
     duplicate_similarity: float = Field(0.9, gt=0, le=1)  # questions that close are one
     per_topic: PositiveInt = 50
