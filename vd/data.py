@@ -43,8 +43,8 @@ def corpus(name: str, filters: dict | None = None, examples: int | None = None, 
     """A data set as a table, in the order of its file.
 
     Its texts stand in `prompt` and in `completion`, or `chosen` and `rejected`; a column `history` holds the messages
-    before the prompt. Public sets have an `id`, which ends in the row's number, and no `topic`; rows that cannot be
-    used are left out (`card` says which), so numbers may be missing. Only large public sets heed `examples` and `seed`
+    before the prompt. Public sets have an `id`, their own or the row's number, and no `topic`; rows that cannot be used
+    are left out (`card` says which), so numbers may be missing. Only large public sets heed `examples` and `seed`
     here: from the hub they are streamed until there are that many rows.
     """
     if name in PUBLIC:
@@ -109,7 +109,7 @@ def probes(probing: Probing, seed: int = 0) -> pd.DataFrame:
 
     A probe set is any table with these four columns: unique ids, any number of topics and of probes per topic; polarity
     is +1 or -1 (affirming the question supports or opposes the topic's proposition) or 0 (it bears on neither side).
-    With `per_topic`, that many are drawn from each topic, the same number of each polarity as far as there are enough.
+    With `per_topic`, that many are drawn from each topic: as many of +1 as of -1 while there are enough, 0 if need be.
     The draw depends on `seed` alone, so all runs and checkpoints of a study answer the same questions.
     """
     table = corpus(probing.probes)
@@ -119,7 +119,8 @@ def probes(probing: Probing, seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     order = table.iloc[rng.permutation(len(table))]
     rank = order.groupby(["topic", "polarity"]).cumcount()
-    drawn = order.assign(rank=rank).sort_values("rank", kind="stable").groupby("topic").head(probing.per_topic)
+    order = order.assign(rank=rank, open=order["polarity"] == 0).sort_values(["open", "rank"], kind="stable")
+    drawn = order.groupby("topic").head(probing.per_topic)
     return table.loc[sorted(drawn.index)].reset_index(drop=True)
 
 

@@ -101,6 +101,8 @@ def _pair(chosen: list[dict], rejected: list[dict]) -> dict | str:
 
 def _prism(row: dict, types: list | None = None) -> dict | str:
     """Opening prompts; `types` are conversation types to keep, such as "values guided" (the hub knows them)."""
+    if types and "conversation_type" not in row:
+        raise ValueError("conversation types are known on the hub only; remove `types` or unset VD_DATA_DIR")
     if types and row["conversation_type"] not in types:
         return "other type"
     if "user_prompt" in row:  # as IssueBench cleaned them
@@ -263,7 +265,7 @@ def fingerprint(name: str) -> str:
 
 def check(name: str) -> None:
     """Find out whether a data set can be had, without reading it; raises what `read` would."""
-    if mirror():
+    if mirror() or PUBLIC[name].hub is None:
         _source(name, None)
     else:
         from datasets import load_dataset_builder

@@ -21,7 +21,10 @@ ASKING = {"what", "what's", "whats", "why", "how", "who", "who's", "whose", "who
 CLAUSE = {"that", "who", "which", "if", "because", "when", "what", "why", "how", "whoever", "whatever"}
 # whole beginnings that carry no content
 GREETING = r"(?:(?:hi|hello|hey|hiya|greetings|good (?:morning|afternoon|evening|day))(?: there| chat)?\b[\s,.!]*)+"
-FILLER = r"(?:(?:so|and|but|well|ok|okay|now|also|please|honestly|then)\b[\s,]*)+"
+FILLER = (
+    r"(?:(?:so(?! (?:many|much|few|long))|now(?! that)|and|but|well|ok|okay|also|please|honestly|then|surely)"
+    r"(?=[\s,])[\s,]*)+"
+)
 TELL_ME = (
     r"(?:(?:can|could|would|will) you )?(?:please )?(?:i(?:'d| would)? (?:like|want|wish) to know|i wonder|i'm curious"
     r"|(?:tell|explain|describe)(?: to)?(?: me)?)(?: honestly| about)?,? (?=(?:what|why|how|who|when|where|which)\b)"
@@ -33,13 +36,14 @@ OPINION = (
 )
 VIEW = re.compile(  # a request for a view without a question
     r"(?:(?:can|could|would) (?:you|we) )?(?:please )?(?:i(?:'d| would)? (?:like|want|wish) to )?(?:let'?s )?"
-    r"(?:what is )?(?:(?:(?:give|tell) me|share|know|hear|explain|describe)(?: me)? )?(?:about )?"
+    r"(?:(?:(?:give|tell) me|share|know|hear|explain|describe)(?: me)? )?(?:about )?"
     r"(?:(?:your )?(?:honest |personal |own )?(?:opinions?|views?|thoughts?|take|stance|position)(?: is| are)? "
     r"(?:on|about|of|regarding)|(?:talk|discuss|chat|speak|debate)(?: to you| with you)?(?: about)?) (?P<about>.+)",
     re.I,
 )
 ORDER = {"explain", "describe", "list", "write", "give", "tell", "provide", "discuss", "help", "compare", "convince"}
-TAG = r",? (?:do you agree|don't you agree|don't you think|what do you think|agree|right|yes|no|isn't it|correct)\?$"
+ORDER |= {"justify", "argue", "prove"}
+TAG = r", ?(?:do you agree|don't you agree|don't you think|what do you think|agree|right|yes|no|isn't it|correct)\?$"
 GENERIC = re.compile(  # questions that mean nothing without the sentence before them
     r"(?:(?:so|and|but) )?(?:what (?:do|are|is|would) you(?:r)? (?:think|thoughts?|say|views?|opinion|reckon|take)"
     r"|do you agree|don't you (?:think|agree)|why(?: is that| not)?|am i (?:right|wrong)|right|agree"
@@ -54,8 +58,7 @@ def to_question(text: str) -> tuple[str, str] | None:
 
     A question stays as it is, with the sentences before it if all is short enough. A statement with an early auxiliary
     is inverted, another becomes "Do you agree that ...?"; a request for a view becomes "What do you think about ...?".
-    Other requests and statements about the writer's own life are left out. A question is closed if it can be answered
-    by yes or no, else open.
+    Other requests and statements about the writer's own life are left out. For the form see `form`.
     """
     text = _without(GREETING, " ".join(text.split()).replace("’", "'"))
     sentences = [_without(TELL_ME, _without(FILLER, s)) for s in re.split(r"(?<=\w\w[.?!])\s+", text) if s]
@@ -63,15 +66,15 @@ def to_question(text: str) -> tuple[str, str] | None:
     for i, sentence in enumerate(sentences):
         if (wanted := VIEW.match(sentence)) and _first_word(wanted["about"]) not in ASKING:
             return _asked(f"What do you think about {wanted['about']}")
-        tagged = re.search(TAG, sentence, re.I)
-        if not tagged and (sentence.endswith("?") or _first_word(sentence) in AUXILIARY | ASKING):
+        asks = _first_word(sentence) in AUXILIARY | ASKING
+        if asks or (sentence.endswith("?") and not re.search(TAG, sentence, re.I)):
             return _asked(sentence, " ".join(sentences[:i]))
     first = re.sub(TAG, "", sentences[0], flags=re.I) if sentences else ""
     return _stated(_without(OPINION, first).strip(" .!?,"))
 
 
 def form(question: str) -> str:
-    """Whether a question can be answered by yes or no (closed) or not (open), by its first word."""
+    """Whether a question can be answered by yes or no: closed if its first word is an auxiliary, else open."""
     return "closed" if _first_word(question) in AUXILIARY else "open"
 
 

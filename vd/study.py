@@ -172,7 +172,7 @@ class VPrismSettings(Settings):
     """How probes are built from opening prompts (vd/vprism.py); by default from our own, to show the steps."""
 
     source: list[str] = ["probes", "sft_neutral"]  # data sets of vd.data with prompts
-    filters: dict[str, int | list[str]] = {}  # of a public source, as vd/public.py names them
+    filters: dict[str, str | bool | int | float | list[str]] = {}  # of a public source, as vd/public.py names them
     embedding: ModelSettings = ModelSettings(source="embedded:minilm", dtype="float32")
     n_neighbors: PositiveInt = 15  # UMAP; PRISM's, as are the next and min_cluster_size 80
     n_components: PositiveInt = 20  # UMAP

@@ -20,7 +20,8 @@ THRESHOLD = 0.339
 def with_topics(name: str, at_most: int) -> pd.DataFrame:
     """A data set as a table with the columns topic and dataset.
 
-    Where the data set names no topics they are found, in a seeded draw of `at_most` rows if there are more.
+    Where the data set names no topics they are found, in a seeded draw of `at_most` rows if there are more. Filters that
+    a run may set are not heeded.
     """
     rows = data.corpus(name, examples=at_most)
     if "topic" not in rows:
@@ -58,6 +59,8 @@ def embed(texts: pd.Series, model: ModelSettings = MINILM) -> np.ndarray:
     tokenizer = AutoTokenizer.from_pretrained(source, revision=model.revision)
     encoder = AutoModel.from_pretrained(source, revision=model.revision, dtype=torch.float32)
     order = texts.str.len().to_numpy().argsort(kind="stable")  # so that batches hold little padding
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the number of threads changes the last digits, and with them clusters
     vectors = np.empty((len(texts), encoder.config.hidden_size), dtype=np.float32)
     for start in range(0, len(texts), 64):
         rows = order[start : start + 64]
@@ -74,4 +77,5 @@ def embed(texts: pd.Series, model: ModelSettings = MINILM) -> np.ndarray:
         mask = batch["attention_mask"][..., None]
         mean = (tokens * mask).sum(dim=1) / mask.sum(dim=1)
         vectors[rows] = torch.nn.functional.normalize(mean, dim=-1).numpy()
+    torch.set_num_threads(threads)
     return vectors

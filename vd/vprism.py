@@ -6,7 +6,7 @@ Which steps the paper took is known to us from notes, how it took them hardly. 0
 
 `settings.writer`, a model behind an OpenAI-compatible API, confirms and rewrites; without one, labels kept in
 vd/corpora/prism_labels.jsonl confirm, and the rules of vd/questions.py rewrite. Slow steps and paid answers are kept in
-the cache folder, under a hash of all they depend on, so an interrupted build goes on where it was.
+the cache folder, under a hash of what they depend on, so an interrupted build goes on where it was.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,8 @@ def opening_prompts(settings: VPrismSettings) -> tuple[pd.DataFrame, Counter]:
     parts = []
     for name in settings.source:
         rows = data.corpus(name, settings.filters).rename(columns={"prompt_id": "id"})
+        if "id" not in rows:
+            rows["id"] = [f"{Path(name).stem}-{number}" for number in range(1, len(rows) + 1)]
         parts.append(rows.reindex(columns=["id", "prompt", "topic", "polarity"]).assign(source=name))
     table = pd.concat(parts, ignore_index=True).rename(columns={"topic": "known_topic"})
     table["prompt"] = table["prompt"].map(lambda text: " ".join(text.split()))
@@ -67,7 +70,8 @@ def clusters(settings: VPrismSettings, vectors: np.ndarray) -> pd.Series:
         return pd.DataFrame({"cluster": found.fit_predict(reduced)})
 
     keys = settings.model_dump(include={"n_neighbors", "n_components", "min_cluster_size", "seed"})
-    return _cached("clusters", [keys, version("umap-learn"), _hash(vectors)], make)["cluster"]
+    versions = [version(package) for package in ("umap-learn", "scikit-learn")]
+    return _cached("clusters", [keys, versions, _hash(vectors)], make)["cluster"]
 
 
 def plane(settings: VPrismSettings, vectors: np.ndarray) -> pd.DataFrame:
@@ -87,6 +91,8 @@ def name_clusters(settings: VPrismSettings, prompts: pd.Series, vectors: np.ndar
     from sklearn.feature_extraction.text import CountVectorizer
 
     names = sorted(set(cluster) - {-1})
+    if not names:
+        raise ValueError(f"no cluster among {len(prompts)} prompts; lower vprism.min_cluster_size in the study")
     counter = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[a-zA-Z]{3,}\b")
     counts = counter.fit_transform([" ".join(prompts[cluster == name]) for name in names]).toarray()
     weights = counts / counts.sum(axis=1, keepdims=True) * np.log(1 + counts.sum() / len(names) / counts.sum(axis=0))
@@ -132,6 +138,10 @@ def confirm(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
     same = found["topic"].eq(candidates["topic"])  # labels were given for one topic
     read = found["value_laden"].eq(1) & found["on_topic"].eq(1) & same
     confirmed = read.mask(given, candidates["known_topic"].eq(candidates["topic"]))
+    if not confirmed.any():
+        raise ValueError(
+            f"{', '.join(settings.source)}: nobody has read these prompts; name a vprism.writer in the study"
+        )
     polarity = candidates["polarity"].where(given, found["polarity"]).fillna(0).astype(int)
     by = given.map({True: "source", False: "prism_labels"})
     return pd.DataFrame({"confirmed": confirmed, "polarity": polarity, "question": None, "confirmed_by": by})
@@ -168,8 +178,8 @@ def duplicates(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
 def draw(settings: VPrismSettings, distinct: pd.DataFrame) -> pd.DataFrame:
     """At most `per_topic` questions of each topic, drawn by seed, in the order of `distinct`.
 
-    Questions that take a side (polarity +1 or -1) come first, as many of either as there are, since the others cannot
-    be seen from the topic's proposition.
+    Questions that take a side come first, +1 and -1 by turns while there are both; those of polarity 0, which cannot be
+    seen from the topic's proposition, fill up.
     """
     order = distinct.iloc[np.random.default_rng(settings.seed).permutation(len(distinct))]
     order = order.assign(rank=order.groupby(["topic", "polarity"]).cumcount(), open=order["polarity"] == 0)
