@@ -20,7 +20,7 @@ THRESHOLD = 0.339
 def with_topics(name: str, at_most: int) -> pd.DataFrame:
     """A data set as a table with the columns topic and dataset.
 
-    Where the data set names no topics they are found, in a seeded draw of `at_most` rows if there are more. Filters that
+    Where the data set names no topics they are found, in a seeded draw of at most `at_most` rows. Filters that
     a run may set are not heeded.
     """
     rows = data.corpus(name, examples=at_most)
