@@ -47,6 +47,10 @@ def prompts():
             "closed",
         ),
         ("Was it right to overturn Roe v. Wade?", "Was it right to overturn Roe v. Wade?", "closed"),
+        ("Is a clean river a right?", "Is a clean river a right?", "closed"),
+        ("In a fight, who is right?", "In a fight, who is right?", "open"),
+        ("Surely zoos are fine", "Are zoos fine?", "closed"),
+        ("so many people hate zoos", "Do you agree that so many people hate zoos?", "closed"),
     ],
 )
 def test_rules_make_a_question_with_few_edits(text, question, form):
@@ -122,6 +126,18 @@ def test_only_what_was_read_and_fits_is_confirmed():
     assert found["confirmed"].tolist() == [True, False, False, False] and found["polarity"].iloc[0] == -1
 
 
+def test_prompts_of_any_file_can_be_a_source_but_somebody_must_read_them(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"Should zoo number {n} be closed?"}) + "\n" for n in range(30)))
+    settings = VPrismSettings(source=[str(file)])
+    table, _ = vprism.opening_prompts(settings)
+    assert table["id"].tolist()[:2] == ["mine-1", "mine-2"] and vprism.reference(settings, table) == {}
+    with pytest.raises(ValueError, match=r"mine.jsonl: nobody has read these prompts; name a vprism.writer"):
+        vprism.confirm(settings, table.assign(topic="race"))
+    with pytest.raises(ValueError, match="no cluster among 30 prompts; lower vprism.min_cluster_size"):
+        vprism.name_clusters(settings, table["prompt"], np.zeros((30, 2)), pd.Series([-1] * 30))
+
+
 def test_the_draw_is_seeded_and_takes_sides_first():
     table = pd.DataFrame({"topic": "zoos", "polarity": [1] * 30 + [-1] * 4 + [0] * 30, "id": range(64)})
     drawn = vprism.draw(VPrismSettings(per_topic=20), table)
@@ -173,6 +189,7 @@ def test_any_file_with_the_columns_is_a_probe_set(tmp_path):
     assert len(data.probes(probing)) == 11
     few = data.probes(probing.model_copy(update={"per_topic": 4}))
     assert few["topic"].value_counts().to_dict() == {"zoos": 4, "parks": 3, "one": 1}
+    assert (few.loc[few["topic"] == "zoos", "polarity"] != 0).all(), "those that take a side come first"
     for change, complaint in (
         ({"polarity": 2}, "polarity one of"),
         ({"polarity": "+1"}, "column polarity: every row needs a int"),

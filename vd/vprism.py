@@ -196,7 +196,7 @@ def reference(settings: VPrismSettings, prompts: pd.DataFrame) -> dict[str, pd.S
     if settings.source != ["prism"]:
         return {"topics": prompts["known_topic"]} if prompts["known_topic"].notna().any() else {}
     folder = mirror() / "prism" if mirror() else None
-    if not folder or not (folder / "clusters.csv").exists():
+    if not folder or not all((folder / name).exists() for name in ("clusters.csv", "cluster_names.csv")):
         return {}
     named = {
         " ".join(text.lower().split()): row["gpt_description"].strip('"')
