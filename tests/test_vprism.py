@@ -134,7 +134,7 @@ def test_prompts_of_any_file_can_be_a_source_but_somebody_must_read_them(tmp_pat
     assert table["id"].tolist()[:2] == ["mine-1", "mine-2"] and vprism.reference(settings, table) == {}
     with pytest.raises(ValueError, match=r"mine.jsonl: nobody has read these prompts; name a vprism.writer"):
         vprism.confirm(settings, table.assign(topic="race"))
-    with pytest.raises(ValueError, match="no cluster among 30 prompts; lower vprism.min_cluster_size"):
+    with pytest.raises(ValueError, match=r"no cluster among 30 prompts; lower vprism\.min_cluster_size"):
         vprism.name_clusters(settings, table["prompt"], np.zeros((30, 2)), pd.Series([-1] * 30))
 
 
