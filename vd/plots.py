@@ -133,7 +133,8 @@ def before_after(distribution: pd.DataFrame) -> Figure:
 
 def value_gap(table: pd.DataFrame) -> Figure:
     """Value gap (chosen minus rejected) per topic and stance, one panel per data set; columns of `drift.value_gap`."""
-    sets, topics = table["dataset"].unique(), list(table["topic"].unique())
+    sets, last = table["dataset"].unique(), ("others", "all")
+    topics = sorted(table["topic"].unique(), key=lambda topic: (topic in last and 1 + last.index(topic), topic))
     figure, axes = plt.subplots(
         1,
         len(sets),
