@@ -172,7 +172,7 @@ def test_all_parameters_passed_exist_in_the_notebook():
             "--dry-run", "--printshellcmds", "--forceall", env={"VD_STUDY": study, "VD_RESULTS": "/tmp/none"}
         )
         commands = re.findall(r"papermill (notebooks/\w+\.ipynb) (.*)", output)
-        assert len({notebook for notebook, _ in commands}) == 9
+        assert len({notebook for notebook, _ in commands}) == 10
         for notebook, words in commands:
             passed = re.findall(r"-[rpy] (\w+) ", words)
             assert "STUDY" in passed and set(passed) <= set(workflow.parameters(paths.ROOT / notebook))
@@ -213,7 +213,7 @@ def test_step_0_is_the_parents_last_checkpoint(smoke):
 def test_executed_notebooks_and_figures_are_kept(smoke):
     folder, _ = smoke
     kept = list((folder / "results").rglob("*.ipynb"))
-    assert len(kept) == 25 and not [n for n in kept if ".part" in n.name]
+    assert len(kept) == 26 and not [n for n in kept if ".part" in n.name]
     for notebook in kept:
         cells = json.loads(notebook.read_text())["cells"]
         assert not [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
