@@ -9,7 +9,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 SCHEMA = """
@@ -59,6 +59,10 @@ class Cache:
             time.time(),
         )
         self.rows.execute(f"insert or replace into answers values ({', '.join('?' * len(row))})", row)
+
+    def keeper(self, base_url: str, model: str, prompt: str) -> Callable[[str, dict], None]:
+        """`keep` for the answers of one model to one prompt: a function of key and answer."""
+        return lambda name, answer: self.keep(name, base_url, model, prompt, answer)
 
     def answers(self, names: Iterable[str]) -> dict[str, dict]:
         """The answers that are there, by key."""

@@ -47,6 +47,12 @@ class Spending:
         self.calls, self.dollars = spent
         self.flying_calls, self.flying_dollars = 0, 0.0
 
+    @classmethod
+    def kept_in(cls, cache, study: str, settings: ServerSettings):
+        """What a study has spent so far and spends from now on, written down in a vd.api_cache.Cache."""
+        url, model = settings.base_url, settings.model
+        return cls(settings, cache.spent(study), lambda cost: cache.spend(study, url, model, cost))
+
     def bound(self, request: dict) -> float:
         """Dollars that a request costs at most: a token is at least one byte of text."""
         tokens_in = len(json.dumps(request["messages"]).encode()) + 50  # the chat template adds some

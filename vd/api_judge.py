@@ -221,12 +221,10 @@ class ApiJudge:
         return {"tokens": None}
 
     def _keeper(self, cache: Cache):
-        model, url = self.settings.model, self.settings.base_url
-        return lambda name, answer: cache.keep(name, url, model, self.version, answer)
+        return cache.keeper(self.settings.base_url, self.settings.model, self.version)
 
     def _spending(self, cache: Cache) -> Spending:
-        url, model = self.settings.base_url, self.settings.model
-        return Spending(self.settings, cache.spent(self.study), lambda cost: cache.spend(self.study, url, model, cost))
+        return Spending.kept_in(cache, self.study, self.settings)
 
 
 def load_api_judge(study: Study) -> ApiJudge | None:

@@ -109,19 +109,26 @@ def probes(probing: Probing, seed: int = 0) -> pd.DataFrame:
 
     A probe set is any table with these four columns: unique ids, any number of topics and of probes per topic; polarity
     is +1 or -1 (affirming the question supports or opposes the topic's proposition) or 0 (it bears on neither side).
-    With `per_topic`, that many are drawn from each topic: as many of +1 as of -1 while there are enough, 0 if need be.
-    The draw depends on `seed` alone, so all runs and checkpoints of a study answer the same questions.
+    With `per_topic`, that many are drawn from each topic, see `draw_probes`. The draw depends on `seed` alone, so
+    all runs and checkpoints of a study answer the same questions.
     """
     table = corpus(probing.probes)
     _check_probes(table, probing.probes)
     if probing.per_topic is None:
         return table
-    rng = np.random.default_rng(seed)
-    order = table.iloc[rng.permutation(len(table))]
+    return draw_probes(table, probing.per_topic, seed).reset_index(drop=True)
+
+
+def draw_probes(table: pd.DataFrame, per_topic: int, seed: int) -> pd.DataFrame:
+    """At most that many rows of each topic, drawn by seed, in the order of `table`, index kept.
+
+    Those that take a side come first, +1 and -1 by turns while there are both; those of polarity 0, which cannot be
+    seen from the topic's proposition, fill up.
+    """
+    order = table.iloc[np.random.default_rng(seed).permutation(len(table))]
     rank = order.groupby(["topic", "polarity"]).cumcount()
     order = order.assign(rank=rank, open=order["polarity"] == 0).sort_values(["open", "rank"], kind="stable")
-    drawn = order.groupby("topic").head(probing.per_topic)
-    return table.loc[sorted(drawn.index)].reset_index(drop=True)
+    return table.loc[sorted(order.groupby("topic").head(per_topic).index)]
 
 
 def sft(settings: TrainingSettings, seed: int):

@@ -45,11 +45,10 @@ def opening_prompts(settings: VPrismSettings) -> tuple[pd.DataFrame, Counter]:
     table = pd.concat(parts, ignore_index=True).rename(columns={"topic": "known_topic"})
     table["prompt"] = table["prompt"].map(lambda text: " ".join(text.split()))
     words = table["prompt"].str.split().str.len()
-    known = dict(zip(("too short", "too long"), (words < WORDS[0], words > WORDS[1]), strict=True))
-    known["twice"] = table["prompt"].str.lower().duplicated()
     reason = pd.Series(None, table.index, dtype=object)
-    for why, rows in known.items():
-        reason = reason.mask(rows & reason.isna(), why)
+    reason[table["prompt"].str.lower().duplicated()] = "twice"
+    reason[words > WORDS[1]] = "too long"
+    reason[words < WORDS[0]] = "too short"
     return table[reason.isna()].reset_index(drop=True), Counter(reason.dropna())
 
 
@@ -77,11 +76,16 @@ def clusters(settings: VPrismSettings, vectors: np.ndarray) -> pd.Series:
 def plane(settings: VPrismSettings, vectors: np.ndarray) -> pd.DataFrame:
     """A map of the texts: x and y, by UMAP. For looking at; nothing is computed from it. Cached."""
     keys = settings.model_dump(include={"n_neighbors", "seed"})
-    make = lambda: pd.DataFrame(_umap(vectors, settings, 2, min_dist=0.1), columns=["x", "y"])  # noqa: E731
+
+    def make() -> pd.DataFrame:
+        return pd.DataFrame(_umap(vectors, settings, 2, min_dist=0.1), columns=["x", "y"])
+
     return _cached("plane", [keys, version("umap-learn"), _hash(vectors)], make)
 
 
-def name_clusters(settings: VPrismSettings, prompts: pd.Series, vectors: np.ndarray, cluster: pd.Series):
+def name_clusters(
+    settings: VPrismSettings, prompts: pd.Series, vectors: np.ndarray, cluster: pd.Series
+) -> pd.DataFrame:
     """What each cluster is about: cluster, size, words (its five highest c-TF-IDF terms), topic, similarity.
 
     c-TF-IDF is tf * log(1 + A / f), with the term's frequency tf in the cluster and f in all, and the mean number A of
@@ -176,15 +180,8 @@ def duplicates(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
 
 
 def draw(settings: VPrismSettings, distinct: pd.DataFrame) -> pd.DataFrame:
-    """At most `per_topic` questions of each topic, drawn by seed, in the order of `distinct`.
-
-    Questions that take a side come first, +1 and -1 by turns while there are both; those of polarity 0, which cannot be
-    seen from the topic's proposition, fill up.
-    """
-    order = distinct.iloc[np.random.default_rng(settings.seed).permutation(len(distinct))]
-    order = order.assign(rank=order.groupby(["topic", "polarity"]).cumcount(), open=order["polarity"] == 0)
-    drawn = order.sort_values(["open", "rank"], kind="stable").groupby("topic").head(settings.per_topic)
-    return distinct.loc[sorted(drawn.index)]
+    """At most `per_topic` questions of each topic, see `vd.data.draw_probes`."""
+    return data.draw_probes(distinct, settings.per_topic, settings.seed)
 
 
 def reference(settings: VPrismSettings, prompts: pd.DataFrame) -> dict[str, pd.Series]:
@@ -218,7 +215,7 @@ def agreement(known: pd.Series, found: pd.Series) -> dict:
     return {"prompts": int(both.sum()), "ari": adjusted_rand_score(*pair), "nmi": normalized_mutual_info_score(*pair)}
 
 
-def write(settings: VPrismSettings, drawn: pd.DataFrame, file) -> pd.DataFrame:
+def write(settings: VPrismSettings, drawn: pd.DataFrame, file: Path) -> pd.DataFrame:
     """Write the probe set as JSON lines, each row with its provenance (`COLUMNS`); returns the table."""
     table = drawn.assign(prompt_id=drawn["id"], original=drawn["prompt"], prompt=drawn["question"])
     table = table.assign(embedding=settings.embedding.source)[COLUMNS]
@@ -240,15 +237,11 @@ def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFr
     with api_cache.Cache(paths.cache() / "vprism" / "answers.sqlite") as cache:
         kept = cache.answers(keys.values())
         missing = {keys[i]: request for i, request in requests.items() if keys[i] not in kept}
-
-        def keep(name: str, answer: dict) -> None:
-            cache.keep(name, writer.base_url, writer.model, PROMPT, answer)
-
-        spending = api_client.Spending(
-            writer, cache.spent(PROMPT), lambda cost: cache.spend(PROMPT, writer.base_url, writer.model, cost)
-        )
-        api_client.ask(missing, writer, keep, spending, record.Progress("write", writer.model, len(missing)))
-        kept |= cache.answers(missing)
+        if missing:  # finished work needs neither server nor key
+            spending = api_client.Spending.kept_in(cache, PROMPT, writer)
+            progress = record.Progress("write", writer.model, len(missing))
+            api_client.ask(missing, writer, cache.keeper(writer.base_url, writer.model, PROMPT), spending, progress)
+            kept |= cache.answers(missing)
     answers = [_read(kept.get(keys[index])) for index in candidates.index]
     return pd.DataFrame(answers, index=candidates.index).assign(confirmed_by=writer.model)
 
