@@ -49,9 +49,11 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
     "vd.study": {"paths", "public"},
     "vd.record": {"paths"},
     "vd.data": {"paths", "public", "study"},
-    "vd.models": {"paths", "study"},
-    "vd.probe": {"paths", "study", "record", "data", "models"},
-    "vd.judge": {"paths", "study", "record", "data", "models"},
+    "vd.finite": set(),
+    "vd.chat": set(),
+    "vd.models": {"paths", "study", "chat", "finite"},
+    "vd.probe": {"paths", "study", "record", "data", "models", "chat", "finite"},
+    "vd.judge": {"paths", "study", "record", "data", "models", "finite"},
     "vd.api_cache": set(),
     "vd.api_client": {"record", "study"},
     "vd.api_batch": {"record", "study", "api_cache", "api_client"},
@@ -61,7 +63,7 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
     "vd.drift": set(),
     "vd.findings": {"paths", "study", "record", "drift"},
     "vd.teacher": {"record", "study", "api_client"},
-    "vd.topics": {"data", "models", "study"},
+    "vd.topics": {"data", "models", "study", "finite"},
     "vd.questions": {"data"},
     "vd.vprism": {
         "paths",
@@ -86,7 +88,8 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - {"vd"}))
 def test_arrows_point_one_way(module):
     if module.startswith("vd.methods"):
-        allowed = {"paths", "study", "record", "data", "models", "methods", "methods.trainer", "methods.reward"}
+        allowed = {"paths", "study", "record", "data", "models", "finite"}
+        allowed |= {"methods", "methods.trainer", "methods.reward"}
     else:
         allowed = ALLOWED[module]
     assert imports(module) <= {f"vd.{name}" for name in allowed}

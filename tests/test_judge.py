@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from vd import agreement, data, judge
+from vd import agreement, data, judge, models, paths
+from vd.finite import NotFiniteError
 from vd.study import JudgeSettings
 
 TINY = JudgeSettings(source="random:bert", epochs=1, learning_rate=1e-3, examples=64)
@@ -64,3 +66,39 @@ def test_the_offline_judge_can_be_trusted():
     quality = agreement.agreement(labelled["label"], trained.score(labelled))
     print(quality)
     assert quality["macro_f1"] >= 0.80
+
+
+def test_nothing_to_judge_is_an_empty_table(tiny):
+    nothing = data.corpus("judge").head(0)
+    assert tiny.score(nothing).empty
+    assert list(tiny.score(nothing)) == list(tiny.score(data.corpus("judge").head(1)))
+
+
+def test_a_judge_whose_scores_are_no_numbers_says_nothing(tiny, monkeypatch):
+    one = data.corpus("judge").head(1)
+    weight = tiny.model.classifier.weight.detach().clone() * float("nan")
+    monkeypatch.setattr(tiny.model.classifier, "weight", torch.nn.Parameter(weight))
+    with pytest.raises(NotFiniteError, match=f"{tiny.name}: a score is not a finite number; remove"):
+        tiny.score(one)
+
+
+def test_a_judge_in_training_that_turns_to_nan_is_not_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("VD_CACHE", str(tmp_path))
+    with pytest.raises(NotFiniteError, match=r"offline judge: the loss of step \d+ .*judge.learning_rate"):
+        judge.load_judge(TINY.model_copy(update={"learning_rate": 1.0e30}))
+    assert not [p for p in (tmp_path / "judges").iterdir() if p.is_dir()]
+
+
+def test_the_judge_is_what_its_encoder_holds_and_not_where_it_lies(tmp_path):
+    """Equal files in two folders make one judge, with no path in its name; another file makes another."""
+    base, names = paths.Path(models.locate("random:bert")), []
+    for folder, more in (("a", ""), ("b", ""), ("c", " ")):
+        for file in base.iterdir():
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / file.name).write_bytes(file.read_bytes())
+        with open(tmp_path / folder / "config.json", "a") as config:
+            config.write(more)
+        source = str(tmp_path / folder)
+        names.append(judge.load_judge(TINY.model_copy(update={"source": source})).name)
+    keys = [name.rpartition("-")[2] for name in names]
+    assert keys[0] == keys[1] != keys[2] and str(tmp_path) not in "".join(names)

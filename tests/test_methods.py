@@ -1,6 +1,7 @@
 """Training methods against their equations, and what all methods share: checkpoints, resuming, records."""
 
 import copy
+import json
 import math
 import shutil
 
@@ -11,6 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from vd import data, methods, models, paths, record
+from vd.finite import NotFiniteError
 from vd.methods import dpo, sft, simpo, trainer
 from vd.study import load_study
 
@@ -263,3 +265,138 @@ def test_stopped_after_the_last_step_but_before_the_record(place, monkeypatch):
             methods.train(run)
     assert [f.name for f in methods.train(run)] == [f"checkpoint-{s}" for s in (0, 2, 4, 6)]
     assert len(pd.read_csv(paths.metrics("tiny", SFT_RUN))) == 6
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "gone"])
+@pytest.mark.parametrize("name", ["trainer_state.json", "adapter_model.safetensors", *trainer.STATE])
+def test_a_checkpoint_that_a_kill_left_broken_gives_way_to_the_one_before(
+    place, monkeypatch, name, damage
+):
+    run = study_with(place, lambda s: s["sft"]["sft-support"].update(steps=6)).run(SFT_RUN)
+    train_until(5, run, monkeypatch)
+    file = paths.checkpoint("tiny", SFT_RUN, 4) / name
+    content = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    methods.train(run)
+    assert record.read_json(paths.record("tiny", SFT_RUN, "train"))["resumed_from_step"] == 2
+    assert pd.read_csv(paths.metrics("tiny", SFT_RUN))["step"].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_only_the_last_two_checkpoints_keep_what_resuming_needs(place, monkeypatch):
+    change = lambda s: s["sft"]["sft-support"].update(steps=8, save_every=1)  # noqa: E731
+    train_until(5, study_with(place, change).run(SFT_RUN), monkeypatch)
+    kept = [(paths.checkpoint("tiny", SFT_RUN, s) / "optimizer.pt").exists() for s in range(5)]
+    assert kept == [False, False, False, True, True]
+
+
+def test_killed_after_the_record_it_is_finished_and_slim(place, monkeypatch):
+    run, file = study_with(place).run(SFT_RUN), paths.record("tiny", SFT_RUN, "train")
+
+    def stop(checkpoint):
+        if (checkpoint.parent / "train.json").exists():
+            raise Interrupted
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(trainer, "_slim", stop)
+        methods.train(run)
+    assert not file.exists()
+    monkeypatch.setattr(sft, "build", None)  # nothing is trained again
+    methods.train(run)
+    assert file.exists() and paths.metrics("tiny", SFT_RUN).exists()
+    assert not list(paths.checkpoints("tiny", SFT_RUN).rglob("optimizer.pt"))
+
+
+def test_a_record_that_the_workflow_removed_is_written_again_without_training(place, monkeypatch):
+    run, file = study_with(place).run(SFT_RUN), paths.record("tiny", SFT_RUN, "train")
+    methods.train(run)
+    before = file.read_text(), paths.metrics("tiny", SFT_RUN).read_text()
+    file.unlink()
+    paths.metrics("tiny", SFT_RUN).unlink()
+    monkeypatch.setattr(sft, "build", None)
+    methods.train(run)
+    assert (file.read_text(), paths.metrics("tiny", SFT_RUN).read_text()) == before
+
+
+def rows_of(place, n_short, n_long, **columns):
+    """A data set of short and overlong prompts by turns as a file; returns its path."""
+    rows = []
+    for i in range(max(n_short, n_long)):
+        rows += [{"prompt": f"Why {i}?", **columns}] if i < n_short else []
+        rows += [{"prompt": f"{i} " + "Should tea be free? " * 60, **columns}] if i < n_long else []
+    file = place / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "simpo"])
+def test_an_epoch_is_one_pass_over_the_rows_that_train(place, method):
+    """Half of the rows leave no room for a reply: one epoch of the others is 4 steps, not 8."""
+    texts = {"completion": "So."} if method == "sft" else {"chosen": "So.", "rejected": "No."}
+    data_file = rows_of(place, 32, 32, **texts)
+
+    def change(study):
+        section, name = ("sft", "sft-support") if method == "sft" else ("preference", "run")
+        entry = study["sft"]["sft-support"] if method == "sft" else {
+            k: v for k, v in study["preference"]["dpo-support"].items() if k != "beta"
+        } | {"method": method}  # fmt: skip
+        entry = {k: v for k, v in entry.items() if k not in ("steps", "examples")}
+        study[section] |= {name: entry | {"data": data_file, "epochs": 1, "save_every": 100}}
+        if method == "sft":
+            study |= {"preference": {}, "findings": {}, "ablations": {}}
+
+    study = study_with(place, change)
+    run_id = SFT_RUN if method == "sft" else "tiny-llama/sft-support/run/seed-0"
+    if method != "sft":
+        methods.train(study.run(SFT_RUN))
+    methods.train(study.run(run_id))
+    metrics = pd.read_csv(paths.metrics("tiny", run_id))
+    assert metrics["step"].tolist() == [1, 2, 3, 4] and metrics["epoch"].iloc[-1] == 1.0
+    train = record.read_json(paths.record("tiny", run_id, "train"))
+    assert train["rows"] == {"read": 64, "trained": 32, "too long": 32}
+
+
+def test_rows_that_are_all_too_long_are_one_line(place):
+    data_file = rows_of(place, 0, 16, completion="So.")
+    change = lambda s: s["sft"]["sft-support"].update(data=data_file, examples=None)  # noqa: E731
+    with pytest.raises(ValueError, match=r"rows.jsonl' leaves room for a reply .* raise max_length"):
+        methods.train(study_with(place, change).run(SFT_RUN))
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "simpo", "ppo"])
+def test_training_that_turns_to_nan_stops_at_its_step(place, method):
+    """A step in 1e30 leaves finite weights of that size; the next loss is no number."""
+    entry = ("sft", "sft-support") if method == "sft" else ("preference", f"{method}-support")
+
+    def change(study):
+        study[entry[0]][entry[1]]["learning_rate"] = 1.0e30
+
+    healthy, broken = study_with(place), study_with(place, change)
+    run_id = SFT_RUN if method == "sft" else f"tiny-llama/sft-support/{method}-support/seed-0"
+    if method != "sft":
+        methods.train(healthy.run(SFT_RUN))
+    with pytest.raises(NotFiniteError, match=r"step [12]: .* is not a finite number; lower learning_rate"):
+        methods.train(broken.run(run_id))
+    for file in (paths.record("tiny", run_id, "train"), paths.metrics("tiny", run_id)):
+        assert not file.exists()
+
+
+def test_a_loss_that_is_no_number_is_named_with_its_step(place):
+    change = lambda s: s["sft"]["sft-support"].update(learning_rate=1.0e30)  # noqa: E731
+    said = f"{SFT_RUN}, step 2: a loss or gradient is not a finite number; lower learning_rate"
+    with pytest.raises(NotFiniteError, match=said):
+        methods.train(study_with(place, change).run(SFT_RUN))
+
+
+def test_weights_that_are_no_numbers_are_neither_trained_on_nor_probed(place):
+    study = study_with(place)
+    file = methods.train(study.run(SFT_RUN))[-1] / "adapter_model.safetensors"
+    stored = load_file(file)
+    name = next(n for n in stored if "lora_B" in n)
+    save_file(stored | {name: stored[name] * float("nan")}, file)
+    with pytest.raises(NotFiniteError, match="weight .*lora_B.* is not a finite number"):
+        methods.train(study.run(DPO_RUN))
+    with pytest.raises(NotFiniteError, match=f"{file.parent}.* is not a finite number"):
+        models.for_inference(study.models["tiny-llama"], file.parent)

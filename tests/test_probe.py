@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vd import data, models, probe
+from vd.finite import NotFiniteError
 from vd.study import ModelSettings, Probing
 
 PROBING = Probing(per_topic=1, samples=3, temperature=1.0, max_new_tokens=12, batch_size=8)
@@ -92,3 +93,30 @@ def test_end_of_sequence_is_a_stop_and_not_counted(asked, tiny):
     stopped = responses[responses["finish_reason"] == "stop"]
     assert len(stopped) and (stopped["n_tokens"] < 60).all()
     assert (responses.loc[responses["finish_reason"] == "length", "n_tokens"] == 60).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_not_sampled_from(bad, temperature):
+    logits = torch.tensor([[0.1, 0.2, 0.3], [0.1, bad, 0.3]])
+    with pytest.raises(NotFiniteError, match=r"next token is not a finite number; .*learning_rate"):
+        probe._sampler(np.full((2, 1), 0.5), temperature)(None, logits)
+    masked = torch.tensor([[0.1, float("-inf"), 0.3]])  # a token that can never be said is no fault
+    assert probe._sampler(np.full((1, 1), 0.5), temperature)(None, masked).argmax() != 1
+
+
+def test_a_run_whose_scores_break_is_named_with_its_step(monkeypatch, tmp_path):
+    from vd import paths
+    from vd.study import load_study
+
+    monkeypatch.setenv("VD_RESULTS", str(tmp_path))
+    study = load_study("smoke")
+    run = study.run("tiny-llama/base/seed-0")
+
+    def broken(*args):
+        raise NotFiniteError("a score", "look")
+
+    monkeypatch.setattr(probe, "_generate", broken)
+    with pytest.raises(NotFiniteError, match=f"{run.id}, step 0: a score is not a finite number; look"):
+        probe.probe_run(study, run)
+    assert not paths.responses("smoke", run.id).exists()

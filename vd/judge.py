@@ -16,11 +16,11 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 
 from vd import data, models, paths
+from vd.finite import finite
 from vd.record import Progress
-from vd.study import JudgeSettings
+from vd.study import JudgeSettings, ModelSettings
 
 CLASSES = ("support", "neutral", "oppose", "refusal")
 HELD_OUT = 0.2  # share of the judge corpus' questions kept for evaluation
@@ -62,8 +62,9 @@ class OfflineJudge:
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        self.settings = settings
-        self.name = f"offline-{settings.source.partition(':')[2] or settings.source}-{folder.name}"
+        self.settings, self.folder = settings, folder
+        source = settings.source.partition(":")[2] or Path(settings.source).name
+        self.name = f"offline-{source}-{folder.name}"
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
 
@@ -74,11 +75,12 @@ class OfflineJudge:
         pairs = responses[["prompt", "response"]].drop_duplicates()
         pairs = pairs.assign(length=pairs["prompt"].str.len() + pairs["response"].str.len())
         pairs = pairs.sort_values(["length", "prompt", "response"])
-        batches = []
+        batches = [np.empty((0, len(CLASSES)))]
         for start in range(0, len(pairs), 64):
             rows = pairs.iloc[start : start + 64]
             with torch.inference_mode():
                 logits = self.model(**_encode(self.tokenizer, rows, self.settings.max_length)).logits
+            finite(logits, f"{self.name}: a score", f"remove {self.folder} to train it again")
             batches.append(logits.double().softmax(-1).numpy())
             if progress:
                 progress(start + len(rows))
@@ -92,14 +94,13 @@ def load_judge(settings: JudgeSettings) -> OfflineJudge:
 
     The cache key is the hash of settings, corpus, encoder and this file, so a change never serves an old judge.
     """
-    content = [settings.model_dump_json(exclude={"api"}).encode(), (paths.CORPORA / "judge.jsonl").read_bytes()]
-    content += [Path(__file__).read_bytes(), models.locate(settings.source).encode()]
-    key = hashlib.sha256(b"".join(content)).hexdigest()[:8]
-    folder = paths.cache() / "judges" / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            _train(settings, folder)
+    source = models.identity(ModelSettings(source=settings.source))
+    content = [settings.model_dump_json(exclude={"api", "source"}), source]
+    content += [
+        file.read_text(encoding="utf-8") for file in (paths.CORPORA / "judge.jsonl", Path(__file__))
+    ]
+    key = hashlib.sha256("".join(content).encode()).hexdigest()[:8]
+    folder = models.kept(paths.cache() / "judges" / key, lambda part: _train(settings, part))
     return OfflineJudge(settings, folder)
 
 
@@ -137,15 +138,15 @@ def _train(settings: JudgeSettings, folder: Path) -> None:
         for batch in torch.randperm(len(rows)).split(settings.batch_size):
             with torch.autocast("cpu", dtype=torch.bfloat16):  # half the time of float32; scoring is in float32
                 logits = model(**_encode(tokenizer, rows.iloc[batch.numpy()], settings.max_length)).logits
-            torch.nn.functional.cross_entropy(logits.float(), target[batch]).backward()
+            loss = torch.nn.functional.cross_entropy(logits.float(), target[batch])
+            finite(loss.item(), f"offline judge: the loss of step {done + 1}", "lower judge.learning_rate")
+            loss.backward()
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
             done += 1
             progress(done)
     torch.set_num_threads(threads)
-    part = folder.with_name(f"{folder.name}.part")
-    model.save_pretrained(part)
-    tokenizer.save_pretrained(part)
-    (part / "settings.json").write_text(json.dumps(settings.model_dump()))
-    part.rename(folder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "settings.json").write_text(json.dumps(settings.model_dump()), encoding="utf-8")

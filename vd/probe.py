@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vd import data, models, paths, record
+from vd import chat, data, models, paths, record
+from vd.finite import NotFiniteError, finite
 from vd.study import Probing, Run, Study
 
+BROKEN = "its training broke: lower its learning_rate, or raise probing.temperature"
 COLUMNS = ["run", "step", "prompt_id", "topic", "sample", "prompt", "response", "n_tokens", "finish_reason"]
 
 
@@ -81,21 +83,30 @@ def _generate(model, tokenizer, batch: pd.DataFrame, probing: Probing, seed: int
         batch["text"].tolist(), padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
     ).to(model.device)
     noise = np.stack([uniforms(seed, r.prompt_id, r.sample, probing.max_new_tokens) for r in batch.itertuples()])
+    stops = torch.tensor(_stops(model, tokenizer), device=model.device)
     with torch.inference_mode():
         output = model.generate(
             **inputs,
             max_new_tokens=probing.max_new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=stops.tolist(),
             logits_processor=[_sampler(noise, probing.temperature)],
         )
     tokens = output[:, inputs["input_ids"].shape[1] :]
-    ended = (tokens == tokenizer.eos_token_id).any(dim=1)
-    n_tokens = torch.where(ended, (tokens == tokenizer.eos_token_id).int().argmax(dim=1), tokens.shape[1])
-    replies = [tokenizer.decode(t[:n], skip_special_tokens=True).strip() for t, n in zip(tokens, n_tokens, strict=True)]
-    finish = np.where(ended.cpu(), "stop", "length")
-    return pd.DataFrame({"response": replies, "n_tokens": n_tokens.tolist(), "finish_reason": finish}, batch.index)
+    ends = torch.isin(tokens, stops)
+    n_tokens = torch.where(ends.any(dim=1), ends.int().argmax(dim=1), tokens.shape[1]).tolist()
+    replies = [chat.reply_of(tokenizer, t[:n]) for t, n in zip(tokens.tolist(), n_tokens, strict=True)]
+    texts, whole = zip(*replies, strict=True)
+    finish = np.where(ends.any(dim=1).cpu() & np.array(whole), "stop", "length")
+    return pd.DataFrame({"response": texts, "n_tokens": n_tokens, "finish_reason": finish}, batch.index)
+
+
+def _stops(model, tokenizer) -> list[int]:
+    """Tokens that end a reply: the template's end of turn, and what tokenizer and model call an end."""
+    named = model.generation_config.eos_token_id
+    named = named if isinstance(named, list) else [named]
+    return sorted({*tokenizer.stop_ids, *(token for token in named if token is not None)})
 
 
 def _sampler(noise: np.ndarray, temperature: float):
@@ -106,8 +117,10 @@ def _sampler(noise: np.ndarray, temperature: float):
 
     def choose(input_ids, scores):
         if temperature == 0:
+            finite(scores.amax(-1), "a score of the next token", BROKEN)
             return scores
         cumulative = (scores / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+        finite(cumulative[:, -1], "a probability of the next token", BROKEN)
         drawn = torch.as_tensor(noise[:, next(position)], device=scores.device)[:, None] * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, float("-inf")).scatter(1, token, 0.0)
@@ -136,7 +149,9 @@ def _taken_over(run: Run) -> pd.DataFrame:
 
 def _checkpoint_responses(study: Study, run: Run, step: int, asked: pd.DataFrame, progress, done: int) -> pd.DataFrame:
     """Replies of one checkpoint, kept beside its weights so that an interrupted run asks no checkpoint twice."""
-    identity = [study.probing.model_dump_json(), str(run.seed), Path(__file__).read_text(), asked.to_json()]
+    code = [Path(module.__file__).read_text(encoding="utf-8") for module in (models, chat)]
+    code.append(Path(__file__).read_text(encoding="utf-8"))
+    identity = [study.probing.model_dump_json(), str(run.seed), *code, asked.to_json()]
     key = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12]
     folder = paths.checkpoint(study.name, run.id, step)
     kept = folder / f"responses-{key}.parquet"
@@ -145,7 +160,12 @@ def _checkpoint_responses(study: Study, run: Run, step: int, asked: pd.DataFrame
     model = models.for_inference(run.model_settings, None if run.phase == "base" else folder)
     tokenizer = models.load_tokenizer(run.model_settings)
     before = done * len(asked) * study.probing.samples
-    replies = ask(model, tokenizer, asked, study.probing, run.seed, lambda n: progress(before + n)).assign(step=step)
+    try:
+        replies = ask(
+            model, tokenizer, asked, study.probing, run.seed, lambda n: progress(before + n)
+        ).assign(step=step)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{run.id}, step {step}: {error.what}", error.fix) from None
     if run.phase != "base":
         record.write_table(replies, kept)
     return replies

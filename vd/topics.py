@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vd import data, models
+from vd.finite import finite
 from vd.study import ModelSettings
 
 MINILM = ModelSettings(source="embedded:minilm", dtype="float32")
@@ -78,4 +79,5 @@ def embed(texts: pd.Series, model: ModelSettings = MINILM) -> np.ndarray:
         mean = (tokens * mask).sum(dim=1) / mask.sum(dim=1)
         vectors[rows] = torch.nn.functional.normalize(mean, dim=-1).numpy()
     torch.set_num_threads(threads)
+    finite(vectors, f"'{model.source}': a sentence embedding", "take another source")
     return vectors

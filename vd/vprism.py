@@ -10,6 +10,7 @@ the cache folder, under a hash of what they depend on, so an interrupted build g
 """
 
 import hashlib
+import inspect
 import json
 import re
 from collections import Counter
@@ -54,8 +55,12 @@ def opening_prompts(settings: VPrismSettings) -> tuple[pd.DataFrame, Counter]:
 
 def embed(settings: VPrismSettings, texts: pd.Series) -> np.ndarray:
     """Sentence embeddings (N, D) of unit length, cached."""
-    key = [settings.embedding.model_dump(), models.locate(settings.embedding.source), *texts]
-    return _cached("embed", key, lambda: pd.DataFrame(topics.embed(texts, settings.embedding))).to_numpy()
+    key = [settings.embedding.model_dump(exclude={"source"}), models.identity(settings.embedding), *texts]
+
+    def make() -> pd.DataFrame:
+        return pd.DataFrame(topics.embed(texts, settings.embedding))
+
+    return _cached("embed", key, make, topics.embed).to_numpy()
 
 
 def clusters(settings: VPrismSettings, vectors: np.ndarray) -> pd.Series:
@@ -70,7 +75,7 @@ def clusters(settings: VPrismSettings, vectors: np.ndarray) -> pd.Series:
 
     keys = settings.model_dump(include={"n_neighbors", "n_components", "min_cluster_size", "seed"})
     versions = [version(package) for package in ("umap-learn", "scikit-learn")]
-    return _cached("clusters", [keys, versions, _hash(vectors)], make)["cluster"]
+    return _cached("clusters", [keys, versions, _hash(vectors)], make, clusters, _umap)["cluster"]
 
 
 def plane(settings: VPrismSettings, vectors: np.ndarray) -> pd.DataFrame:
@@ -80,7 +85,7 @@ def plane(settings: VPrismSettings, vectors: np.ndarray) -> pd.DataFrame:
     def make() -> pd.DataFrame:
         return pd.DataFrame(_umap(vectors, settings, 2, min_dist=0.1), columns=["x", "y"])
 
-    return _cached("plane", [keys, version("umap-learn"), _hash(vectors)], make)
+    return _cached("plane", [keys, version("umap-learn"), _hash(vectors)], make, plane, _umap)
 
 
 def name_clusters(
@@ -273,8 +278,12 @@ def _hash(vectors: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(vectors)).hexdigest()
 
 
-def _cached(step: str, key: list, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    name = hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()[:16]
+def _cached(
+    step: str, key: list, make: Callable[[], pd.DataFrame], *code: Callable
+) -> pd.DataFrame:
+    """What `make` gives, kept under a hash of `key` and of the source of the functions in `code`."""
+    content = [key, [inspect.getsource(function) for function in code]]
+    name = hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
     file = paths.cache() / "vprism" / f"{step}-{name}.parquet"
     if not file.exists():
         table = make()

@@ -16,6 +16,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 
 from vd import data, models
+from vd.finite import finite
 from vd.methods import trainer
 from vd.study import Run
 
@@ -44,6 +45,11 @@ def train(run: Run) -> tuple[torch.nn.Module, dict]:
 
     settings, tokenizer = run.settings.reward, models.load_tokenizer(run.model_settings)
     held_out, learnt = split(encode_pairs(run, tokenizer), settings.held_out)
+    if not len(learnt):
+        raise RewardModelError(
+            f"{run.id}: all {len(held_out)} pairs that leave room for a rollout within max_length "
+            "have one prompt, so none is left to train on beside the held-out ones; raise max_length"
+        )
     with tempfile.TemporaryDirectory() as folder:
         fitting = RewardTrainer(
             model=build(run, tokenizer),
@@ -75,6 +81,11 @@ def train(run: Run) -> tuple[torch.nn.Module, dict]:
         )
     prompts = learnt["prompt_ids"][: settings.reference_samples]
     before = scores(model, tokenizer, prompts, sample(run, tokenizer, prompts))
+    if not before.std() > 0:
+        raise RewardModelError(
+            f"{run.id}: the reward model gives all {len(before)} replies of the SFT model one score; "
+            "train it longer (reward.steps) or raise reward.reference_samples"
+        )
     normalise(model, before)
     report["reward_model"] |= {"reference_mean": float(before.mean()), "reference_std": float(before.std())}
     return model, report
@@ -148,6 +159,7 @@ def scores(model, tokenizer, prompts: list[list[int]], replies: list[list[int]],
         whole = torch.cat([asked, told], dim=1).to(model.device)
         with torch.no_grad():
             found.append(get_reward(model, whole, tokenizer.pad_token_id, asked.shape[1])[1].float().cpu())
+        finite(found[-1], "a score of the reward model", trainer.FIX)
     return torch.cat(found)
 
 

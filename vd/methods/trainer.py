@@ -7,18 +7,24 @@ changed starts anew.
 import hashlib
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import safetensors
 import torch
 from safetensors.torch import load_file
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from vd import data, models, paths, record
+from vd.finite import NotFiniteError, finite
 from vd.study import Optimisation, Run
 
-KEEP = ("*.safetensors", "config.json", "adapter_config.json", "generation_config.json")
+KEEP = ("*.safetensors", "*.safetensors.index.json")
+KEEP += ("config.json", "adapter_config.json", "generation_config.json")
+STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth")  # without these a run would not go on alike
+FIX = "lower learning_rate, raise warmup_steps, or write dtype: float32"
 
 
 def start_of(run: Run) -> Path | None:
@@ -48,6 +54,7 @@ def arguments(run: Run, n_examples: int, optimisation: Optimisation | None = Non
         save_strategy="steps",
         save_steps=run.settings.save_every,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # it would write 0 in place of a loss that is no number
         bf16=run.model_settings.dtype == "bfloat16",
         activation_checkpointing=False,
         use_cpu=not torch.cuda.is_available(),  # on Apple MPS runs do not repeat, so it is left out
@@ -84,20 +91,27 @@ def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> lis
     """
     if torch.cuda.device_count() > 1:
         raise RuntimeError("several GPUs would multiply the batch size; set CUDA_VISIBLE_DEVICES to one of them")
-    folder, timer = paths.checkpoints(run.study, run.id), record.Timer()
-    mark, marker = _mark(run), folder / "resume.json"
-    same = marker.exists() and marker.read_text() == mark
-    if not (same and paths.record(run.study, run.id, "train").exists()):
-        for stale in (paths.record(run.study, run.id, "train"), paths.metrics(run.study, run.id)):
+    folder, timer, rows = paths.checkpoints(run.study, run.id), record.Timer(), _rows(run)
+    mark, marker = _mark(run, rows), folder / "resume.json"
+    same = marker.exists() and marker.read_text(encoding="utf-8") == mark
+    if not (same and (folder / "train.json").exists()):
+        for stale in _published(run):
             stale.unlink(missing_ok=True)
         trainer = build(run)
+        _count_steps(run, trainer)
         last = _last_whole(folder) if same and resumable else None
         if last is None:
             shutil.rmtree(folder, ignore_errors=True)
             trainer.save_model(str(folder / "checkpoint-0"))
             record.write_text(mark, marker)
         _train(run, trainer, last)
-        _finish(run, trainer, timer, last)
+        _finish(run, trainer, timer, last, len(rows))
+    for step in paths.steps(run.study, run.id):
+        _slim(paths.checkpoint(run.study, run.id, step))
+    for file in _published(run):  # the workflow removes them before it repeats a job
+        if not file.exists():
+            with record.replace(file) as part:
+                shutil.copyfile(folder / file.name, part)
     return [folder / f"checkpoint-{step}" for step in paths.steps(run.study, run.id)]
 
 
@@ -125,50 +139,84 @@ def _train(run: Run, trainer, last: Path | None) -> None:
         trainer.train(resume_from_checkpoint=str(last))
 
 
-def _finish(run: Run, trainer, timer: record.Timer, resumed: Path | None) -> None:
-    """Slim the checkpoints, write metrics.csv and, last of all, train.json."""
-    steps = paths.steps(run.study, run.id)
-    for step in steps:  # ascending: were this cut short, the last checkpoint could still be resumed from
-        _slim(paths.checkpoint(run.study, run.id, step))
+def _count_steps(run: Run, trainer) -> None:
+    """Set the steps of an epoch by the rows that train: TRL leaves out those too long for a reply."""
+    if not len(trainer.train_dataset):
+        raise ValueError(
+            f"{run.id}: no row of '{run.settings.data}' leaves room for a reply within max_length "
+            f"{run.settings.max_length}; raise max_length in the study"
+        )
+    trainer.args.max_steps = run.settings.total_steps(len(trainer.train_dataset))
+
+
+def _finish(run: Run, trainer, timer: record.Timer, resumed: Path | None, n_rows: int) -> None:
+    """Write metrics.csv and, last of all, train.json beside the checkpoints."""
+    folder = paths.checkpoints(run.study, run.id)
     history = [row for row in trainer.state.log_history if "loss" in row]
     metrics = pd.DataFrame(history).rename(columns={"num_tokens": "tokens_seen"})
-    record.write_table(metrics, paths.metrics(run.study, run.id))
+    record.write_table(metrics, folder / "metrics.csv")
+    trained = len(trainer.train_dataset)
     content = {
         "run": run.model_dump(),
         "effective_batch_size": run.settings.batch_size,
         "data": data.origin(run.settings.data),
+        "rows": {"read": n_rows, "trained": trained, "too long": n_rows - trained},
         "model_revision": models.revision(run.model_settings),
         "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        "checkpoints": steps,
+        "checkpoints": paths.steps(run.study, run.id),
         "resumed_from_step": int(resumed.name.partition("-")[2]) if resumed else 0,
         "wall_seconds": {"train": timer.seconds},
         "tokens_seen": int(history[-1]["num_tokens"]),
         "details": getattr(trainer, "details", {}),
         **record.provenance(),
     }
-    record.write_json(content, paths.record(run.study, run.id, "train"))
+    record.write_json(content, folder / "train.json")
 
 
-def _mark(run: Run) -> str:
+def _published(run: Run) -> list[Path]:
+    """What the rest of the study reads; kept beside the checkpoints as well."""
+    return [paths.metrics(run.study, run.id), paths.record(run.study, run.id, "train")]
+
+
+def _rows(run: Run):
+    return (data.sft if run.phase == "sft" else data.preferences)(run.settings, run.seed)
+
+
+def _mark(run: Run, rows) -> str:
     """What a checkpoint depends on: settings, data, the weights it started from and the code that trains."""
     start = start_of(run)
     files = sorted(start.glob("*.safetensors")) if start else []
-    code = ["models.py", "methods/trainer.py", f"methods/{run.method}.py"]
+    code = ["models.py", "chat.py", "methods/trainer.py", f"methods/{run.method}.py"]
     code += ["methods/reward.py"] if hasattr(run.settings, "reward") else []
-    files += [paths.ROOT / "vd" / name for name in code]
     hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-    rows = data.sft(run.settings, run.seed) if run.phase == "sft" else data.preferences(run.settings, run.seed)
-    hashes.append(hashlib.sha256(json.dumps(rows[:]).encode()).hexdigest())
-    return json.dumps([run.model_dump(), hashes], sort_keys=True)
+    texts = [(paths.ROOT / "vd" / name).read_text(encoding="utf-8") for name in code]
+    hashes += [hashlib.sha256(text.encode()).hexdigest() for text in [*texts, json.dumps(rows[:])]]
+    content = [run.model_dump(), models.identity(run.model_settings), hashes]
+    return json.dumps(content, sort_keys=True)
 
 
 def _last_whole(folder: Path) -> Path | None:
     """The last checkpoint that an interrupted run can go on from; later, half-written ones are removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
-    whole = [path for path in found if (path / "trainer_state.json").exists()]  # which is written last
+    whole = [path for path in found if _is_whole(path)]
     for path in found[found.index(whole[-1]) + 1 :] if whole else []:
         shutil.rmtree(path)
     return whole[-1] if whole else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether all that a run needs to go on from a checkpoint can be read.
+
+    A kill or a full disk may leave any file of it empty or cut.
+    """
+    try:
+        TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).log_history[-1]["num_tokens"]
+        weights = list(checkpoint.glob("*.safetensors"))
+        for file in weights:
+            safetensors.safe_open(file, "pt")  # compares its length with what its header promises
+        return bool(weights) and all(zipfile.is_zipfile(checkpoint / name) for name in STATE)
+    except (OSError, ValueError, TypeError, LookupError, safetensors.SafetensorError):
+        return False
 
 
 def _slim(checkpoint: Path) -> None:
@@ -182,14 +230,36 @@ def _slim(checkpoint: Path) -> None:
 
 
 class Report(TrainerCallback):
-    """Progress after every step."""
+    """Progress after every step; numbers that are no numbers end the training at their step."""
 
     def __init__(self, run: Run, steps: int, stage: str = "train"):
+        self.run_id = run.id if stage == "train" else f"{run.id}, {stage} model"
         self.progress = record.Progress(stage, run.id, steps)
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.progress.resume(state.global_step)
 
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        self._check(state.global_step + 1, "loss or gradient", gradients)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        weights = [p.detach() for p in model.parameters() if p.requires_grad]
+        self._check(state.global_step, "updated weight", weights)
+
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs:
+            for name, value in logs.items():
+                finite(float(value), f"{self.run_id}, step {state.global_step}: {name}", FIX)
             self.progress(state.global_step, f"loss {float(logs['loss']):.3f}")
+
+    def on_save(self, args, state, control, **kwargs):
+        """Keep what resuming needs of the last two checkpoints alone: it is twice as large as a model."""
+        found = sorted(Path(args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+        for checkpoint in found[:-2]:
+            _slim(checkpoint)
+
+    def _check(self, step: int, what: str, tensors: list[torch.Tensor]) -> None:
+        whole = torch.stack([tensor.isfinite().all() for tensor in tensors])  # one wait for the GPU
+        if not whole.all():
+            raise NotFiniteError(f"{self.run_id}, step {step}: a {what}", FIX)

@@ -1,0 +1,124 @@
+"""What the cache keeps: made once, by one process, readable by others, and anew when what it comes from changes."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vd import models, paths, topics, vprism
+from vd.study import ModelSettings, VPrismSettings
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_cache_that_nobody_may_write_serves_what_it_has(cache, monkeypatch):
+    models.locate("random:llama")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(models, "FileLock", refuse)
+    settings = ModelSettings(source="random:llama", dtype="float32")
+    assert models.load_tokenizer(settings) and models.load_base(settings)
+    with pytest.raises(PermissionError, match=r"random/qwen3-.*cannot be written.*set VD_CACHE"):
+        models.locate("random:qwen3")
+
+
+def test_a_cache_that_is_a_file_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VD_CACHE", str(tmp_path / "file"))
+    with pytest.raises(PermissionError, match="set VD_CACHE to a folder that can be written"):
+        models.locate("random:llama")
+
+
+def test_others_may_read_what_one_user_made(cache):
+    before = os.umask(0o022)
+    try:
+        folder = paths.Path(models.locate("random:bert"))
+    finally:
+        os.umask(before)
+    assert [oct(p.stat().st_mode & 0o777) for p in (folder, folder.parent)] == ["0o755", "0o755"]
+    assert all(file.stat().st_mode & 0o044 == 0o044 for file in folder.iterdir())
+
+
+def test_what_a_killed_process_left_half_made_is_made_anew(cache):
+    whole = paths.Path(models.locate("random:llama"))
+    names = {file.name for file in whole.iterdir()}
+    part = whole.with_name(f"{whole.name}.part")
+    whole.rename(part)
+    (part / "model.safetensors").write_bytes(b"")
+    (part / "more").write_bytes(b"")
+    again = paths.Path(models.locate("random:llama"))
+    assert {file.name for file in again.iterdir()} == names and not part.exists()
+    assert models.load_base(ModelSettings(source="random:llama"))
+
+
+def test_several_processes_on_an_empty_cache_make_one_model(cache):
+    code = "from vd import models; print(models.locate('random:llama'))"
+    command = [sys.executable, "-c", code]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = {process.communicate()[0] for process in running}
+    assert len(said) == 1 and all(process.returncode == 0 for process in running)
+    assert [p.name for p in (cache / "random").iterdir() if p.is_dir()] == [os.path.basename(said.pop().strip())]
+
+
+TEXTS = pd.Series([f"Should {word} be free?" for word in ("tea", "trade", "time", "speech")])
+
+
+def kept(cache, step):
+    return {file.name for file in (cache / "vprism").glob(f"{step}-*")}
+
+
+def test_embeddings_are_made_anew_when_their_code_changes(cache, monkeypatch):
+    settings = VPrismSettings()
+    before = vprism.embed(settings, TEXTS)
+    assert np.array_equal(vprism.embed(settings, TEXTS), before) and len(kept(cache, "embed")) == 1
+
+    def embed(texts, model):
+        return np.ones((len(texts), 2), dtype=np.float32)
+
+    monkeypatch.setattr(topics, "embed", embed)
+    assert vprism.embed(settings, TEXTS).shape == (4, 2) and len(kept(cache, "embed")) == 2
+
+
+def test_embeddings_are_made_anew_when_the_models_files_change(cache, tmp_path):
+    """A local folder may hold another model tomorrow; the same files elsewhere are the same model."""
+    for name in ("one", "two"):
+        shutil.copytree(models.locate("random:bert"), tmp_path / name)
+    settings = VPrismSettings()
+
+    def embed(folder):
+        source = ModelSettings(source=str(tmp_path / folder), dtype="float32")
+        return vprism.embed(settings.model_copy(update={"embedding": source}), TEXTS)
+
+    first = embed("one")
+    embed("two")
+    assert len(kept(cache, "embed")) == 1
+    from safetensors.torch import load_file, save_file
+
+    file = tmp_path / "one" / "model.safetensors"
+    save_file({n: w * 1.5 for n, w in load_file(file).items()}, file, {"format": "pt"})
+    assert not np.allclose(embed("one"), first) and len(kept(cache, "embed")) == 2
+
+
+def test_clusters_are_made_anew_when_their_code_changes(cache, monkeypatch):
+    settings = VPrismSettings(min_cluster_size=5, n_neighbors=5, n_components=2)
+    vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    vprism.clusters(settings, vectors)
+    vprism.clusters(settings, vectors)
+    assert len(kept(cache, "clusters")) == 1
+
+    def _umap(vectors, settings, n_components, min_dist):
+        return vectors[:, :n_components]
+
+    monkeypatch.setattr(vprism, "_umap", _umap)
+    vprism.clusters(settings, vectors)
+    assert len(kept(cache, "clusters")) == 2

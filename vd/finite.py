@@ -1,0 +1,19 @@
+"""Numbers that are no numbers stop the step that made them, and are never logged, sampled from or judged."""
+
+
+class NotFiniteError(RuntimeError):
+    """A number is NaN or infinite: which one, where, and what to try."""
+
+    def __init__(self, what: str, fix: str):
+        super().__init__(f"{what} is not a finite number; {fix}")
+        self.what, self.fix = what, fix
+
+    def __reduce__(self):
+        return type(self), (self.what, self.fix)
+
+
+def finite(values, what: str, fix: str) -> None:
+    """Raise NotFiniteError unless all of `values` (a float, an array or a tensor) are finite."""
+    right = values - values == 0  # NaN - NaN and inf - inf are NaN
+    if not (right if isinstance(right, bool) else bool(right.all())):
+        raise NotFiniteError(what, fix)
