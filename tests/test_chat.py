@@ -119,6 +119,7 @@ class Says:
     """A model that says what it is told to say."""
 
     device, generation_config = torch.device("cpu"), SimpleNamespace(eos_token_id=None)
+    config = models._config(QWEN3)
 
     def __init__(self, tokenizer, text):
         self.ids = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -400,3 +400,9 @@ def test_weights_that_are_no_numbers_are_neither_trained_on_nor_probed(place):
         methods.train(study.run(DPO_RUN))
     with pytest.raises(NotFiniteError, match=f"{file.parent}.* is not a finite number"):
         models.for_inference(study.models["tiny-llama"], file.parent)
+
+
+def test_rows_longer_than_the_model_reads_are_refused(place):
+    change = lambda s: s["sft"]["sft-support"].update(max_length=513)  # noqa: E731
+    with pytest.raises(ValueError, match="max_length 513 exceeds the 512 tokens"):
+        methods.train(study_with(place, change).run(SFT_RUN))

@@ -120,3 +120,10 @@ def test_a_run_whose_scores_break_is_named_with_its_step(monkeypatch, tmp_path):
     with pytest.raises(NotFiniteError, match=f"{run.id}, step 0: a score is not a finite number; look"):
         probe.probe_run(study, run)
     assert not paths.responses("smoke", run.id).exists()
+
+
+def test_a_prompt_that_leaves_no_room_for_a_reply_is_named(tiny, asked):
+    long = asked.assign(prompt=asked["prompt"].where(asked.index != 1, "Why? " * 300))
+    said = rf"probe {asked['prompt_id'][1]}: \d+ tokens and a reply .* exceed the 512 tokens"
+    with pytest.raises(ValueError, match=said):
+        probe.ask(*tiny, long, PROBING, seed=0)

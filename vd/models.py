@@ -153,6 +153,11 @@ def load_tokenizer(model: ModelSettings):
     return chat.prepare(tokenizer, model.source, model.prompt_format, vocabulary)
 
 
+def context(config) -> int | None:
+    """The longest text in tokens that a model with this configuration can read; None if it does not say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def load_base(model: ModelSettings, dtype: str | None = None):
     """The untrained model, in the study's dtype unless another is asked for."""
     import torch

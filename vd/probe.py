@@ -82,6 +82,7 @@ def _generate(model, tokenizer, batch: pd.DataFrame, probing: Probing, seed: int
     inputs = tokenizer(
         batch["text"].tolist(), padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
     ).to(model.device)
+    _check_room(model, inputs["attention_mask"].sum(dim=1), batch, probing)
     noise = np.stack([uniforms(seed, r.prompt_id, r.sample, probing.max_new_tokens) for r in batch.itertuples()])
     stops = torch.tensor(_stops(model, tokenizer), device=model.device)
     with torch.inference_mode():
@@ -100,6 +101,18 @@ def _generate(model, tokenizer, batch: pd.DataFrame, probing: Probing, seed: int
     texts, whole = zip(*replies, strict=True)
     finish = np.where(ends.any(dim=1).cpu() & np.array(whole), "stop", "length")
     return pd.DataFrame({"response": texts, "n_tokens": n_tokens, "finish_reason": finish}, batch.index)
+
+
+def _check_room(model, lengths, batch: pd.DataFrame, probing: Probing) -> None:
+    """Raise ValueError for a prompt that leaves no room for a reply: beyond it models write noise."""
+    limit = models.context(model.config)
+    if limit and int(lengths.max()) + probing.max_new_tokens > limit:
+        row = batch.iloc[int(lengths.argmax())]
+        raise ValueError(
+            f"probe {row['prompt_id']}: {int(lengths.max())} tokens and a reply of "
+            f"probing.max_new_tokens {probing.max_new_tokens} exceed the {limit} tokens that the "
+            "model reads; shorten the prompt or lower probing.max_new_tokens"
+        )
 
 
 def _stops(model, tokenizer) -> list[int]:

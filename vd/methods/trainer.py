@@ -140,7 +140,16 @@ def _train(run: Run, trainer, last: Path | None) -> None:
 
 
 def _count_steps(run: Run, trainer) -> None:
-    """Set the steps of an epoch by the rows that train: TRL leaves out those too long for a reply."""
+    """Set the steps of an epoch by the rows that train: TRL leaves out those too long for a reply.
+
+    Raises ValueError where none is left, or where `max_length` exceeds what the model can read.
+    """
+    limit = models.context(getattr(trainer.model, "policy", trainer.model).config)
+    if limit and run.settings.max_length > limit:
+        raise ValueError(
+            f"{run.id}: max_length {run.settings.max_length} exceeds the {limit} tokens that the "
+            "model reads; lower max_length in the study"
+        )
     if not len(trainer.train_dataset):
         raise ValueError(
             f"{run.id}: no row of '{run.settings.data}' leaves room for a reply within max_length "
