@@ -286,3 +286,33 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path):
     save_file({n: w for n, w in weights.items() if "layers.1" not in n}, file, {"format": "pt"})
     with pytest.raises(ValueError, match=r"weights are missing, such as model.layers.1.* would be random"):
         models.load_base(settings)
+
+
+@pytest.mark.parametrize("prompt_format", ["chat", "response"])
+def test_families_go_through_training_and_probing(family, place, tmp_path, prompt_format):
+    """A tiny model with each family's tokenizer: every reply that is not cut was taught to end."""
+    import yaml
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from vd import methods
+    from vd.study import load_study
+
+    for file in Path(family.folder).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    sizes = dict(models.TINY["llama"], vocab_size=len(AutoTokenizer.from_pretrained(tmp_path)))
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **sizes)).save_pretrained(tmp_path)
+    study = yaml.safe_load(Path("notebooks/configs/smoke.yaml").read_text(encoding="utf-8"))
+    source = {"source": str(tmp_path), "dtype": "float32", "prompt_format": prompt_format}
+    study |= {"models": {"own": source}, "preference": {}, "findings": {}, "ablations": {}}
+    for entry in study["sft"].values():
+        entry |= {"max_length": 500, "steps": 2}
+    (place / "configs" / "own.yaml").write_text(yaml.safe_dump(study))
+    study = load_study("own")
+    for name in ("own/base/seed-0", "own/sft-support/seed-0"):
+        run = study.run(name)
+        if run.method:
+            methods.train(run)
+        replies = probe.probe_run(study, run)
+    assert set(replies["step"]) == {0, 2} and len(replies) == 2 * 22 * 2
+    assert not replies["response"].str.contains("<|", regex=False).any(), "control tokens are no text"
