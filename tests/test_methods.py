@@ -26,6 +26,18 @@ def study_with(place, change=lambda study: None, name="tiny"):
     return load_study(name)
 
 
+def loss_of(built, rows):
+    """A trainer's loss on a batch of these rows, wherever its model lies."""
+    batch = built._prepare_inputs(dict(built.data_collator(rows)))
+    return built.compute_loss(built.model, batch).item()
+
+
+def logits_of(model, ids):
+    """Scores (T, V) in front of each token of a text, on the CPU."""
+    with torch.no_grad():
+        return model(torch.tensor([ids], device=model.device)).logits[0].cpu()
+
+
 def weights(folder):
     return {name: w for file in sorted(folder.glob("*.safetensors")) for name, w in load_file(file).items()}
 
@@ -35,15 +47,15 @@ def test_sft_counts_only_reply_tokens(place):
     run = study_with(place).run(SFT_RUN)
     built = sft.build(run)
     row = next(row for row in built.train_dataset if len(row["input_ids"]) < run.settings.max_length)
-    loss = built.compute_loss(built.model, dict(built.data_collator([row]))).item()
+    loss = loss_of(built, [row])
 
     text = built.processing_class.decode(row["input_ids"])
     turn = "<|im_start|>assistant\n"
     prompt = built.processing_class(text.split(turn)[0] + turn)["input_ids"]
 
-    ids = torch.tensor([row["input_ids"]])
-    with torch.no_grad():
-        logp = built.model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+    ids = torch.tensor(row["input_ids"])
+    scores = logits_of(built.model, row["input_ids"])[:-1].log_softmax(-1)
+    logp = scores.gather(1, ids[1:, None])[:, 0]
     assert row["input_ids"][: len(prompt)] == prompt
     assert loss == pytest.approx(-logp[len(prompt) - 1 :].mean().item(), rel=1e-4)
     assert loss != pytest.approx(-logp.mean().item(), rel=1e-4)
@@ -58,15 +70,15 @@ def test_dpo_loss_equals_the_equation(place):
     with torch.no_grad():  # move the policy away from its reference, or the loss would be log 2 whatever beta is
         for name, w in built.model.named_parameters():
             if ".default." in name and "lora_B" in name:
-                w.add_(torch.randn(w.shape, generator=torch.Generator().manual_seed(1)) * 0.05)
+                noise = torch.randn(w.shape, generator=torch.Generator().manual_seed(1))
+                w.add_(noise.to(w.device) * 0.05)
     rows = [built.train_dataset[i] for i in range(3)]
-    loss = built.compute_loss(built.model, dict(built.data_collator(rows))).item()
+    loss = loss_of(built, rows)
 
     def logp(model, prompt, reply):
-        ids = torch.tensor([prompt + reply])
-        with torch.no_grad():
-            scores = model(ids).logits[0, :-1].log_softmax(-1)
-        return scores.gather(1, ids[0, 1:, None])[len(prompt) - 1 :, 0].sum()
+        ids = torch.tensor(prompt + reply)
+        scores = logits_of(model, prompt + reply)[:-1].log_softmax(-1)
+        return scores.gather(1, ids[1:, None])[len(prompt) - 1 :, 0].sum()
 
     policy, total = built.model, 0.0
     for row in rows:
@@ -120,17 +132,17 @@ def test_simpo_loss_equals_the_equation(place):
     run = study.run("tiny-llama/sft-support/simpo/seed-0")
     built = simpo.build(run)
     rows = [built.train_dataset[i] for i in range(3)]
-    loss = built.compute_loss(built.model, dict(built.data_collator(rows))).item()
+    loss = loss_of(built, rows)
 
     pairs, total = data.preferences(run.settings, run.seed), 0.0
     for row in pairs.select(range(3)):
         mean = {}
         for side in ("chosen", "rejected"):
             prompt, reply = trainer.encode(built.processing_class, row["prompt"], row[side])
-            ids = torch.tensor([(prompt + reply)[: run.settings.max_length]])
-            with torch.no_grad():
-                scores = built.model(ids).logits[0, :-1].log_softmax(-1)
-            mean[side] = scores.gather(1, ids[0, 1:, None])[len(prompt) - 1 :, 0].mean()
+            ids = (prompt + reply)[: run.settings.max_length]
+            scores = logits_of(built.model, ids)[:-1].log_softmax(-1)
+            ids = torch.tensor(ids)
+            mean[side] = scores.gather(1, ids[1:, None])[len(prompt) - 1 :, 0].mean()
         total += -torch.nn.functional.logsigmoid(3.0 * (mean["chosen"] - mean["rejected"]) - 0.7).item()
     assert loss == pytest.approx(total / 3, rel=1e-4)
     assert built.cpo_alpha == 0 and not hasattr(built, "ref_model")

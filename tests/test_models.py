@@ -81,8 +81,8 @@ def test_merged_checkpoint_equals_base_with_adapters(tmp_path):
             if "lora_B" in name:
                 weight.normal_(std=0.1)
     trained.save_pretrained(tmp_path)
-    ids = torch.arange(20)[None]
     merged = models.for_inference(TINY, tmp_path)
+    ids, trained = torch.arange(20, device=merged.device)[None], trained.to(merged.device)
     with torch.no_grad():
         assert torch.allclose(merged(ids).logits, trained(ids).logits, atol=1e-5)
         assert not torch.allclose(merged(ids).logits, models.for_inference(TINY, None)(ids).logits, atol=1e-3)
@@ -93,9 +93,10 @@ def test_rounding_weights_leaves_positions_alone():
     half = TINY.model_copy(update={"dtype": "bfloat16"})
     model = models.for_inference(half, None)
     assert model.dtype == torch.bfloat16 and {b.dtype for b in model.buffers()} == {torch.float32}
-    ids = torch.arange(20)[None]
+    ids = torch.arange(20, device=model.device)[None]
     with torch.no_grad():
-        assert torch.equal(model(ids).logits, models.load_base(half)(ids).logits)
+        plain = models.load_base(half).to(model.device)
+        assert torch.equal(model(ids).logits, plain(ids).logits)
 
 
 def test_full_fine_tuning_starts_in_float32():

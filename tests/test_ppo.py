@@ -70,7 +70,7 @@ def test_the_score_is_read_at_the_last_token(study, scorer):
     alone = [reward.scores(model, tokenizer, [p], [r]) for p, r in zip(rows["prompt_ids"], replies, strict=True)]
     assert torch.allclose(together, torch.cat(alone), atol=1e-4)
     for prompt, reply, score in zip(rows["prompt_ids"], replies, together, strict=True):
-        padded = torch.tensor([prompt + reply + [tokenizer.pad_token_id] * 3])
+        padded = torch.tensor([prompt + reply + [tokenizer.pad_token_id] * 3], device=model.device)
         with torch.no_grad():
             trained = model(input_ids=padded, attention_mask=padded != tokenizer.pad_token_id).logits
         assert trained.item() == pytest.approx(score.item(), abs=1e-4)

@@ -99,7 +99,7 @@ def _generate(model, tokenizer, batch: pd.DataFrame, probing: Probing, seed: int
     n_tokens = torch.where(ends.any(dim=1), ends.int().argmax(dim=1), tokens.shape[1]).tolist()
     replies = [chat.reply_of(tokenizer, t[:n]) for t, n in zip(tokens.tolist(), n_tokens, strict=True)]
     texts, whole = zip(*replies, strict=True)
-    finish = np.where(ends.any(dim=1).cpu() & np.array(whole), "stop", "length")
+    finish = np.where(ends.any(dim=1).cpu().numpy() & np.array(whole), "stop", "length")
     return pd.DataFrame({"response": texts, "n_tokens": n_tokens, "finish_reason": finish}, batch.index)
 
 
