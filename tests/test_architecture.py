@@ -108,6 +108,21 @@ def test_probe_and_judge_know_no_method(module):
     assert "trl" not in {lib for name in reached(module) for lib in libraries(name, top_level=False)}
 
 
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_files_are_read_and_written_in_utf_8_whatever_the_locale(module):
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "id", getattr(node.func, "attr", None))
+        own = isinstance(node.func, ast.Name) or getattr(node.func.value, "id", "") == "record"
+        if name != "open" and (own or name not in ("read_text", "write_text")):
+            continue
+        literals = [a.value for a in node.args if isinstance(a, ast.Constant)]
+        binary = any(isinstance(value, str) and "b" in value for value in literals)
+        named = "encoding" in {keyword.arg for keyword in node.keywords}
+        assert binary or named, f"line {node.lineno}: {name} without encoding"
+
+
 def test_nothing_imports_a_notebook():
     for file in MODULES.values():
         assert "%run" not in file.read_text() and "import_ipynb" not in file.read_text()

