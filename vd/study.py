@@ -63,7 +63,8 @@ class Settings(BaseModel):
 class ModelSettings(Settings):
     """A language model to start from."""
 
-    source: str  # hub name, local folder, embedded:<name> or random:<architecture>
+    # hub name, local folder, embedded:<name> or random:<architecture>
+    source: str = Field(min_length=1)
     revision: str | None = None  # hub commit; None takes the newest, and the run's record says which
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     prompt_format: Literal["chat", "response"] = "chat"  # the model's chat template, or "{question}\nResponse:"
@@ -180,7 +181,8 @@ class ApiJudgeSettings(ServerSettings):
 class JudgeSettings(Settings):
     """Who tells support from neutral from oppose."""
 
-    source: str = "embedded:minilm"  # encoder that the offline judge is trained from
+    # encoder that the offline judge is trained from
+    source: str = Field("embedded:minilm", min_length=1)
     epochs: Count = 5
     learning_rate: PositiveFloat = 5.0e-5
     batch_size: Count = 16
@@ -395,8 +397,8 @@ def _settings_class(section: str, method: str) -> type[TrainingSettings]:
     try:
         module = importlib.import_module(f"vd.methods.{method}")
     except Exception as error:  # somebody's own method
-        said = study_file.shown(f"{type(error).__name__}: {error}")
-        raise LookupError(f"{file} cannot be imported, {said}; correct it") from None
+        said = study_file.word(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise LookupError(f"{file} cannot be imported ({said}); correct it") from None
     if not (isinstance(module.Settings, type) and issubclass(module.Settings, TrainingSettings)):
         bases = "TrainingSettings or PreferenceSettings"
         raise LookupError(f"{file}: Settings must build on {bases}")

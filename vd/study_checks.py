@@ -60,6 +60,7 @@ def of_runs(study, runs: dict) -> Mistakes:
     yield from _checkpoints(study.probing.checkpoints, [run.settings for run in trained])
     lineages = {run.lineage: run for run in runs.values()}
     yield from _roles(study.findings, lineages)
+    yield from _common_seeds(study.findings, trained)
     for name, ablation in study.ablations.items():
         yield from _ablation(f"ablations.{word(name)}", ablation, lineages)
 
@@ -151,6 +152,15 @@ def _roles(findings, lineages: dict) -> Mistakes:
     for one, other in COMPARED:
         if one in named and named[one] == named.get(other):
             yield f"findings.{other}", f"the same as {one}, which it is compared with; name another"
+
+
+def _common_seeds(findings, trained: list) -> Mistakes:
+    """Findings compare runs on the same seeds."""
+    seeds = {name: {run.seed for run in trained if run.lineage == name} for _, name in findings}
+    seeds = {name: those for name, those in seeds.items() if those}
+    if seeds and not set.intersection(*seeds.values()):
+        said = ", ".join(f"{name} {sorted(those)}" for name, those in seeds.items())
+        yield "findings", f"its runs have no seed in common, {said}; give them one"
 
 
 def _role(role: str, name: str, lineages: dict) -> Mistakes:
