@@ -230,6 +230,7 @@ def _corpora() -> dict[str, Path]:
     return {file.stem: file for file in sorted(paths.CORPORA.glob("*.jsonl"))}
 
 
+@functools.cache
 def _fitting(use: str) -> list[str]:
     """Embedded corpora for a use."""
     if use == "probes":  # others hold topics and polarities as well
