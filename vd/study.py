@@ -214,7 +214,7 @@ class Bootstrap(Settings):
     """Intervals of the drift tables."""
 
     resamples: int = Field(2000, gt=0, le=100_000)
-    alpha: float = Field(0.05, gt=0, le=0.5)  # intervals cover 1 - alpha
+    alpha: float = Field(0.05, ge=1e-4, le=0.5)  # intervals cover 1 - alpha
     seed: Seed = 0
 
 

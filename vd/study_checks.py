@@ -4,6 +4,7 @@ Checks yield (key, mistake and fix). What one key alone may hold is the matter o
 vd/study.py, and what has to be there for it that of vd/study_inputs.py.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -39,10 +40,10 @@ def of_study(study) -> Mistakes:
     yield from study_inputs.prompt(study)
     yield from study_inputs.vprism(study)
     yield from study_inputs.probes(study)
-    least = 2 / study.bootstrap.alpha  # one replicate on either side of an interval
+    least = math.ceil(2 / study.bootstrap.alpha)  # one replicate on either side of an interval
     if study.bootstrap.resamples < least:
         too_few = f"too few for alpha {study.bootstrap.alpha:g}"
-        yield "bootstrap.resamples", f"{too_few}; write at least {least:.0f}"
+        yield "bootstrap.resamples", f"{too_few}; write at least {least}"
 
 
 def of_runs(study, runs: dict) -> Mistakes:
