@@ -153,8 +153,8 @@ def test_an_entry_without_anything_in_it_is_no_run(place):
             10**9,
             "bootstrap.resamples: Input should be less than or equal to 100000",
         ),
-        ("bootstrap.alpha", 0.007, "bootstrap.resamples: too few for alpha 0.007; write at least 286"),
-        ("bootstrap.alpha", 1e-300, "bootstrap.alpha: Input should be greater than or equal to 0.0001"),
+        ("bootstrap.alpha", 0.007, "resamples: too few for alpha 0.007; write at least 286"),
+        ("bootstrap.alpha", 1e-300, "alpha: Input should be greater than or equal to 0.0001"),
         ("bootstrap.alpha", 0.95, "bootstrap.alpha: Input should be less than or equal to 0.5"),
         (
             "judge.max_length",
