@@ -46,12 +46,16 @@ def libraries(module, top_level=True):
 ALLOWED = {  # arrows point one way, from what is asked to what is shown
     "vd.paths": set(),
     "vd.public": {"paths"},
-    "vd.study": {"paths", "public"},
+    "vd.sources": set(),
+    "vd.study_file": {"paths"},
+    "vd.study_inputs": {"paths", "public", "sources", "study_file"},
+    "vd.study_checks": {"study_file", "study_inputs"},
+    "vd.study": {"paths", "study_checks", "study_file", "study_inputs"},
     "vd.record": {"paths"},
     "vd.data": {"paths", "public", "study"},
     "vd.finite": set(),
     "vd.chat": set(),
-    "vd.models": {"paths", "study", "chat", "finite"},
+    "vd.models": {"paths", "sources", "study", "chat", "finite"},
     "vd.probe": {"paths", "study", "record", "data", "models", "chat", "finite"},
     "vd.judge": {"paths", "study", "record", "data", "models", "finite"},
     "vd.api_cache": set(),
@@ -81,7 +85,16 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
     "vd.tables": {"record", "plots"},
     "vd.workflow": {"paths", "public"},
     "vd.corpora": set(),
-    "vd.__main__": {"paths", "study", "data", "record", "agreement", "api_client", "api_judge"},
+    "vd.__main__": {
+        "paths",
+        "study",
+        "study_inputs",
+        "data",
+        "record",
+        "agreement",
+        "api_client",
+        "api_judge",
+    },
 }
 
 

@@ -26,6 +26,18 @@ def error_of(place, change):
     return str(caught.value)
 
 
+def put(key, value):
+    """A change that writes a value under a key such as sft.sft-support.steps."""
+    *above, last = key.split("/") if "/" in key else key.split(".")
+
+    def change(study):
+        for part in above:
+            study = study.setdefault(part, {})
+        study[last] = value
+
+    return change
+
+
 @pytest.mark.parametrize("name", ["smoke", "pocket"])
 def test_studies_load_and_parents_come_first(name):
     runs = load_study(name).runs()

@@ -2,28 +2,37 @@
 
 import argparse
 import os
+import re
 import sys
 
-from vd import paths
+from vd import paths, study_inputs
 from vd.study import Study, StudyError, load_study
 
 
 def main() -> None:
-    """Do what the options say; a mistake in the study is printed as one line a key, with exit status 1."""
-    parser = argparse.ArgumentParser(prog="python -m vd", description="Without options: what the study will do.")
+    """Do what the options say; a mistake in study (status 1) or options (2) is one line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vd",
+        description="Without options: what the study will do.",
+    )
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message}; see --help\n")
     parser.add_argument("study", help="a file of notebooks/configs, without its ending")
-    parser.add_argument("--check-data", action="store_true", help="find out whether its public data sets can be had")
-    parser.add_argument("--where", action="store_true", help="where its results are")
-    parser.add_argument("--judge", action="store_true", help="ask the API judge (judge.api) about all replies so far")
-    parser.add_argument("--dry-run", action="store_true", help="with --judge: only say what that would cost")
-    parser.add_argument("--sheet", type=int, metavar="N", help="draw N replies for people to label")
+    parser.add_argument("--dry-run", action="store_true", help="with --judge: only say its cost")
+    modes, on = parser.add_mutually_exclusive_group(), {"action": "store_true"}
+    modes.add_argument("--check-data", help="find out whether its data sets can be had", **on)
+    modes.add_argument("--where", help="where its results are", **on)
+    modes.add_argument("--judge", help="ask the API judge (judge.api) about all replies", **on)
+    modes.add_argument("--sheet", type=_count, metavar="N", help="draw N replies to be labelled")
     options = parser.parse_args()
+    if options.dry_run and not options.judge:
+        parser.error("--dry-run says what --judge would cost; add --judge")
     try:
         study = load_study(options.study)
     except StudyError as error:
         sys.exit(f"{error}")
     if options.where:
-        print(f"figures  {_short(paths.figures(study.name))}/\ntables   {_short(paths.results(study.name))}/")
+        print(f"figures  {_short(paths.figures(study.name))}/")
+        print(f"tables   {_short(paths.results(study.name))}/")
     elif options.check_data:
         _check_data(study)
     elif options.judge:
@@ -34,12 +43,20 @@ def main() -> None:
         _plan(study)
 
 
+def _count(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of replies; write one above 0")
+    return int(text)
+
+
 def _plan(study: Study) -> None:
     for run in study.runs().values():
         depth = {"base": 0, "sft": 1, "preference": 2}[run.phase]
         what = f"{run.method}, {run.settings.length} on {run.settings.data}" if run.settings else "as it is"
         print(f"{'  ' * depth}{run.id}: {what}")
     print(f"then probe, judge, drift, figures and tables in {_short(paths.results(study.name))}/")
+    for name in study_inputs.to_be_made(study):
+        print(f"{name} is not there yet; make it first")
 
 
 def _check_data(study: Study) -> None:

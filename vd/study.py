@@ -1,17 +1,21 @@
 """What is asked: a study, validated on load, and the runs it asks for with their lineage.
 
-A study is one YAML file, `notebooks/configs/<study>.yaml`. Everything that later stages do follows from it, so mistakes
-in its keys are reported here, before any work starts, as a `StudyError` that names the file, the key and the fix.
+A study is one YAML file, `notebooks/configs/<study>.yaml`. All that later stages do follows from
+it, so its mistakes are reported before any work starts, as a `StudyError` that names file, key and
+fix:
+
+    vd/study_file.py     how the file is written
+    this file            what each key may hold, by its type
+    vd/study_checks.py   what keys have to do with each other
+    vd/study_inputs.py   what has to be there: models, data sets, probes, prompts, methods
 """
 
 import importlib
 import math
-import re
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,25 +28,43 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from vd import paths, public
+from vd import paths, study_checks, study_file, study_inputs
+from vd.study_file import StudyError
 
 OPENAI = "https://api.openai.com/v1"
 
 
-class StudyError(ValueError):
-    """A mistake in a study file: which file, which key, what to write instead."""
+def _once(values: list) -> list:
+    if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+        raise ValueError(f"{twice[0]} is written twice; remove one")
+    return values
+
+
+def _sampled(temperature: float) -> float:
+    if 0 < temperature < 0.01:
+        raise ValueError("must be 0 or at least 0.01, for scores are divided by it")
+    return temperature
+
+
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_once)]
+Steps = Annotated[list[Count], Field(min_length=1), AfterValidator(_once)]
+Names = Annotated[list[str], Field(min_length=1), AfterValidator(_once)]
+Temperature = Annotated[float, Field(ge=0, le=10), AfterValidator(_sampled)]
 
 
 class Settings(BaseModel):
     """Base of all settings: unknown keys and wrong types are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class ModelSettings(Settings):
     """A language model to start from."""
 
-    source: str  # hub name, local folder, embedded:<name> or random:<architecture>
+    # hub name, local folder, embedded:<name> or random:<architecture>
+    source: str = Field(min_length=1)
     revision: str | None = None  # hub commit; None takes the newest, and the run's record says which
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     prompt_format: Literal["chat", "response"] = "chat"  # the model's chat template, or "{question}\nResponse:"
@@ -51,21 +73,21 @@ class ModelSettings(Settings):
 class Lora(Settings):
     """Low-rank adapters on all linear layers (Hu et al. 2021, arXiv 2106.09685)."""
 
-    r: PositiveInt = 16
-    alpha: PositiveInt = 32
+    r: Count = 16
+    alpha: Count = 32
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
 class Optimisation(Settings):
     """How long and how fast weights are trained."""
 
-    steps: PositiveInt | None = None  # optimiser steps; write either these or epochs
-    epochs: PositiveFloat | None = None  # passes over the data
-    batch_size: PositiveInt = 8  # effective: examples (or pairs) per optimiser step
-    device_batch_size: PositiveInt | None = None  # examples per forward pass; None takes batch_size
+    steps: Count | None = None  # optimiser steps; write either these or epochs
+    epochs: float | None = Field(None, gt=0, le=10_000)  # passes over the data
+    batch_size: Count = 8  # effective: examples (or pairs) per optimiser step
+    device_batch_size: Count | None = None  # examples per forward pass; None takes batch_size
     learning_rate: PositiveFloat
     schedule: Literal["constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, lt=2**31)
     weight_decay: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
@@ -96,9 +118,9 @@ class TrainingSettings(Optimisation):
 
     data: str  # a data set of vd.data
     filters: dict[str, str | bool | int | float] = {}  # of a public data set, as vd/public.py names them
-    examples: PositiveInt | None = None  # a seeded subset of that size; None takes all
-    save_every: PositiveInt  # checkpoint spacing in steps; step 0 and the last step are always kept
-    max_length: PositiveInt = 256  # tokens of prompt and reply together; longer ones are cut at the end
+    examples: Count | None = None  # a seeded subset of that size; None takes all
+    save_every: Count  # checkpoint spacing in steps; step 0 and the last step are always kept
+    max_length: Count = 256  # tokens of prompt and reply together; longer ones are cut at the end
     lora: Lora | None = Lora()  # null trains all weights
 
 
@@ -112,12 +134,13 @@ class Probing(Settings):
     """How every checkpoint is asked."""
 
     probes: str = "probes"  # an embedded probe set, or a .jsonl file with the columns that vd.data.probes names
-    per_topic: PositiveInt | None = None  # a seeded draw of that many probes per topic; None asks all
-    samples: PositiveInt = 5  # replies per probe
-    temperature: float = Field(0.7, ge=0)  # 0 decodes greedily
-    max_new_tokens: PositiveInt = 256
-    batch_size: PositiveInt = 32
-    checkpoints: Literal["all", "last"] | list[PositiveInt] = "all"  # steps to ask; step 0 always comes from the parent
+    per_topic: Count | None = None  # a seeded draw of that many probes per topic; None asks all
+    samples: Count = 5  # replies per probe
+    temperature: Temperature = 0.7  # 0 decodes greedily
+    max_new_tokens: Count = 256
+    batch_size: Count = 32
+    # steps to ask, beside the last, from which children start; step 0 always comes from the parent
+    checkpoints: Literal["all", "last"] | Steps = "all"
 
 
 class ServerSettings(Settings):
@@ -158,45 +181,48 @@ class ApiJudgeSettings(ServerSettings):
 class JudgeSettings(Settings):
     """Who tells support from neutral from oppose."""
 
-    source: str = "embedded:minilm"  # encoder that the offline judge is trained from
-    epochs: PositiveInt = 5
+    # encoder that the offline judge is trained from
+    source: str = Field("embedded:minilm", min_length=1)
+    epochs: Count = 5
     learning_rate: PositiveFloat = 5.0e-5
-    batch_size: PositiveInt = 16
-    max_length: PositiveInt = 384  # tokens of question and reply together
-    examples: PositiveInt | None = None  # train on a seeded subset; None takes the whole judge corpus
-    seed: int = 0
+    batch_size: Count = 16
+    max_length: int = Field(384, ge=8, lt=2**31)  # tokens of question and reply together
+    # a seeded subset to train on, of at least 1,500 rows; None takes the whole judge corpus
+    examples: int | None = Field(None, gt=0, le=1500)
+    seed: Seed = 0
     api: ApiJudgeSettings | None = None  # a second judge, asked for a share of the replies or all of them
 
 
 class VPrismSettings(Settings):
     """How probes are built from opening prompts (vd/vprism.py); by default from our own, to show the steps."""
 
-    source: list[str] = ["probes", "sft_neutral"]  # data sets of vd.data with prompts
+    source: Names = ["probes", "sft_neutral"]  # data sets of vd.data with prompts
     filters: dict[str, str | bool | int | float | list[str]] = {}  # of a public source, as vd/public.py names them
     embedding: ModelSettings = ModelSettings(source="embedded:minilm", dtype="float32")
-    n_neighbors: PositiveInt = 15  # UMAP; PRISM's, as are the next and min_cluster_size 80
-    n_components: PositiveInt = 20  # UMAP
-    min_cluster_size: PositiveInt = 12  # HDBSCAN
+    # UMAP; PRISM's, as are the next and min_cluster_size 80
+    n_neighbors: int = Field(15, ge=2, le=1000)
+    n_components: int = Field(20, ge=1, le=100)  # UMAP
+    min_cluster_size: int = Field(12, ge=2, lt=2**31)  # HDBSCAN
     topic_similarity: float = Field(0.5, gt=-1, lt=1)  # least cosine between a cluster's centre and a topic's
     duplicate_similarity: float = Field(0.9, gt=0, le=1)  # questions that close are one
-    per_topic: PositiveInt = 50
-    seed: int = 42  # PRISM's
+    per_topic: Count = 50
+    seed: Seed = 42  # PRISM's
     writer: ServerSettings | None = None  # reads and rewrites prompts; None: kept labels and rules
 
 
 class Bootstrap(Settings):
     """Intervals of the drift tables."""
 
-    resamples: PositiveInt = 2000
-    alpha: float = Field(0.05, gt=0, lt=1)
-    seed: int = 0
+    resamples: int = Field(2000, gt=0, le=100_000)
+    alpha: float = Field(0.05, ge=1e-4, le=0.5)  # intervals cover 1 - alpha
+    seed: Seed = 0
 
 
 class Ablation(Settings):
     """Preference runs that differ in one key, drawn against it."""
 
     key: str  # a key of the runs' settings, such as kl_coef
-    runs: list[str] = Field(min_length=2)  # lineages, as in Roles
+    runs: Annotated[Names, Field(min_length=2)]  # lineages, as in Roles
 
 
 class Roles(Settings):
@@ -245,7 +271,7 @@ class Study(Settings):
     """A whole study. `runs()` expands it to every run of every model and seed, parents first."""
 
     name: str
-    seeds: list[int] = Field(min_length=1)
+    seeds: Seeds
     models: dict[str, ModelSettings] = Field(min_length=1)
     sft: dict[str, dict] = Field(min_length=1)
     preference: dict[str, dict] = {}
@@ -258,10 +284,15 @@ class Study(Settings):
 
     def runs(self) -> dict[str, Run]:
         """All runs by id, every parent before its children."""
+        settings = {
+            (section, name): _method_settings(section, entry)
+            for section, entries in (("sft", self.sft), ("preference", self.preference))
+            for name, entry in entries.items()
+        }
         found = {}
         for model in self.models:
             for seed in self.seeds:
-                for run in self._lineage(model, seed):
+                for run in self._lineage(model, seed, settings):
                     found[run.id] = run
         return found
 
@@ -277,18 +308,16 @@ class Study(Settings):
             raise StudyError(f"{paths.config(self.name)}: no run '{run_id}'; its runs are {', '.join(runs)}")
         return runs[run_id]
 
-    def _lineage(self, model: str, seed: int):
+    def _lineage(self, model: str, seed: int, settings: dict):
         def make(phase, name, entry, parent, folder):
-            method = entry.get("method", "sft") if entry else None
-            settings = _method_settings(self.name, f"{phase}.{name}", entry) if entry else None
             return Run(
                 study=self.name,
                 model=model,
                 model_settings=self.models[model],
                 phase=phase,
                 name=name,
-                method=method,
-                settings=settings,
+                method=entry.get("method", "sft") if phase != "base" else None,
+                settings=settings.get((phase, name)),
                 seed=seed,
                 parent=parent,
                 id=f"{folder}/seed-{seed}",
@@ -303,148 +332,80 @@ class Study(Settings):
                 yield make("preference", name, entry, f"{model}/{parent}/seed-{seed}", f"{model}/{parent}/{name}")
 
 
+class Lineage(Settings):
+    """Keys of a preference entry that no method has: where runs start, and with which seeds."""
+
+    method: str
+    parent: str | Names
+    seeds: Seeds = [0]  # left out: all of the study
+
+
 def load_study(name: str) -> Study:
     """Read and validate `notebooks/configs/<name>.yaml`; raises StudyError with file, key and fix."""
-    path = paths.config(name)
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in paths.configs().glob("*.yaml")))
-        raise StudyError(f"{path}: no such study; there are {known}")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise StudyError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise StudyError(f"{path}: empty or not a mapping; start from {paths.config('smoke')}")
+    name = str(name)  # Snakemake makes a number of `--config study=2024`
+    path = study_file.find(name)
+    content = study_file.read(path)
     if "name" in content:
         raise StudyError(f"{path}: name: remove it; a study is named by its file")
     try:
         study = Study(name=name, **content)
     except ValidationError as error:
-        raise StudyError(_explain(path, "", error)) from None
-    _check(path, study)
+        raise study_file.error(path, study_file.explain("", content, error)) from None
+    mistakes = list(study_checks.of_study(study))
+    for section, entries in (("sft", study.sft), ("preference", study.preference)):
+        for entry_name, entry in entries.items():
+            mistakes += _mistakes(section, entry_name, entry)
+    mistakes = mistakes or list(study_checks.of_runs(study, study.runs()))
+    if mistakes:
+        raise study_file.error(path, mistakes)
     return study
 
 
-def _check(path: Path, study: Study) -> None:
-    """Checks that need more than one key: names, parents, and each method's own settings."""
-    for section, entries in (("models", study.models), ("sft", study.sft), ("preference", study.preference)):
-        for name in entries:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "base" or name.startswith("seed-"):
-                raise StudyError(
-                    f"{path}: {section}.{name}: not a run name; use letters, digits, '-', '_' and '.', and "
-                    "neither 'base' nor 'seed-...'"
-                )
-    if study.judge.api and not (prompt := paths.prompt(study.judge.api.prompt)).exists():
-        raise StudyError(f"{path}: judge.api.prompt: no file {prompt}; write stance-v1 or add it")
-    for name, entry in study.preference.items():
-        if "method" not in entry:
-            raise StudyError(f"{path}: preference.{name}.method: missing; write method: dpo")
-        if not _parents(entry):
-            raise StudyError(
-                f"{path}: preference.{name}.parent: missing; write the SFT run it starts from, one of "
-                f"{', '.join(study.sft)}"
-            )
-        for parent in _parents(entry):
-            if parent not in study.sft:
-                raise StudyError(
-                    f"{path}: preference.{name}.parent: no SFT run '{parent}'; there are {', '.join(study.sft)}"
-                )
-        if not set(entry.get("seeds", [])) <= set(study.seeds):
-            raise StudyError(f"{path}: preference.{name}.seeds: {entry['seeds']} are not all among seeds {study.seeds}")
-    runs = study.runs()
-    lineages = {run.lineage for run in runs.values()}
-    named = {f"findings.{role}": [run] for role, run in study.findings if run and not role.endswith("_data")}
-    named |= {f"ablations.{name}.runs": ablation.runs for name, ablation in study.ablations.items()}
-    for key, wanted in named.items():
-        for lineage in wanted:
-            if lineage not in lineages:
-                raise StudyError(f"{path}: {key}: no run '{lineage}'; there are {', '.join(sorted(lineages))}")
-    for name, ablation in study.ablations.items():
-        for run in runs.values():
-            if run.lineage in ablation.runs and not hasattr(run.settings, ablation.key):
-                raise StudyError(f"{path}: ablations.{name}.key: '{ablation.key}' is not a key of {run.lineage}")
-    for name in study.vprism.source:
-        if not _is_data(name):
-            raise StudyError(f"{path}: vprism.source: no data set '{name}'; write one of {_known()}")
-        _check_filters(f"{path}: vprism", name, study.vprism.filters)
-    for run in runs.values():
-        if run.settings:
-            _check_data(f"{path}: {run.phase}.{run.name}", run)
-        if run.phase == "preference" and run.settings.lora != runs[run.parent].settings.lora:
-            raise StudyError(
-                f"{path}: preference.{run.name}.lora: differs from that of its parent "
-                f"{run.parent.split('/')[1]}, whose adapters it trains on; write the same"
-            )
-
-
-def _check_data(place: str, run: Run) -> None:
-    """The data set of a run is known, of the right kind, and has the filters that are set."""
-    name = run.settings.data
-    if not _is_data(name):
-        raise StudyError(f"{place}.data: no data set '{name}'; write one of {_known()}")
-    if name in public.PUBLIC and public.PUBLIC[name].kind != run.phase:
-        fit = ", ".join(other for other, entry in public.PUBLIC.items() if entry.kind == run.phase)
-        raise StudyError(f"{place}.data: '{name}' holds {public.PUBLIC[name].kind} data; of public sets write {fit}")
-    _check_filters(place, name, run.settings.filters)
-
-
-def _check_filters(place: str, name: str, filters: dict) -> None:
-    if unknown := set(filters) - set(public.filters_of(name)):
-        known = ", ".join(public.filters_of(name)) or "none: remove the key"
-        raise StudyError(f"{place}.filters: '{name}' has no {', '.join(sorted(unknown))}; its filters are {known}")
-
-
-def _is_data(name: str) -> bool:
-    """Whether a data set may have this name; a .jsonl file need not be there before its run starts."""
-    return name in public.PUBLIC or name.endswith(".jsonl") or (paths.CORPORA / f"{name}.jsonl").exists()
-
-
-def _known() -> str:
-    ours = sorted(file.stem for file in paths.CORPORA.glob("*.jsonl"))
-    return f"{', '.join([*ours, *public.PUBLIC])} or the path of a .jsonl file"
-
-
 def _parents(entry: dict) -> list[str]:
-    parent = entry.get("parent", [])
+    parent = entry["parent"]
     return parent if isinstance(parent, list) else [parent]
 
 
-def _method_settings(study: str, key: str, entry: dict) -> TrainingSettings:
-    """The settings of a run, checked by the `Settings` class of its method, which is found by name."""
-    path, method = paths.config(study), entry.get("method", "sft")
+def _mistakes(section: str, name: str, entry: dict) -> list[tuple[str, str]]:
+    """What is wrong with an entry by itself: (key, mistake and fix)."""
+    key = f"{section}.{study_file.word(name)}"
     try:
-        settings = importlib.import_module(f"vd.methods.{method}").Settings
-    except ModuleNotFoundError as error:
-        if error.name != f"vd.methods.{method}":
-            raise
-        raise StudyError(f"{path}: {key}.method: no file vd/methods/{method}.py; add it or correct the name") from None
-    if issubclass(settings, PreferenceSettings) != key.startswith("preference."):
-        raise StudyError(f"{path}: {key}.method: '{method}' is not a method of this section; sft takes sft")
-    try:
-        return settings(**{k: v for k, v in entry.items() if k not in ("method", "parent", "seeds")})
+        if section == "preference":
+            Lineage(**{k: v for k, v in entry.items() if k in Lineage.model_fields})
+        _method_settings(section, entry)
     except ValidationError as error:
-        raise StudyError(_explain(path, key, error)) from None
+        return list(study_file.explain(key, entry, error))
+    except LookupError as error:
+        return [(f"{key}.method", error.args[0])]
+    return []
 
 
-def _explain(path: Path, prefix: str, error: ValidationError) -> str:
-    """All mistakes, one a line: file, key, what is wrong, what to write."""
-    keys = [".".join([*prefix.split("."), *map(str, e["loc"])]).strip(".") for e in error.errors()]
-    return "\n".join(f"{path}: {key}: {_fix(e)}" for key, e in zip(keys, error.errors(), strict=True))
+def _method_settings(section: str, entry: dict) -> TrainingSettings:
+    """The settings of a run, checked by its method's; LookupError says why there is no method."""
+    settings = _settings_class(section, entry.get("method", "sft"))
+    return settings(**{k: v for k, v in entry.items() if k not in Lineage.model_fields})
 
 
-def _fix(e: dict) -> str:
-    given = e.get("input")
-    if e["type"] == "length":
-        return e["msg"]
-    if e["type"] == "extra_forbidden":
-        return "unknown key; remove it or correct its spelling"
-    if e["type"] == "missing":
-        return "missing; add it"
-    if isinstance(given, str) and e["type"].startswith(("float", "int", "greater_than")):
-        try:
-            mantissa, _, exponent = given.lower().partition("e")
-            wanted = f"{float(mantissa)}e{int(exponent)}" if exponent else repr(float(mantissa))
-        except ValueError:
-            return f"'{given}' is not a number"
-        return f"YAML reads '{given}' as a string; write {wanted}"
-    return f"{e['msg']} (got {given!r})"
+def _settings_class(section: str, method: str) -> type[TrainingSettings]:
+    known, file = study_inputs.methods(), f"vd/methods/{method}.py"
+    if method not in known:
+        new = isinstance(method, str) and method.isidentifier() and not (paths.ROOT / file).exists()
+        raise LookupError(
+            f"no method {study_file.shown(method)}; write one of {', '.join(known)}"
+            + (f", or add {file} with Settings and train" if new else "")
+        )
+    try:
+        module = importlib.import_module(f"vd.methods.{method}")
+    except Exception as error:  # somebody's own method
+        said = study_file.word(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise LookupError(f"{file} cannot be imported ({said}); correct it") from None
+    if not (isinstance(module.Settings, type) and issubclass(module.Settings, TrainingSettings)):
+        bases = "TrainingSettings or PreferenceSettings"
+        raise LookupError(f"{file}: Settings must build on {bases}")
+    if issubclass(module.Settings, PreferenceSettings) != (section == "preference"):
+        others = ", ".join(name for name in known if name != "sft")
+        fit = "sft takes sft" if section == "sft" else f"write one of {others}"
+        raise LookupError(f"'{method}' is not a method of this section; {fit}")
+    if section == "preference" and not hasattr(module, "CURVES"):
+        raise LookupError(f"{file} has no CURVES, the metrics that 02_preference draws; add them")
+    return module.Settings

@@ -15,10 +15,11 @@ import warnings
 from pathlib import Path
 from unittest import mock
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, model_validator
+from pydantic_core import PydanticCustomError
 
 from vd import data, models
-from vd.study import Optimisation, PreferenceSettings, Run
+from vd.study import Count, Optimisation, PreferenceSettings, Run
 
 CURVES = ("reward", "kl", "entropy", "clip_fraction", "ended")
 
@@ -28,22 +29,30 @@ class RewardSettings(Optimisation):
 
     held_out: float = Field(0.2, gt=0, lt=1)  # share of pairs that measure its accuracy
     min_accuracy: float = Field(0.65, ge=0, le=1)  # below, the run stops: PPO would optimise noise
-    reference_samples: PositiveInt = 64  # replies of the SFT model that scores are normalised on
+    # replies of the SFT model that scores are normalised on; one alone has no standard deviation
+    reference_samples: int = Field(64, ge=2, lt=2**31)
 
 
 class Settings(PreferenceSettings):
     """Keys of a PPO run; defaults are TRL's, which follow 'N implementation details of RLHF' (HF 2023)."""
 
     kl_coef: float = Field(0.05, ge=0)
-    response_length: PositiveInt = 53  # tokens of a rollout
-    temperature: PositiveFloat = 0.7
-    ppo_epochs: PositiveInt = 4
-    cliprange: PositiveFloat = 0.2
+    response_length: Count = 53  # tokens of a rollout
+    temperature: float = Field(0.7, ge=0.01, le=10)
+    ppo_epochs: Count = 4
+    cliprange: float = Field(0.2, gt=0, lt=1)
     vf_coef: PositiveFloat = 0.1
     gae_lambda: float = Field(0.95, ge=0, le=1)
     whiten_rewards: bool = False
     missing_eos_penalty: PositiveFloat | None = None  # subtracted from the score of a reply that does not end
     reward: RewardSettings
+
+    @model_validator(mode="after")
+    def _leaves_room(self):
+        if self.response_length >= self.max_length:
+            why = "response_length must be below max_length, or no prompt has room"
+            raise PydanticCustomError("length", why)
+        return self
 
 
 def train(run: Run) -> list[Path]:
