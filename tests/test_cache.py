@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vd import models, paths, topics, vprism
+from vd import models, paths, vprism
 from vd.study import ModelSettings, VPrismSettings
 
 
@@ -77,16 +77,36 @@ def kept(cache, step):
     return {file.name for file in (cache / "vprism").glob(f"{step}-*")}
 
 
-def test_embeddings_are_made_anew_when_their_code_changes(cache, monkeypatch):
-    settings = VPrismSettings()
-    before = vprism.embed(settings, TEXTS)
-    assert np.array_equal(vprism.embed(settings, TEXTS), before) and len(kept(cache, "embed")) == 1
+SETTINGS = VPrismSettings(min_cluster_size=5, n_neighbors=5, n_components=2)
+EDITS = [  # file of vd, what stands there, what is written in its place, steps that have to be taken anew
+    ("topics.py", "max_length=256", "max_length=8", {"embed": 2, "clusters": 1}),
+    ("vprism.py", 'cluster_selection_method="eom"', 'cluster_selection_method="leaf"', {"embed": 1, "clusters": 2}),
+    ("vprism.py", 'metric="cosine"', 'metric="euclidean"', {"embed": 1, "clusters": 2}),
+    ("vprism.py", "# a source that knows its polarities", "# another comment", {"embed": 1, "clusters": 1}),
+]  # fmt: skip
+STEPS = """
+import numpy as np
+from test_cache import SETTINGS, TEXTS
+from vd import vprism
+vprism.embed(SETTINGS, TEXTS)
+vprism.clusters(SETTINGS, np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32))
+"""
 
-    def embed(texts, model):
-        return np.ones((len(texts), 2), dtype=np.float32)
 
-    monkeypatch.setattr(topics, "embed", embed)
-    assert vprism.embed(settings, TEXTS).shape == (4, 2) and len(kept(cache, "embed")) == 2
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit[2])
+def test_steps_are_taken_anew_when_their_code_changes(cache, tmp_path, edit):
+    """A copy of the package, with one line edited, on the cache that the unedited one has filled."""
+    file, before, after, expected = edit
+    shutil.copytree(paths.ROOT / "vd", tmp_path / "copy" / "vd")
+    file = tmp_path / "copy" / "vd" / file
+    text = file.read_text(encoding="utf-8")
+    assert text.count(before) == 1
+    for content in (text, text, text.replace(before, after)):
+        file.write_text(content, encoding="utf-8")
+        way = f"{tmp_path / 'copy'}{os.pathsep}{paths.ROOT / 'tests'}"
+        environment = os.environ | {"PYTHONPATH": way}
+        subprocess.run([sys.executable, "-c", STEPS], env=environment, cwd=tmp_path, check=True)
+    assert {step: len(kept(cache, step)) for step in expected} == expected
 
 
 def test_embeddings_are_made_anew_when_the_models_files_change(cache, tmp_path):
@@ -107,18 +127,3 @@ def test_embeddings_are_made_anew_when_the_models_files_change(cache, tmp_path):
     file = tmp_path / "one" / "model.safetensors"
     save_file({n: w * 1.5 for n, w in load_file(file).items()}, file, {"format": "pt"})
     assert not np.allclose(embed("one"), first) and len(kept(cache, "embed")) == 2
-
-
-def test_clusters_are_made_anew_when_their_code_changes(cache, monkeypatch):
-    settings = VPrismSettings(min_cluster_size=5, n_neighbors=5, n_components=2)
-    vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
-    vprism.clusters(settings, vectors)
-    vprism.clusters(settings, vectors)
-    assert len(kept(cache, "clusters")) == 1
-
-    def _umap(vectors, settings, n_components, min_dist):
-        return vectors[:, :n_components]
-
-    monkeypatch.setattr(vprism, "_umap", _umap)
-    vprism.clusters(settings, vectors)
-    assert len(kept(cache, "clusters")) == 2

@@ -9,10 +9,11 @@ vd/corpora/prism_labels.jsonl confirm, and the rules of vd/questions.py rewrite.
 the cache folder, under a hash of what they depend on, so an interrupted build goes on where it was.
 """
 
+import ast
 import hashlib
-import inspect
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
@@ -60,7 +61,7 @@ def embed(settings: VPrismSettings, texts: pd.Series) -> np.ndarray:
     def make() -> pd.DataFrame:
         return pd.DataFrame(topics.embed(texts, settings.embedding))
 
-    return _cached("embed", key, make, topics.embed).to_numpy()
+    return _cached("embed", key, make, [(topics, "embed")]).to_numpy()
 
 
 def clusters(settings: VPrismSettings, vectors: np.ndarray) -> pd.Series:
@@ -75,7 +76,8 @@ def clusters(settings: VPrismSettings, vectors: np.ndarray) -> pd.Series:
 
     keys = settings.model_dump(include={"n_neighbors", "n_components", "min_cluster_size", "seed"})
     versions = [version(package) for package in ("umap-learn", "scikit-learn")]
-    return _cached("clusters", [keys, versions, _hash(vectors)], make, clusters, _umap)["cluster"]
+    code = [(sys.modules[__name__], name) for name in ("clusters", "_umap")]
+    return _cached("clusters", [keys, versions, _hash(vectors)], make, code)["cluster"]
 
 
 def plane(settings: VPrismSettings, vectors: np.ndarray) -> pd.DataFrame:
@@ -85,7 +87,8 @@ def plane(settings: VPrismSettings, vectors: np.ndarray) -> pd.DataFrame:
     def make() -> pd.DataFrame:
         return pd.DataFrame(_umap(vectors, settings, 2, min_dist=0.1), columns=["x", "y"])
 
-    return _cached("plane", [keys, version("umap-learn"), _hash(vectors)], make, plane, _umap)
+    code = [(sys.modules[__name__], name) for name in ("plane", "_umap")]
+    return _cached("plane", [keys, version("umap-learn"), _hash(vectors)], make, code)
 
 
 def name_clusters(
@@ -278,14 +281,18 @@ def _hash(vectors: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(vectors)).hexdigest()
 
 
-def _cached(
-    step: str, key: list, make: Callable[[], pd.DataFrame], *code: Callable
-) -> pd.DataFrame:
-    """What `make` gives, kept under a hash of `key` and of the source of the functions in `code`."""
-    content = [key, [inspect.getsource(function) for function in code]]
+def _cached(step: str, key: list, make: Callable[[], pd.DataFrame], code: list) -> pd.DataFrame:
+    """What `make` gives, kept under a hash of `key` and of `code`: (module, name of a function) pairs."""
+    content = [key, [_source(module, name) for module, name in code]]
     name = hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
     file = paths.cache() / "vprism" / f"{step}-{name}.parquet"
     if not file.exists():
         table = make()
         record.write_table(table.set_axis(table.columns.astype(str), axis=1), file)
     return pd.read_parquet(file)
+
+
+def _source(module, name: str) -> str:
+    """The code of a function, without comments and layout."""
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    return "".join(ast.unparse(node) for node in tree.body if getattr(node, "name", None) == name)

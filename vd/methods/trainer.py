@@ -195,7 +195,7 @@ def _mark(run: Run, rows) -> str:
     """What a checkpoint depends on: settings, data, the weights it started from and the code that trains."""
     start = start_of(run)
     files = sorted(start.glob("*.safetensors")) if start else []
-    code = ["models.py", "chat.py", "methods/trainer.py", f"methods/{run.method}.py"]
+    code = ["models.py", "sources.py", "chat.py", "methods/trainer.py", f"methods/{run.method}.py"]
     code += ["methods/reward.py"] if hasattr(run.settings, "reward") else []
     hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     texts = [(paths.ROOT / "vd" / name).read_text(encoding="utf-8") for name in code]
