@@ -43,6 +43,7 @@ def libraries(module, top_level=True):
     return {name.split(".")[0] for name in names}
 
 
+ASKING = {"api_cache", "api_response", "api_budget", "api_client"}
 ALLOWED = {  # arrows point one way, from what is asked to what is shown
     "vd.paths": set(),
     "vd.public": {"paths"},
@@ -56,14 +57,16 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
     "vd.api_key": set(),
     "vd.api_pace": set(),
     "vd.api_cache": {"answers"},
-    "vd.api_client": {"record", "study", "answers", "api_key", "api_pace"},
-    "vd.api_batch": {"record", "study", "answers", "api_cache", "api_client"},
-    "vd.api_judge": {"paths", "study", "record", "ppi", "answers", "api_cache", "api_client", "api_batch"},
+    "vd.api_response": {"study", "answers", "api_key", "api_pace"},
+    "vd.api_budget": {"study", "api_response"},
+    "vd.api_client": {"record", "study", "api_key", "api_pace", "api_response", "api_budget"},
+    "vd.api_batch": {"record", "study", "answers", *ASKING},
+    "vd.api_judge": {"paths", "study", "record", "ppi", "answers", "api_batch", *ASKING},
     "vd.agreement": {"record"},
     "vd.ppi": {"drift"},
     "vd.drift": set(),
     "vd.findings": {"paths", "study", "record", "drift"},
-    "vd.teacher": {"record", "study", "answers", "api_key", "api_client"},
+    "vd.teacher": {"record", "study", "answers", "api_key", "api_response", "api_budget", "api_client"},
     "vd.topics": {"data", "models", "study"},
     "vd.questions": {"data"},
     "vd.vprism": {

@@ -63,7 +63,7 @@ def parse(text: bytes | str):
         text = text.decode("utf-8-sig", "replace")
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         raise Unreadable("it is not JSON") from None
 
 
@@ -253,7 +253,8 @@ def _tokens(pairs) -> list[list] | None:
             return None
         if not logprob <= ROUNDING:  # nor NaN
             return None
-        found[_clean(token), max(min(logprob, 0.0), -1e4)] = None  # one that is listed twice counts once
+        # one that is listed twice counts once
+        found[_clean(token), float(max(min(logprob, 0.0), -1e4))] = None
     if sum(math.exp(logprob) for _, logprob in found) > 1 + ROUNDING:
         return None
     return [list(pair) for pair in found]

@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 
 from vd import answers, api_client
+from vd.api_budget import BudgetError, Spending
 from vd.api_cache import Cache
-from vd.api_client import REJECTED, BudgetError, NotFound, Rejected, ServerError, Spending, shorten
+from vd.api_client import Rejected
+from vd.api_response import REJECTED, NotFound, ServerError, read_answer, shorten, stranger
 from vd.record import Progress
 from vd.study import ServerSettings
 
@@ -125,10 +127,10 @@ class _Session:
             self.done.add(name)
             return None
         try:
-            answer = api_client.read_answer(body)
+            answer = read_answer(body)
         except answers.Unreadable:
             return bound if status == 200 else None
-        if trouble := api_client.stranger(answer, self.settings):
+        if trouble := stranger(answer, self.settings):
             raise trouble.error(self.settings)
         self.keep(name, answer)
         self.done.add(name)

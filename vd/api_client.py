@@ -9,40 +9,25 @@ and so does an interruption: what has not left by then never leaves.
 
 import asyncio
 import contextlib
-import json
 import math
 import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import openai
 
-from vd import answers, api_key, api_pace
+from vd import api_key, api_pace
+from vd.api_budget import BudgetError, Spending
+from vd.api_response import ServerError, Trouble, digest, read_answer, stranger, unconnected
 from vd.record import Progress
 from vd.study import ServerSettings
 
-REJECTED = (400, 413, 422)  # the request itself is at fault
 HOPELESS = 5  # requests rejected, and none answered: no more are sent
 LONGEST_PAUSE = 60.0  # seconds; a server's own Retry-After may be longer
 GRACE = 10.0  # seconds that requests in flight get to come back in after an interruption
 MOST_IN_FLIGHT = 1000  # the client makes no more connections
-LONGEST_TEXT = 300  # characters of what a server says that are passed on
-
-
-class ServerError(RuntimeError):
-    """A server cannot be asked: which one, what it said, what to do. Answers so far are kept."""
-
-
-class BudgetError(ServerError):
-    """The next request could exceed the budget."""
-
-
-class NotFound(ServerError):
-    """What was asked for is not there (404): a model, a file, or the way to it."""
 
 
 class RejectsAll(ServerError):
@@ -51,79 +36,6 @@ class RejectsAll(ServerError):
 
 class Rejected(Exception):
     """The server understood one request and will not answer it (400, 413, 422), such as one that is too long."""
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Why a request has no answer: in a few words without the key, and what that means for it and for others."""
-
-    why: str
-    passes: bool = False  # it may help to send it again
-    rejected: bool = False  # only this request is at fault
-    alone: bool = False  # maybe only this request is at fault; the next one will show
-    charged: bool = False  # the server may have done the work
-    missing: bool = False  # what it asks for is not there (404)
-    wait: float = 0.0  # seconds that the server asks to wait
-
-    def error(self, settings: ServerSettings) -> ServerError:
-        """The same as an error that names the server."""
-        kind = NotFound if self.missing else ServerError
-        return kind(f"{settings.base_url}: {self.why}; answers so far are kept, run again to go on")
-
-
-class Spending:
-    """Calls and dollars of a study, those of requests in flight at their upper bound, against its budget."""
-
-    def __init__(self, settings: ServerSettings, spent: tuple[int, float], write: Callable[[float], None]):
-        self.settings, self.write = settings, write
-        self.calls, self.dollars = spent
-        self.flying_calls, self.flying_dollars = 0, 0.0
-
-    @classmethod
-    def kept_in(cls, cache, study: str, settings: ServerSettings):
-        """What a study has spent so far and spends from now on, written down in a vd.api_cache.Cache."""
-        url, model = settings.base_url, settings.model
-        return cls(settings, cache.spent(study), lambda cost: cache.spend(study, url, model, cost))
-
-    def bound(self, request: dict) -> float:
-        """Dollars that a request costs at most: a token is at least one byte of text."""
-        tokens_in = len(json.dumps(request["messages"]).encode()) + 50  # the chat template adds some
-        tokens_out = request.get("max_tokens") or request["max_completion_tokens"]
-        return self.cost(tokens_in, tokens_out, 0.0)
-
-    def cost(self, tokens_in: int | None, tokens_out: int | None, bound: float) -> float:
-        """Dollars for that many tokens; the upper bound if the server does not count them."""
-        if tokens_in is None or tokens_out is None:
-            return bound
-        return (tokens_in * self.settings.price_in + tokens_out * self.settings.price_out) / 1e6
-
-    def fits(self, bound: float) -> bool:
-        """Whether one more request stays within the budget, whatever those in flight will cost."""
-        calls, dollars = self.settings.budget_calls, self.settings.budget_dollars
-        return (calls is None or self.calls + self.flying_calls + 1 <= calls) and (
-            dollars is None or self.dollars + self.flying_dollars + bound <= dollars
-        )
-
-    def exhausted(self) -> str:
-        """What to say when the next request does not fit."""
-        return (
-            f"the budget is used up after {self.calls} calls and ${self.dollars:.4f}: raise budget_calls or "
-            "budget_dollars and run again to go on; answers so far are kept"
-        )
-
-    def start(self, bound: float) -> None:
-        """A request leaves."""
-        self.flying_calls += 1
-        self.flying_dollars += bound
-
-    def end(self, bound: float, cost: float | None) -> None:
-        """A request is over; None if the server did not charge for it."""
-        self.flying_calls -= 1
-        self.flying_dollars -= bound
-        if cost is not None:
-            self.calls += 1
-            self.dollars += cost
-            self.write(cost)
 
 
 def ask(
@@ -261,7 +173,7 @@ class Server:
         except openai.APIStatusError as error:
             response = error.response
         except openai.APIConnectionError as error:
-            return _unconnected(error)
+            return unconnected(error)
         except TimeoutError:
             why = f"no answer within {limit:g} s; raise timeout or lower max_in_flight"
             return Trouble(why, passes=True, charged=True)
@@ -365,89 +277,3 @@ class _Session(Server):
             finally:
                 async with self.settled:
                     self.settled.notify_all()
-
-
-def read_answer(body) -> dict:
-    """The answer (see vd.answers) in a chat completion, bytes or parsed, without the key, should that be quoted in it."""
-    answer = answers.read(answers.parse(body) if isinstance(body, bytes) else body)
-    for name in ("content", "refusal", "finish_reason", "model"):
-        answer[name] = answer[name] and api_key.blank(answer[name], api_key.LONG_PART)
-    if answer["tokens"]:
-        answer["tokens"] = [[api_key.blank(token, api_key.LONG_PART), p] for token, p in answer["tokens"]]
-    return answer
-
-
-def stranger(answer: dict, settings: ServerSettings) -> Trouble | None:
-    """The Trouble with an answer that another model gave than the one that was asked for."""
-    asked, answered = settings.model, answer["model"]
-    if answers.is_from(answered, asked, settings.answers_as):
-        return None
-    answered = " ".join(answered.split())[:LONGEST_TEXT]
-    return Trouble(
-        f"asked for the model {asked}, but {answered} answered: write model: {answered}, or, if that is the name "
-        f"under which it answers, add answers_as: {answered}"
-    )
-
-
-def digest(status: int, headers, body: bytes, settings: ServerSettings, read: Callable[[bytes], object]):
-    """What `read` makes of a response, or the Trouble with it."""
-    if 200 <= status < 300:
-        if body.lstrip()[:1] == b"<":
-            return Trouble("a web page, no chat completion; base_url mostly ends in /v1")
-        try:
-            return read(body)
-        except answers.Unreadable as error:
-            if not error.status:
-                return Trouble(f"a broken answer: {shorten(str(error))}", passes=True, alone=True, charged=True)
-            status = error.status  # in the body of a success
-    said = f"{status}: {shorten(answers.error_text(body)) or 'it does not say why'}"
-    if status in REJECTED:
-        return Trouble(said, rejected=True)
-    wait = api_pace.wanted(headers) or 0.0
-    if wait > api_pace.LONGEST_WAIT:
-        return Trouble(f"asks to be left alone ({status}); come back after {api_pace.moment(wait)}")
-    why = _hopeless(status, headers, body, settings)
-    if why:
-        return Trouble(why, missing=status == 404)
-    passes = status in (408, 409, 425, 429) or status >= 500
-    why = "too many requests or no credit left (429); lower max_in_flight, wait or pay" if status == 429 else said
-    return Trouble(why, passes=passes, alone=status == 500, wait=wait)
-
-
-def shorten(text: str) -> str:
-    """What a server said, in one short line without the key, blanked before it is cut."""
-    return " ".join(api_key.blank(" ".join(text.split())).split())[:LONGEST_TEXT]
-
-
-def _hopeless(status: int, headers, body: bytes, settings: ServerSettings) -> str | None:
-    """Why nothing will be answered, and what to do; what the server says is left out, it may quote part of the key."""
-    if status < 400:
-        place = urlsplit(headers.get("location", ""))
-        to = shorten(f"{place.scheme}://{place.hostname}{place.path}" if place.hostname else place.path)
-        return f"redirects ({status}) to {to or 'nowhere'}; write the address of the server itself as base_url"
-    if status in (401, 403):
-        sent = "" if api_key.may_have_it(settings.base_url) else "; none was sent, since http to another machine is open"
-        return (
-            f"key refused ({status}); set OPENAI_API_KEY to a key of this server that may use {settings.model}{sent}"
-        )
-    if status == 402 or (status == 429 and b"insufficient_quota" in body):
-        return f"no credit left ({status}); pay, or ask another server"
-    if status == 404:
-        return f"no model '{settings.model}' there (404); correct model, or base_url, which mostly ends in /v1"
-    return None
-
-
-def _unconnected(error: openai.APIConnectionError) -> Trouble:
-    """The Trouble with a connection that could not be made, or broke."""
-    chain, cause = [], error
-    while cause and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    kinds, words = {type(e).__name__ for e in chain}, " ".join(map(str, chain))
-    if "CERTIFICATE" in words:
-        return Trouble("its certificate is not trusted; set SSL_CERT_FILE to that of who signed it")
-    if "ProxyError" in kinds:
-        return Trouble("the proxy of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY does not let it through", passes=True)
-    unsent = bool(kinds & {"ConnectError", "ConnectTimeout"})
-    why = "nobody answers" if unsent else "the connection broke"
-    return Trouble(f"{why}; start the server or correct base_url", passes=True, charged=not unsent)

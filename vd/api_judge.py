@@ -16,8 +16,10 @@ import yaml
 
 from vd import api_batch, api_client, paths, ppi
 from vd.answers import LABELS, begins, label_in, label_in_json
+from vd.api_budget import Spending
 from vd.api_cache import Cache, key
-from vd.api_client import Rejected, RejectsAll, ServerError, Spending, shorten
+from vd.api_client import Rejected, RejectsAll
+from vd.api_response import ServerError, shorten
 from vd.record import Progress
 from vd.study import ApiJudgeSettings, Study, StudyError
 

@@ -13,15 +13,15 @@ DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+", re.ASCII)
 FARTHEST = 10 * 365 * 86400.0  # seconds; later dates may be none
 
 
-def wanted(headers: Mapping[str, str]) -> float | None:
-    """Seconds that Retry-After asks for, given as milliseconds, seconds or a date; None if it asks for none."""
+def wanted(headers: Mapping[str, str]) -> float:
+    """Seconds that Retry-After asks for, as milliseconds, seconds or a date; 0 if it asks for none."""
     said = headers.get("retry-after", "").strip()
     seconds = _number(headers.get("retry-after-ms", "")) / 1000
     if math.isnan(seconds):
         seconds = _number(said)
     if math.isnan(seconds):
         seconds = _until(said)
-    return seconds if seconds > 0 else None
+    return seconds if seconds > 0 else 0.0
 
 
 def until_renewal(headers: Mapping[str, str]) -> float:

@@ -14,7 +14,8 @@ from filelock import FileLock
 from pydantic import Field, PositiveInt
 
 from vd import answers, api_client, api_key
-from vd.api_client import ServerError, Spending
+from vd.api_budget import Spending
+from vd.api_response import ServerError
 from vd.record import Progress
 from vd.study import ServerSettings
 
