@@ -44,12 +44,7 @@ class Cache:
     """
 
     def __init__(self, file: Path):
-        self.file = file
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self.writable = os.access(file if file.exists() else file.parent, os.W_OK) and os.access(file.parent, os.W_OK)
-        except OSError:
-            self.writable = False
+        self.file, self.writable = file, _can_write(file)
         if self.writable:
             self._open(f"{file}")
             self._execute("pragma journal_mode = wal")  # readers do not wait for the writer
@@ -187,6 +182,17 @@ class Cache:
             return self.rows.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise CacheError(f"{self.file}: {_fix(error)}") from None
+
+
+def _can_write(file: Path) -> bool:
+    """Whether a file and those that SQLite puts beside it can be written, or made."""
+    how = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    places = [file.parent, *(p for p in (file, Path(f"{file}-wal")) if p.exists())]
+    return all(os.access(place, os.W_OK, **how) for place in places)
 
 
 def _fix(error: sqlite3.Error) -> str:

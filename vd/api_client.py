@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import math
 import random
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -20,7 +21,7 @@ import openai
 
 from vd import api_key, api_pace
 from vd.api_budget import BudgetError, Spending
-from vd.api_response import ServerError, Trouble, digest, read_answer, stranger, unconnected
+from vd.api_response import PROXIES, ServerError, Trouble, digest, read_answer, stranger, unconnected
 from vd.record import Progress
 from vd.study import ServerSettings
 
@@ -127,17 +128,25 @@ class Server:
     def connect(self) -> openai.AsyncOpenAI:
         """A client of the server, as an asynchronous context manager."""
         url, http = self.settings.base_url, None
-        # no proxy can reach the servers of this machine, and a redirect would hand the texts on to somebody else
-        how = {"trust_env": not api_key.is_here(url), "follow_redirects": False}
-        with contextlib.suppress(Exception):  # what they say is not shown, a proxy's address may hold a password
+        # a redirect would hand the texts on to somebody else, and no proxy can reach the servers
+        # of this machine; without the environment's proxies its certificates need a word
+        how = {"follow_redirects": False}
+        if api_key.is_here(url):
+            how |= {"trust_env": False, "verify": ssl.create_default_context()}
+        with contextlib.suppress(Exception):  # not shown: a proxy's address may hold a password
             http = openai.DefaultAsyncHttpxClient(**how)
         if http is None:
-            why = "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY or SSL_CERT_FILE cannot be used; unset or correct it"
-            raise ServerError(f"{url}: {why}")
-        # connecting takes a little less than everything, so that what never left is told from what was not answered
+            raise ServerError(f"{url}: {PROXIES} or SSL_CERT_FILE cannot be used; unset or correct it")
+        # connecting takes a little less than everything, so that what never left is told from what
+        # was not answered
         limit = openai.Timeout(None, connect=0.9 * self.settings.timeout)
-        key = api_key.for_server(url)
-        self.client = openai.AsyncOpenAI(api_key=key, base_url=url, timeout=limit, max_retries=0, http_client=http)
+        self.client = openai.AsyncOpenAI(
+            api_key=api_key.for_server(url),
+            base_url=url,
+            timeout=limit,
+            max_retries=0,
+            http_client=http,
+        )
         return self.client
 
     def stop(self, error: Exception) -> None:
@@ -173,7 +182,7 @@ class Server:
         except openai.APIStatusError as error:
             response = error.response
         except openai.APIConnectionError as error:
-            return unconnected(error)
+            return unconnected(error, self.settings)
         except TimeoutError:
             why = f"no answer within {limit:g} s; raise timeout or lower max_in_flight"
             return Trouble(why, passes=True, charged=True)

@@ -6,6 +6,7 @@ Nothing of the key is in that line, not even where a server quotes a part of it.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import openai
 
@@ -15,7 +16,7 @@ from vd.study import ServerSettings
 REJECTED = (400, 413, 422)  # the request itself is at fault
 LONGEST_TEXT = 300  # characters of what a server says that are passed on
 OPEN = "; none was sent, since http to another machine can be overheard"
-PROXIES = "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY"
+PROXIES = "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY"
 
 
 class ServerError(RuntimeError):
@@ -89,7 +90,7 @@ def shorten(text: str) -> str:
     return " ".join(api_key.blank(" ".join(text.split())).split())[:LONGEST_TEXT]
 
 
-def unconnected(error: openai.APIConnectionError) -> Trouble:
+def unconnected(error: openai.APIConnectionError, settings: ServerSettings) -> Trouble:
     """The Trouble with a connection that could not be made, or broke."""
     chain, cause = [], error
     while cause and cause not in chain:
@@ -98,13 +99,12 @@ def unconnected(error: openai.APIConnectionError) -> Trouble:
     kinds, words = {type(e).__name__ for e in chain}, " ".join(map(str, chain))
     if "CERTIFICATE" in words:
         return Trouble("its certificate is not trusted; set SSL_CERT_FILE to that of its issuer")
-    if "ProxyError" in kinds:
-        return Trouble(f"the proxy of {PROXIES} does not let it through", passes=True)
-    unsent = bool(kinds & {"ConnectError", "ConnectTimeout"})
+    unsent = bool(kinds & {"ConnectError", "ConnectTimeout", "ProxyError"})
     why = "nobody answers" if unsent else "the connection broke"
-    return Trouble(
-        f"{why}; start the server or correct base_url", passes=True, charged=not unsent
-    )
+    fix = "start the server or correct base_url"
+    if getproxies() and not api_key.is_here(settings.base_url):
+        fix = f"start the server, correct base_url or the proxy ({PROXIES})"
+    return Trouble(f"{why}; {fix}", passes=True, charged=not unsent)
 
 
 def _refusal(status: int, headers: Mapping[str, str], body: bytes, settings: ServerSettings):
