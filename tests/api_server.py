@@ -293,7 +293,7 @@ class ApiServer:
             asked = json.loads(line)
             row = {"id": "r", "custom_id": asked["custom_id"], "response": None, "error": None}
             fault = self.line_fault(asked["body"], batch)
-            if isinstance(fault, tuple):
+            if isinstance(fault, tuple) or callable(fault):
                 body = shaped(self.completion(asked["body"]), fault)
                 body = body if isinstance(body, str) else body.decode("utf-8-sig", "replace")
                 # unescaped, as some servers write it
