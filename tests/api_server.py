@@ -255,8 +255,10 @@ class ApiServer:
         path, _, query = path.partition("?")
         if path == "/v1/chat/completions":
             self.keys.append(headers["authorization"])
+            self.requests.append(json.loads(body))
+            number = len(self.requests)
             await asyncio.sleep(self.latency)
-            return await self.respond(json.loads(body))
+            return await self.respond(number, self.requests[number - 1])
         fault = self.route_fault(method, path)
         if fault:
             return None if fault == "drop" else http(*fault)
@@ -313,11 +315,10 @@ class ApiServer:
             batch[f"{kind}_file_id"] = f"{batch['id']}-{kind}" if lines else None
         batch["status"] = self.batch_end(batch)
 
-    async def respond(self, request):
-        self.requests.append(request)
+    async def respond(self, number, request):
         for key in self.unknown & set(request):
             return http(400, {"error": {"message": f"Unsupported parameter: '{key}'", "param": key}})
-        match self.fault(len(self.requests), request):
+        match self.fault(number, request):
             case None:
                 return http(200, self.completion(request), self.headers)
             case "drop":
