@@ -195,6 +195,8 @@ def shaped(completion, shape):
     path, new = shape
     whole = place = copy.deepcopy(completion)
     *way, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    if way[:3] == ["choices", 0, "logprobs"] and not place["choices"][0].get("logprobs"):
+        return json.dumps(whole)
     for step in way:
         place = place[step]
     if new is MISSING:
