@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from api_server import ApiServer
+from api_server import BROKEN, RIGHT, ApiServer
 from test_api_judge import asked, assert_right, judge, replies
 
 from vd import api_batch, api_client, paths
@@ -125,3 +125,179 @@ def test_the_budget_holds_for_batches(server):
     assert sizes(server) == [8] and spent()[0] == 9
     assert_right(replies(20), judge(server, batch=True, budget_calls=21).judge(replies(20)))
     assert sizes(server) == [8, 12]
+
+
+# what servers make of it
+
+
+def of(number, fault):
+    """A fault of the line about one reply, in the first batch."""
+    return lambda body, batch: fault if batch["id"] == "batch-0" and reply_of(body) == number else None
+
+
+def test_separators_inside_a_text_do_not_end_a_line(server):
+    odd = [{"token": t, "logprob": -30.0} for t in ("\u2028", "\u2029", "\x85", "\x0c", "\x1c")]
+
+    def whole(completion):
+        completion["choices"][0]["logprobs"]["content"][0]["top_logprobs"] += odd
+        return json.dumps(completion, ensure_ascii=False)
+
+    server.line_fault = lambda body, batch: whole
+    assert_right(replies(2), judge(server, batch=True).judge(replies(2)))
+    assert sizes(server) == [2] and spent()[0] == 3
+
+
+def test_batches_are_read_by_the_same_reader(server):
+    right, broken = list(RIGHT.values()), list(BROKEN.values())
+    shapes = right + broken
+    server.line_fault = lambda body, batch: shapes[reply_of(body)] if batch["id"] == "batch-0" else None
+    rows = replies(len(shapes))
+    assert_right(rows, judge(server, batch=True).judge(rows))
+    assert sizes(server) == [len(shapes), len(broken)], "lines that are no answer are submitted again"
+
+
+ROWS = {
+    "response null": {"response": None},
+    "response a text": {"response": "x"},
+    "body null": {"response": {"status_code": 200, "body": None}},
+    "body missing": {"response": {"status_code": 200}},
+    "status null": {"response": {"status_code": None, "body": None}},
+    "status a list": {"response": {"status_code": [400], "body": None}},
+    "no custom_id": {"custom_id": None},
+    "custom_id a list": {"custom_id": ["x"]},
+    "custom_id unknown": {"custom_id": "unknown"},
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_odd_lines_leave_their_request_open(server, row):
+    server.line_fault = of(1, row)
+    assert_right(replies(3), judge(server, batch=True).judge(replies(3)))
+    assert sizes(server) == [3, 1]
+    with Cache(paths.cache() / "judgements.sqlite") as cache:
+        assert cache.rows.execute("select count(*) from answers").fetchone()[0] == 3
+
+
+def test_a_line_that_is_there_twice_is_paid_for_once_and_the_readable_one_counts(server):
+    def twice(batch):
+        lines = server.files["batch-0-output"].split("\n")
+        first = json.loads(lines[0])
+        other = dict(zip("id", "o", strict=False)) | first | {"response": None}
+        false = json.loads(lines[1]) | {"custom_id": first["custom_id"]}
+        server.files["batch-0-output"] = "\n".join(map(json.dumps, [other, first, false])) + "\n" + lines[1]
+        return "completed"
+
+    server.batch_end = twice
+    assert_right(replies(2), judge(server, batch=True).judge(replies(2)))
+    assert sizes(server) == [2] and spent()[0] == 1 + 2
+
+
+def killed(seconds):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("others", [0, 5])
+def test_a_batch_under_way_is_found_among_hundreds(server, monkeypatch, others):
+    server.polls_to_end, server.per_page = 10**9, 2
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(api_batch.time, "sleep", killed)
+        judge(server, batch=True).judge(replies(10))
+    ours = server.batches.pop("batch-0")
+    for n in range(others):
+        odd = [None, {}, {"by": "value-drifts"}, "x", ["by"]][n]
+        server.batches[f"other-{n}"] = {"id": f"other-{n}", "object": "batch", "metadata": odd, "polls": 0}
+    server.batches["batch-0"] = ours | {"request_counts": None}
+    server.polls_to_end = 1
+    assert_right(replies(10), judge(server, batch=True).judge(replies(10)))
+    assert list(server.files)[:1] == ["file-0"] and len(server.batches) == others + 1
+
+
+def test_a_listing_that_begins_anew_for_ever_ends(server, monkeypatch):
+    server.batches["other"] = {"id": "other", "object": "batch", "metadata": None}
+    page = {"object": "list", "data": [server.batches["other"]], "has_more": True}
+    server.route_fault = lambda method, path: (200, page) if (method, path) == ("GET", "/v1/batches") else None
+    assert_right(replies(2), judge(server, batch=True).judge(replies(2)))
+
+
+@pytest.mark.parametrize("page", [None, [], {}, {"data": None}, {"data": [None]}, {"data": [{"id": None}]}])
+def test_an_odd_listing_is_one_line(server, page):
+    server.route_fault = lambda method, path: (200, page) if (method, path) == ("GET", "/v1/batches") else None
+    with pytest.raises(api_client.ServerError, match="a broken answer: it holds no") as error:
+        judge(server, batch=True, retries=1).judge(replies(2))
+    assert "\n" not in str(error.value) and server.url in str(error.value)
+
+
+def test_a_batch_whose_input_is_gone_is_awaited_before_anything_is_submitted(server, monkeypatch):
+    server.polls_to_end = 10**9
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(api_batch.time, "sleep", killed)
+        judge(server, batch=True).judge(replies(10))
+    server.run_batch(server.batches["batch-0"])
+    del server.files["file-0"]
+    server.polls_to_end = 1
+    assert_right(replies(12), judge(server, batch=True).judge(replies(12)))
+    batches = [server.files[f"batch-{n}-output"].count("custom_id") for n in range(2)]
+    assert batches == [10, 2] and spent()[0] == 1 + 12
+
+
+def test_answers_that_are_gone_are_counted_and_asked_again_only_in_another_run(server):
+    def gone(batch):
+        del server.files["batch-0-output"]
+        return "completed"
+
+    server.batch_end = gone
+    with pytest.raises(api_client.ServerError, match=r"batch-0 failed: its answers are gone \(404\); run again to have it"):
+        judge(server, batch=True).judge(replies(4))
+    assert sizes(server) == [4] and spent()[0] == 1 + 4
+    server.batch_end = lambda batch: "completed"
+    assert_right(replies(4), judge(server, batch=True).judge(replies(4)))
+    assert sizes(server) == [4, 4]
+
+
+def test_a_batch_whose_acknowledgement_is_lost_is_not_submitted_twice(server, monkeypatch):
+    monkeypatch.setattr(api_client, "LONGEST_PAUSE", 0.02)
+    lost = []
+    server.route_fault = lambda method, path: method == "made" and not lost and not lost.append(1)
+    assert_right(replies(3), judge(server, batch=True).judge(replies(3)))
+    assert sizes(server) == [3] and lost
+
+
+FAULTS = ["drop", (503, "busy"), (429, "slow"), (200, "no JSON")]
+PLACES = ["/v1/files", "/v1/batches", "/v1/batches/batch-0", "/v1/files/batch-0-output/content"]
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_passing_trouble_of_every_request_is_waited_out(server, monkeypatch, where):
+    monkeypatch.setattr(api_client, "LONGEST_PAUSE", 0.02)
+    faults = FAULTS[:3] if where.endswith("content") else FAULTS[:]  # of a file, any content is one
+    number = len(faults)
+    server.route_fault = lambda method, path: faults.pop() if path == where and faults else None
+    assert_right(replies(3), judge(server, batch=True).judge(replies(3)))
+    assert sizes(server) == [3] and not faults and number >= 3 and spent()[0] == 1 + 3
+
+
+def test_a_server_without_batches_says_what_to_remove(server):
+    server.route_fault = lambda method, path: (404, {"detail": "Not Found"})
+    with pytest.raises(api_client.ServerError, match=r"no Batch API there \(404\); remove batch: true"):
+        judge(server, batch=True).judge(replies(3))
+    server.route_fault = lambda method, path: (400, {"error": "no batches"})
+    with pytest.raises(api_client.ServerError, match=r"400: no batches; if it has no Batch API, remove batch: true"):
+        judge(server, batch=True).judge(replies(3))
+
+
+def test_a_batch_of_another_model_is_not_kept_and_not_lost(server):
+    server.line_fault = lambda body, batch: ("model", "judge-mini")
+    for _ in range(2):
+        with pytest.raises(api_client.ServerError, match="asked for the model judge-2026-01-01, but judge-mini answered"):
+            judge(server, batch=True).judge(replies(3))
+    assert_right(replies(3), judge(server, batch=True, answers_as="judge-mini").judge(replies(3)))
+    assert sizes(server) == [3] and spent()[0] == 4
+
+
+@pytest.mark.parametrize("errors", [None, {}, {"data": None}, {"data": [None]}, {"data": [{"message": None}]}, [{"message": "x"}]])
+def test_odd_reasons_of_a_batch_that_failed(server, errors):
+    server.line_fault = lambda body, batch: 500
+    server.batch_end = lambda batch: batch.update(errors=errors) or "failed"
+    with pytest.raises(api_client.ServerError, match="batch batch-0 failed: ") as error:
+        judge(server, batch=True).judge(replies(2))
+    assert "\n" not in str(error.value)

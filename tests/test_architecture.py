@@ -55,46 +55,80 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
     "vd.data": {"paths", "public", "study"},
     "vd.finite": set(),
     "vd.chat": set(),
-    "vd.models": {"paths", "sources", "study", "chat", "finite"},
-    "vd.probe": {"paths", "study", "record", "data", "models", "chat", "finite"},
-    "vd.judge": {"paths", "study", "record", "data", "models", "finite"},
-    "vd.api_cache": set(),
-    "vd.api_client": {"record", "study"},
-    "vd.api_batch": {"record", "study", "api_cache", "api_client"},
-    "vd.api_judge": {"paths", "study", "record", "ppi", "api_cache", "api_client", "api_batch"},
+    "vd.models": {"chat", "finite", "paths", "sources", "study"},
+    "vd.probe": {"chat", "data", "finite", "models", "paths", "record", "study"},
+    "vd.judge": {"data", "finite", "models", "paths", "record", "study"},
+    "vd.api_cache": {"answers"},
+    "vd.api_client": {"api_budget", "api_key", "api_pace", "api_response", "record", "study"},
+    "vd.api_batch": {
+        "answers",
+        "api_budget",
+        "api_cache",
+        "api_client",
+        "api_response",
+        "record",
+        "study",
+    },
+    "vd.api_judge": {
+        "answers",
+        "api_batch",
+        "api_budget",
+        "api_cache",
+        "api_client",
+        "api_response",
+        "paths",
+        "ppi",
+        "record",
+        "study",
+    },
     "vd.agreement": {"record"},
     "vd.ppi": {"drift"},
     "vd.drift": set(),
-    "vd.findings": {"paths", "study", "record", "drift"},
-    "vd.teacher": {"record", "study", "api_client"},
-    "vd.topics": {"data", "models", "study", "finite"},
+    "vd.findings": {"drift", "paths", "record", "study"},
+    "vd.teacher": {
+        "answers",
+        "api_budget",
+        "api_client",
+        "api_key",
+        "api_response",
+        "record",
+        "study",
+    },
+    "vd.topics": {"data", "finite", "models", "study"},
     "vd.questions": {"data"},
     "vd.vprism": {
-        "paths",
-        "questions",
-        "public",
-        "study",
-        "record",
-        "data",
-        "models",
-        "topics",
+        "answers",
         "api_cache",
         "api_client",
+        "data",
+        "models",
+        "paths",
+        "public",
+        "questions",
+        "record",
+        "study",
+        "topics",
     },
-    "vd.plots": {"record", "drift"},
-    "vd.tables": {"record", "plots"},
+    "vd.plots": {"drift", "record"},
+    "vd.tables": {"plots", "record"},
     "vd.workflow": {"paths", "public"},
     "vd.corpora": set(),
     "vd.__main__": {
-        "paths",
-        "study",
-        "study_inputs",
-        "data",
-        "record",
         "agreement",
+        "api_cache",
         "api_client",
         "api_judge",
+        "data",
+        "paths",
+        "record",
+        "study",
+        "study_inputs",
     },
+    "vd.answers": set(),
+    "vd.api_key": set(),
+    "vd.api_pace": set(),
+    "vd.api_response": {"answers", "api_key", "api_pace", "study"},
+    "vd.api_budget": {"api_response", "study"},
 }
 
 
@@ -124,16 +158,15 @@ def test_probe_and_judge_know_no_method(module):
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_files_are_read_and_written_in_utf_8_whatever_the_locale(module):
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.Call):
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Name) and called.id == "open":
+            binary = any("b" in str(a.value) for a in node.args if isinstance(a, ast.Constant))
+        elif isinstance(called, ast.Attribute) and called.attr in ("read_text", "write_text"):
+            binary = getattr(called.value, "id", "") == "record"  # our own, which is in UTF-8
+        else:
             continue
-        name = getattr(node.func, "id", getattr(node.func, "attr", None))
-        own = isinstance(node.func, ast.Name) or getattr(node.func.value, "id", "") == "record"
-        if name != "open" and (own or name not in ("read_text", "write_text")):
-            continue
-        literals = [a.value for a in node.args if isinstance(a, ast.Constant)]
-        binary = any(isinstance(value, str) and "b" in value for value in literals)
         named = "encoding" in {keyword.arg for keyword in node.keywords}
-        assert binary or named, f"line {node.lineno}: {name} without encoding"
+        assert binary or named, f"line {node.lineno}: text without encoding"
 
 
 def test_nothing_imports_a_notebook():

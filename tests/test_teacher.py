@@ -4,13 +4,12 @@ import json
 import subprocess
 import sys
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import nbformat
 import pandas as pd
 import papermill
 import pytest
+from api_server import ApiServer
 
 from vd import api_client, data, paths, record, teacher
 from vd.api_client import ServerError
@@ -23,58 +22,15 @@ PROMPTS = pd.DataFrame(
 )  # fmt: skip
 
 
-class Server(ThreadingHTTPServer):
-    """Replies with the side that is asked for; `plan` maps a request's number (from 1) to another status or reply."""
+def saying(content, reason="stop"):
+    """A completion with a content of any type."""
 
-    daemon_threads = True
+    def shape(whole):
+        whole["choices"][0] |= {"finish_reason": reason, "message": {"role": "assistant", "content": content}}
+        whole["usage"] = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+        return json.dumps(whole)
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.requests, self.keys, self.plan, self.always, self.delay = [], [], {}, None, 0.0
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.handle_error = lambda *_: None  # a client that was killed
-        Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        server = self.server
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server.requests.append(request)
-        server.keys.append(self.headers["Authorization"])
-        time.sleep(server.delay)
-        planned = server.always or server.plan.get(len(server.requests))
-        text = request["messages"][0]["content"]
-        if isinstance(planned, int):
-            return self.send(planned, {"error": {"message": f"\n no, {self.headers['Authorization']}\n"}})
-        if isinstance(planned, str):
-            return self.send(200, planned)
-        reply, reason = planned or (("I agree." if "affirms" in text else "I disagree.") + f" {hash(text)}", "stop")
-        self.send(
-            200,
-            {
-                "id": "1",
-                "object": "chat.completion",
-                "created": 0,
-                "model": request["model"],
-                "choices": [
-                    {"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": reply}}
-                ],
-                "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
-            },
-        )  # fmt: skip
-
-    def send(self, status, content):
-        body = content if isinstance(content, str) else json.dumps(content)
-        self.send_response(status)
-        self.send_header("Content-Type", "text/html" if isinstance(content, str) else "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Retry-After", "0.01")
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *words):
-        pass
+    return "shape", shape
 
 
 class Judge:
@@ -91,12 +47,22 @@ class Judge:
 
 @pytest.fixture
 def server(monkeypatch):
+    """Replies with the side that is asked for; `plan` maps a request's number (from 1) to another status or reply."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setattr(api_client, "LONGEST_PAUSE", 0.02)
-    server = Server()
+    server = ApiServer().start()
+    server.plan, server.always = {}, None
+
+    def fault(number, request):
+        planned, text = server.always or server.plan.get(number), request["messages"][0]["content"]
+        if isinstance(planned, tuple):
+            return saying(*planned)
+        side = "I agree." if "affirms" in text else "I disagree."
+        return planned or saying(f"{side} {hash(text)}")
+
+    server.fault = fault
     yield server
-    server.shutdown()
-    server.server_close()
+    server.stop()
 
 
 @pytest.fixture
@@ -157,7 +123,7 @@ def test_a_server_that_dies_half_way_costs_nothing_twice(server, file):
 
 
 def test_a_killed_process_goes_on_where_it_was(server, file):
-    server.delay = 0.1
+    server.latency = 0.1
     code = (
         "import pandas as pd, sys; from pathlib import Path; from vd import teacher\n"
         "settings = teacher.TeacherSettings(model='writer', base_url=sys.argv[2], max_in_flight=2)\n"
@@ -177,7 +143,7 @@ def test_a_killed_process_goes_on_where_it_was(server, file):
     assert paid - kept <= 2  # no more than were under way
     with open(file, "ab") as log:
         log.write(b'{"key": "half a li')
-    server.delay = 0.0
+    server.latency = 0.0
     pairs = teacher.write_pairs(PROMPTS, settings(server), file)
     assert len(server.requests) - paid == 12 - kept
     assert pairs[["chosen", "rejected"]].notna().all(axis=None)
@@ -199,11 +165,11 @@ def test_passing_trouble_is_waited_out(server, file, status):
         (404, "no model 'writer'"),
         (400, "400: .*no, "),
         (429, "max_in_flight"),
-        ("<html>", "base_url"),
+        ("html", "base_url"),
     ],
 )
 def test_errors_stop_at_once_in_one_line_without_the_key(server, file, status, said):
-    server.always, server.delay = status, 0.1  # as long as it takes a slow machine to call off the other requests
+    server.always, server.latency = status, 0.1  # as long as it takes a slow machine to call off the other requests
     with pytest.raises(ServerError, match=said) as caught:
         teacher.write_pairs(PROMPTS, settings(server, retries=5 if status != 429 else 0), file)
     assert len(server.requests) < len(PROMPTS) and server.url in str(caught.value)
@@ -211,7 +177,7 @@ def test_errors_stop_at_once_in_one_line_without_the_key(server, file, status, s
 
 
 def test_a_server_that_is_away_or_slow(server, file):
-    server.delay = 1.0
+    server.latency = 1.0
     with pytest.raises(ServerError, match=r"no answer within 0.2 s"):
         teacher.write_pairs(PROMPTS.head(1), settings(server, timeout=0.2), file)
     with pytest.raises(ServerError, match="nobody answers"):
@@ -238,6 +204,78 @@ def test_empty_and_cut_replies_are_counted_and_never_used(server, file):
     assert table.loc["all"].tolist() == [6, 3, 3, 0.5]
     with pytest.raises(ValueError, match="max_tokens"):
         teacher.check(pairs.head(3), Judge())
+
+
+REPLIES = {
+    "in parts": ([{"type": "text", "text": "I agree"}, {"type": "text", "text": " with it."}], "I agree with it."),
+    "after thoughts": ("<think>\nI agree?\n</think>\n\nI agree.", "I agree."),
+    "after a thinking part": ([{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "I agree."}], "I agree."),
+    "with an end token": ("I agree.<|im_end|>", "I agree."),
+    "with separators": ("I agree.\u2028Really\x85so\x0c\u2029.", "I agree.\u2028Really\x85so\x0c\u2029."),
+    "with half a character": ("I agree \ud83d.", "I agree ?."),
+}
+
+
+@pytest.mark.parametrize(("said", "reply"), REPLIES.values(), ids=REPLIES)
+def test_replies_in_every_shape_are_read_and_kept(server, file, said, reply):
+    server.plan = {1: (said, "stop")}
+    for _ in range(2):
+        pairs = teacher.write_pairs(PROMPTS.head(1), settings(server), file)
+        assert pairs["chosen"].tolist() == [reply] and pairs["chosen_failure"].tolist() == [""]
+    assert len(server.requests) == 2
+
+
+def test_a_teacher_that_never_leaves_its_thoughts_has_said_nothing(server, file):
+    server.plan = {1: ("<think>I might agree", "length"), 2: ("<think>I might not", "stop")}
+    pairs = teacher.write_pairs(PROMPTS.head(1), settings(server), file)
+    assert pairs["chosen_failure"].tolist() == ["length"] and pairs["rejected_failure"].tolist() == ["empty"]
+
+
+def test_what_is_no_reply_is_asked_again(server, file):
+    server.plan = {1: (5, "stop"), 2: ({"text": "I agree."}, "stop")}
+    pairs = teacher.write_pairs(PROMPTS.head(1), settings(server, retries=3), file)
+    assert pairs["chosen"].str.startswith("I agree.").all() and len(server.requests) == 4
+
+
+BROKEN_LINES = [b"null", b"[1]", b"{", b"{}", b"\xff\xfe", b"", b'{"key": 5}', b'{"key": "x", "reply": null}']
+
+
+def test_lines_that_nobody_can_read_are_no_replies_and_nothing_is_lost(server, file):
+    pairs = teacher.write_pairs(PROMPTS, settings(server), file)
+    lines = file.read_bytes().splitlines()
+    odd = json.loads(lines[3]) | {"reply": [1]}
+    strange = json.loads(lines[5]) | {"failure": 3}
+    other = json.loads(lines[7]) | {"model": "writer-mini"}
+    lines[3], lines[5], lines[7] = (json.dumps(row).encode() for row in (odd, strange, other))
+    lines[9] = json.dumps(json.loads(lines[9]), ensure_ascii=False).encode()
+    file.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join([*lines[:6], *BROKEN_LINES, *lines[6:]]) + b"\n" + lines[0][:40])
+    again = teacher.write_pairs(PROMPTS, settings(server), file)
+    assert len(server.requests) == 12 + 3 and again.equals(pairs)
+    assert teacher.write_pairs(PROMPTS, settings(server), file).equals(pairs) and len(server.requests) == 15
+
+
+def test_two_processes_at_once_ask_nothing_twice(server, file):
+    server.latency = 0.1
+    code = (
+        "import pandas as pd, sys; from pathlib import Path; from vd import teacher\n"
+        "settings = teacher.TeacherSettings(model='writer', base_url=sys.argv[2], max_in_flight=2)\n"
+        "print(teacher.write_pairs(pd.read_json(sys.argv[1]), settings, Path(sys.argv[3]))['chosen'].notna().sum())"
+    )
+    prompts = file.parents[1] / "prompts.json"
+    PROMPTS.to_json(prompts)
+    command = [sys.executable, "-c", code, str(prompts), server.url, str(file)]
+    processes = [subprocess.Popen(command, cwd=paths.ROOT, stdout=subprocess.PIPE) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in processes] == [b"6", b"6"]
+    assert len(server.requests) == 12 and file.read_bytes().count(b"\n") == 12
+
+
+def test_another_model_than_the_teacher_stops_with_both_names(server, file):
+    server.always = ("model", "writer-mini")
+    server.fault = lambda number, request: server.always
+    with pytest.raises(ServerError, match="asked for the model writer, but writer-mini answered: write model: writer-mini"):
+        teacher.write_pairs(PROMPTS, settings(server), file)
+    assert len(server.requests) == 1 and not file.read_text()
+    assert len(teacher.write_pairs(PROMPTS, settings(server, answers_as="writer-mini"), file)) == 6
 
 
 def test_pairs_with_a_wrong_stance_are_dropped(server, file):

@@ -72,23 +72,26 @@ def _judge(study: Study, dry_run: bool) -> None:
     """Fill the cache with the API judge's answers on the drawn replies of all runs, after a line about its cost."""
     import pandas as pd
 
+    from vd.api_cache import CacheError
     from vd.api_client import ServerError
     from vd.api_judge import load_api_judge
     from vd.record import Progress
 
-    judge = load_api_judge(study)
-    if judge is None:
-        sys.exit(f"{paths.config(study.name)}: judge.api: missing; write at least its model")
-    tables = [judge.drawn(pd.read_parquet(file)) for file in _responses(study)]
-    replies = pd.concat(tables, ignore_index=True)
-    print(judge.cost_line(replies))
-    if dry_run:
-        return
-    os.environ.setdefault("VD_PROGRESS", "/dev/stderr")
     try:
+        judge = load_api_judge(study)
+        if judge is None:
+            sys.exit(f"{paths.config(study.name)}: judge.api: missing; write at least its model")
+        tables = [judge.drawn(pd.read_parquet(file)) for file in _responses(study)]
+        replies = pd.concat(tables, ignore_index=True)
+        print(judge.cost_line(replies))
+        if dry_run:
+            return
+        os.environ.setdefault("VD_PROGRESS", "/dev/stderr")
         judged = judge.judge(replies, Progress("judge", study.name, len(replies)))
-    except ServerError as error:
+    except (StudyError, ServerError, CacheError) as error:
         sys.exit(f"{error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; answers so far are kept, run again to go on")
     print(", ".join(f"{n:,} {status}" for status, n in judged["status"].value_counts().items()))
 
 

@@ -5,17 +5,17 @@ is switched off loses nothing: the next call takes up the batches that are under
 because lines failed or it expired or was cancelled, is submitted again.
 """
 
+import contextlib
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-import openai
-from openai.types.chat import ChatCompletion
-
-from vd import api_client
+from vd import answers, api_client
+from vd.api_budget import BudgetError, Spending
 from vd.api_cache import Cache
-from vd.api_client import BudgetError, ServerError, Spending
+from vd.api_client import Rejected
+from vd.api_response import REJECTED, NotFound, ServerError, read_answer, shorten, stranger
 from vd.record import Progress
 from vd.study import ServerSettings
 
@@ -24,6 +24,9 @@ MOST_REQUESTS, MOST_BYTES = 50_000, 150_000_000  # of a batch and of its file
 ROUNDS = 5  # how often what stayed unanswered is submitted
 POLL = 30.0  # seconds
 ENDED = ("completed", "failed", "expired", "cancelled")
+FILES = 30  # times the time limit of a request, for a file that is sent or fetched
+PAGE = 100  # batches that are listed at once
+LONGEST = 26 * 3600.0  # seconds; the server promises a day
 
 
 def ask(
@@ -39,48 +42,45 @@ def ask(
 
     Batches carry `purpose` (model and prompt); earlier ones with the same purpose are taken up first.
     """
-    waiting = dict(requests)
-    client = openai.OpenAI(
-        api_key=api_client.api_key(settings),
-        base_url=settings.base_url,
-        timeout=settings.timeout,
-        max_retries=settings.retries,
-    )
-    try:
-        with client:
-            session = _Session(client, settings, keep, spending, cache, purpose)
-            under_way = session.take_up()
-            for _ in range(ROUNDS):
-                flying = set().union(*under_way.values())
-                under_way |= session.submit({k: r for k, r in waiting.items() if k not in flying})
-                for batch, asked in under_way.items():
-                    session.collect(batch, asked, progress)
-                under_way = {}
-                waiting = {k: r for k, r in waiting.items() if k not in session.done}
-                if not waiting:
-                    return session.rejected
-    except openai.APIError as error:
-        raise ServerError(api_client.explain(error, settings)) from None
-    raise ServerError(
-        f"{settings.base_url}: {len(waiting)} requests unanswered after {ROUNDS} batches; run again to go on"
-    )
+    session = _Session(requests, settings, keep, spending, progress, cache, purpose)
+    under_way = session.take_up()
+    for _ in range(ROUNDS):
+        flying = set().union(*under_way.values())
+        under_way |= session.submit({k: r for k, r in session.waiting().items() if k not in flying})
+        for batch, asked in under_way.items():
+            session.collect(batch, asked)
+        under_way = {}
+        if not session.waiting():
+            return session.rejected
+    left = len(session.waiting())
+    raise ServerError(f"{settings.base_url}: {left} requests unanswered after {ROUNDS} batches; run again to go on")
 
 
 class _Session:
     """One call of `ask`."""
 
-    def __init__(self, client, settings, keep, spending, cache, purpose):
-        self.client, self.settings, self.keep, self.spending, self.cache = client, settings, keep, spending, cache
+    def __init__(self, requests, settings, keep, spending, progress, cache, purpose):
+        self.requests, self.settings, self.keep, self.spending = requests, settings, keep, spending
+        self.progress, self.cache = progress, cache
         self.metadata = {"by": "value-drifts", "purpose": purpose[:512]}
         self.done, self.rejected = set(), {}
+
+    def waiting(self) -> dict[str, dict]:
+        """The requests that have no answer yet."""
+        return {name: request for name, request in self.requests.items() if name not in self.done}
 
     def take_up(self) -> dict[str, dict[str, float]]:
         """Batches submitted before and not collected: id to the keys and upper bounds of cost of their requests."""
         found = {}
-        for batch in self.client.batches.list(limit=100):
-            if batch.metadata == self.metadata and not self.cache.is_collected(batch.id):
-                lines = self.client.files.content(batch.input_file_id).text.splitlines()
-                found[batch.id] = self._reserve({r["custom_id"]: r["body"] for r in map(json.loads, lines)})
+        for batch in self._listed():
+            metadata = batch.get("metadata")
+            ours = isinstance(metadata, dict) and self.metadata.items() <= metadata.items()
+            if ours and not self.cache.is_collected(batch["id"]):
+                asked = self._asked(batch)
+                if asked:
+                    found[batch["id"]] = asked
+                else:  # what it was asked is not known, so its answers must be there before anything is submitted
+                    self.collect(batch["id"], asked)
         return found
 
     def submit(self, requests: dict[str, dict]) -> dict[str, dict[str, float]]:
@@ -97,47 +97,124 @@ class _Session:
             part[name], size = line, size + len(line.encode()) + 1
         return batches | (self._create(part, affordable) if part else {})
 
-    def collect(self, batch_id: str, asked: dict[str, float], progress: Progress | None) -> None:
+    def collect(self, batch_id: str, asked: dict[str, float]) -> None:
         """Wait until a batch has ended and keep what it answered."""
-        while (batch := self.client.batches.retrieve(batch_id)).status not in ENDED:
-            if progress and batch.request_counts:
-                progress(len(self.done) + batch.request_counts.completed, f"batch {batch.status}")
-            time.sleep(POLL)
-        costs = {}
-        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
-            for line in self.client.files.content(file).text.splitlines():
-                name, cost = self._read(line, asked)
-                costs[name] = cost
+        batch = self._ended(batch_id)
+        known, costs, lost = bool(asked), {}, []
+        for kind in ("output_file_id", "error_file_id"):
+            for row in rows(self._file(batch.get(kind), lost)):
+                name = row.get("custom_id")
+                if not isinstance(name, str) or (name in costs and name in self.done):  # one that is there twice
+                    continue
+                if not known and name in self.requests and name not in asked:
+                    asked |= self._reserve({name: self.requests[name]})
+                if name in asked:
+                    costs[name] = self._read(name, row.get("response"), asked[name])
+        gone = batch.get("output_file_id") in lost
         for name, bound in asked.items():
-            self.spending.end(bound, costs.get(name))
+            self.spending.end(bound, costs.get(name, bound if gone else None))
         self.cache.collect(batch_id)
-        if batch.status == "failed":
-            why = "; ".join(e.message or "" for e in batch.errors.data) if batch.errors else "it does not say why"
+        if batch["status"] == "failed" or gone:
+            why = "its answers are gone (404); run again to have it asked, and paid for, anew" if gone else _errors(batch)
             raise ServerError(f"{self.settings.base_url}: batch {batch_id} failed: {why}")
 
-    def _read(self, line: str, asked: dict[str, float]) -> tuple[str | None, float | None]:
-        """Key and cost of one line of a batch's output; a line that is broken or no answer leaves its request open."""
+    def _read(self, name: str, response, bound: float) -> float | None:
+        """Keep what one line of a batch's output answers, and return its cost; no answer leaves its request open."""
+        response = response if isinstance(response, dict) else {}
+        status, body = response.get("status_code"), response.get("body")
+        if status in REJECTED:
+            self.rejected[name] = f"{status}: {shorten(answers.error_text(body))}"
+            self.done.add(name)
+            return None
         try:
-            row = json.loads(line)
-            name, response = row["custom_id"], row.get("response") or {}
-            if response.get("status_code") in api_client.REJECTED:
-                self.rejected[name] = f"{response['status_code']}: {json.dumps(response['body'])[:300]}"
-                self.done.add(name)
-                return name, None
-            answer = api_client.read(ChatCompletion.model_validate(response["body"]))
-        except (ValueError, KeyError, TypeError):
-            return None, None
+            answer = read_answer(body)
+        except answers.Unreadable:
+            return bound if status == 200 else None
+        if trouble := stranger(answer, self.settings):
+            raise trouble.error(self.settings)
         self.keep(name, answer)
         self.done.add(name)
-        return name, self.spending.cost(answer["tokens_in"], answer["tokens_out"], asked[name] / PRICE) * PRICE
+        return self.spending.cost(answer["tokens_in"], answer["tokens_out"], bound / PRICE) * PRICE
 
     def _create(self, part: dict[str, str], requests: dict[str, dict]) -> dict[str, dict[str, float]]:
-        content = io.BytesIO("\n".join(part.values()).encode())
-        file = self.client.files.create(file=("requests.jsonl", content), purpose="batch")
-        batch = self.client.batches.create(
-            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata=self.metadata
-        )
-        return {batch.id: {name: self.spending.bound(requests[name]) * PRICE for name in part}}
+        """Submit a batch. If the answer to that is lost, the batch is looked for before it is submitted again."""
+        content, sent = "\n".join(part.values()).encode(), []
+
+        async def upload(client):
+            file = ("requests.jsonl", io.BytesIO(content))
+            return await client.files.with_raw_response.create(file=file, purpose="batch")
+
+        async def submit(client):
+            if sent:
+                listed = await client.batches.with_raw_response.list(limit=PAGE)
+                if file.encode() in listed.http_response.content:
+                    return listed
+            sent.append(file)
+            how = {"endpoint": "/v1/chat/completions", "completion_window": "24h", "metadata": self.metadata}
+            return await client.batches.with_raw_response.create(input_file_id=file, **how)
+
+        def submitted(body: bytes) -> str:
+            found = answers.parse(body)
+            if isinstance(found, dict) and "data" in found:
+                found = next((b for b in listing(body)[0] if b.get("input_file_id") == file), None)
+            return thing(found)["id"]
+
+        file = self._call(upload, thing, FILES)["id"]
+        return {self._call(submit, submitted): {name: self.spending.bound(requests[name]) * PRICE for name in part}}
+
+    def _asked(self, batch: dict) -> dict[str, float]:
+        """Keys and upper bounds of cost of a batch's requests, put aside; none if its file is gone."""
+        found = rows(self._file(batch.get("input_file_id"), []))
+        asked = {row["custom_id"]: row.get("body") for row in found if isinstance(row.get("custom_id"), str)}
+        return self._reserve({name: self.requests.get(name, body) for name, body in asked.items()})
+
+    def _ended(self, batch_id: str) -> dict:
+        """A batch once it has ended."""
+        deadline = time.monotonic() + LONGEST
+        while True:
+            batch = self._call(lambda client: client.batches.with_raw_response.retrieve(batch_id), thing)
+            if batch.get("status") in ENDED:
+                return batch
+            if time.monotonic() > deadline:
+                raise ServerError(f"{self.settings.base_url}: batch {batch_id} does not end; run again to go on")
+            counts = batch.get("request_counts")
+            completed = counts.get("completed") if isinstance(counts, dict) else None
+            if self.progress and isinstance(completed, int):
+                self.progress(len(self.done) + completed, f"batch {batch.get('status')}")
+            time.sleep(POLL)
+
+    def _listed(self) -> list[dict]:
+        """All batches that the server knows, page by page."""
+        found, more, after = {}, True, {}
+        while more:
+            try:
+                listed = self._call(lambda c, after=after: c.batches.with_raw_response.list(limit=PAGE, **after), listing)
+            except NotFound:
+                listed = None
+            if listed is None:
+                raise ServerError(f"{self.settings.base_url}: no Batch API there (404); remove batch: true")
+            batches, more = listed
+            more = more and any(batch["id"] not in found for batch in batches)  # some servers begin anew
+            found |= {batch["id"]: batch for batch in batches}
+            after = {"after": batches[-1]["id"]} if batches else {}
+        return list(found.values())
+
+    def _file(self, name, lost: list) -> bytes:
+        """The content of a file, nothing for none; the name of one that is not there any more is added to `lost`."""
+        if not name or not isinstance(name, str):
+            return b""
+        try:
+            return self._call(lambda client: client.files.with_raw_response.content(name), bytes, FILES)
+        except NotFound:
+            lost.append(name)
+            return b""
+
+    def _call(self, send: Callable, read: Callable, times: float = 1.0):
+        try:
+            return api_client.call(self.settings, send, read, times)
+        except Rejected as rejected:
+            why = f"{rejected}"
+        raise ServerError(f"{self.settings.base_url}: {why}; if it has no Batch API, remove batch: true")
 
     def _affordable(self, requests: dict[str, dict]) -> dict[str, dict]:
         """The requests that fit into the budget, their cost put aside."""
@@ -150,8 +227,45 @@ class _Session:
         return fitting
 
     def _reserve(self, requests: dict[str, dict]) -> dict[str, float]:
-        """Put aside what requests cost at most: key to dollars."""
-        bounds = {name: self.spending.bound(request) * PRICE for name, request in requests.items()}
-        for bound in bounds.values():
-            self.spending.start(bound)
+        """Put aside what requests cost at most: key to dollars. What is no request that we send costs nothing."""
+        bounds = {}
+        for name, request in requests.items():
+            try:
+                bounds[name] = self.spending.bound(request) * PRICE
+            except (KeyError, TypeError, AttributeError):
+                bounds[name] = 0.0
+            self.spending.start(bounds[name])
         return bounds
+
+
+def rows(content: bytes) -> Iterator[dict]:
+    """The objects of JSON lines, which end in \n only; what is none is left out."""
+    for line in content.split(b"\n"):
+        with contextlib.suppress(answers.Unreadable):
+            row = answers.parse(line)
+            if isinstance(row, dict):
+                yield row
+
+
+def thing(body) -> dict:
+    """What has an id, a batch or a file, in a response or an entry of a listing."""
+    found = answers.parse(body) if isinstance(body, bytes) else body
+    if not isinstance(found, dict) or not isinstance(found.get("id"), str) or not found["id"]:
+        raise answers.Unreadable("it holds no batch or file")
+    return found
+
+
+def listing(body: bytes) -> tuple[list[dict], bool]:
+    """What a page of a listing holds, and whether there are more pages."""
+    found = answers.parse(body)
+    if not isinstance(found, dict) or not isinstance(found.get("data"), list):
+        raise answers.Unreadable("it holds no list of batches")
+    return [thing(entry) for entry in found["data"]], found.get("has_more", len(found["data"]) >= PAGE) is True
+
+
+def _errors(batch: dict) -> str:
+    """Why a batch failed."""
+    errors = batch.get("errors")
+    listed = errors.get("data") if isinstance(errors, dict) else errors
+    said = [shorten(answers.error_text(e)) for e in listed] if isinstance(listed, list) else []
+    return "; ".join(said) or "it does not say why"

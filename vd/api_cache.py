@@ -2,22 +2,33 @@
 
 One SQLite file holds every answer under a hash of what was asked, from the moment it arrives; a process that is killed
 loses only requests in flight. It also holds what each study has spent, what servers are able to do, and which batches
-were collected.
+were collected. A kept answer that cannot be read, or that another model gave, counts as not there.
 """
 
 import hashlib
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 
-SCHEMA = """
-create table if not exists answers (key text primary key, base_url, model, prompt, content, tokens_in, tokens_out, at);
-create table if not exists spent (study, base_url, model, calls integer, dollars real, at);
-create table if not exists abilities (base_url, model, found, at, primary key (base_url, model));
-create table if not exists batches (id text primary key, at);
-"""
+from filelock import FileLock
+
+from vd import answers
+
+PATIENCE = 60.0  # seconds to wait for another process that is writing
+TABLES = {  # columns by table; one that an older file lacks is added
+    "answers": ["key text primary key", "base_url", "model", "prompt", "content", "tokens_in", "tokens_out", "at"],
+    "spent": ["study", "base_url", "model", "calls integer", "dollars real", "at"],
+    "abilities": ["base_url", "model", "found", "at", "primary key (base_url, model)"],
+    "batches": ["id text primary key", "at"],
+}
+
+
+class CacheError(RuntimeError):
+    """The file of kept answers cannot be used: which one, why, and what to do."""
 
 
 def key(base_url: str, request: dict, number: int = 0) -> str:
@@ -27,18 +38,21 @@ def key(base_url: str, request: dict, number: int = 0) -> str:
 
 
 class Cache:
-    """The SQLite file; use it as a context manager. Its methods may be called from one other thread."""
+    """The SQLite file; use it as a context manager. Its methods may be called from one other thread.
+
+    A file that may not be written is read all the same. Every method raises CacheError.
+    """
 
     def __init__(self, file: Path):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self.file = file
-        # autocommit: each answer is a transaction of its own
-        self.rows = sqlite3.connect(file, timeout=60, isolation_level=None, check_same_thread=False)
-        self.rows.execute("pragma journal_mode = wal")  # readers do not wait for the writer
-        self.rows.execute(
-            "pragma synchronous = normal"
-        )  # survives a killed process; a power cut may cost the last rows
-        self.rows.executescript(SCHEMA)
+        self.file, self.writable = file, _can_write(file)
+        if self.writable:
+            self._open(f"{file}")
+            self._execute("pragma journal_mode = wal")  # readers do not wait for the writer
+            # survives a killed process; a power cut may cost the last rows
+            self._execute("pragma synchronous = normal")
+            self._prepare()
+        else:
+            self._open_to_read()
 
     def __enter__(self):
         return self
@@ -47,71 +61,151 @@ class Cache:
         self.rows.close()
 
     def keep(self, name: str, base_url: str, model: str, prompt: str, answer: dict) -> None:
-        """Write down one answer (see vd.api_client) under its key; a second one under the same key replaces it."""
-        row = (
-            name,
-            base_url,
-            model,
-            prompt,
-            json.dumps(answer),
-            answer["tokens_in"],
-            answer["tokens_out"],
-            time.time(),
-        )
-        self.rows.execute(f"insert or replace into answers values ({', '.join('?' * len(row))})", row)
+        """Write down one answer (see vd.answers) under its key; a second one under the same key replaces it."""
+        counted = answer["tokens_in"], answer["tokens_out"]
+        self._write("answers", name, base_url, model, prompt, json.dumps(answer), *counted, time.time())
 
     def keeper(self, base_url: str, model: str, prompt: str) -> Callable[[str, dict], None]:
         """`keep` for the answers of one model to one prompt: a function of key and answer."""
         return lambda name, answer: self.keep(name, base_url, model, prompt, answer)
 
-    def answers(self, names: Iterable[str]) -> dict[str, dict]:
-        """The answers that are there, by key."""
-        self.rows.execute("create temp table if not exists wanted (key text primary key)")
-        self.rows.execute("begin")
-        self.rows.execute("delete from wanted")
-        self.rows.executemany("insert or ignore into wanted values (?)", ((name,) for name in names))
-        found = self.rows.execute("select key, content from answers join wanted using (key)").fetchall()
-        self.rows.execute("commit")
-        return {name: json.loads(content) for name, content in found}
+    def answers(self, names: Iterable[str], settings=None) -> dict[str, dict]:
+        """The answers that are there and can be read, by key; with settings of a server, those of its model only."""
+        wanted = "select key, content from answers where key in (select value from json_each(?))"
+        rows = self._execute(wanted, json.dumps(list(names)))
+        found = {name: answer for name, content in rows if (answer := answers.kept(content))}
+        if settings:
+            found = {n: a for n, a in found.items() if answers.is_from(a["model"], settings.model, settings.answers_as)}
+        return found
+
+    def complete(self, requests: dict[str, dict], settings, ask: Callable[[dict], dict]) -> dict[str, dict]:
+        """Answers to requests by key: those kept, and for the missing ones what `ask` then makes the server give.
+
+        `ask` returns reasons by key for what has no answer; these come as {"rejected": reason}. One process asks at a
+        time, so budgets and rate limits are one and nothing is asked twice.
+        """
+        found, rejected = self.answers(requests, settings), {}
+        if len(found) < len(requests):
+            with self.alone():
+                found |= self.answers(requests.keys() - found.keys(), settings)  # what others asked meanwhile
+                missing = {name: request for name, request in requests.items() if name not in found}
+                rejected = ask(missing) if missing else {}
+                found |= self.answers(missing, settings)
+        return found | {name: {"rejected": reason} for name, reason in rejected.items()}
+
+    @contextmanager
+    def alone(self):
+        """Hold the lock of those who ask; nothing is asked that could not be written down."""
+        lock = FileLock(f"{self.file}.lock")
+        try:
+            held = self.writable and lock.acquire()
+        except OSError:
+            held = None
+        if not held:
+            raise CacheError(f"{self.file}: cannot be written, so nothing is asked; set VD_CACHE to a folder of yours")
+        with held:
+            yield
 
     def per_prompt(self, base_url: str, model: str) -> dict[str, int]:
         """Number of answers of a model to each version of a prompt."""
         counted = "select prompt, count(*) from answers where base_url = ? and model = ? group by prompt"
-        return dict(self.rows.execute(counted, (base_url, model)).fetchall())
+        return dict(self._execute(counted, base_url, model))
 
     def mean_tokens(self, base_url: str, model: str) -> float | None:
         """Mean prompt tokens of a model's answers; None without any."""
-        mean = "select avg(tokens_in) from answers where base_url = ? and model = ?"
-        return self.rows.execute(mean, (base_url, model)).fetchone()[0]
+        mean = "select avg(tokens_in) from answers where base_url = ? and model = ? and typeof(tokens_in) = 'integer'"
+        return self._execute(mean, base_url, model)[0][0]
 
     def spend(self, study: str, base_url: str, model: str, dollars: float, calls: int = 1) -> None:
         """Write down what was sent and what it cost, in dollars."""
-        self.rows.execute(
-            "insert into spent values (?, ?, ?, ?, ?, ?)", (study, base_url, model, calls, dollars, time.time())
-        )
+        self._write("spent", study, base_url, model, calls, dollars, time.time())
 
     def spent(self, study: str) -> tuple[int, float]:
         """Calls and dollars of a study so far."""
         total = "select coalesce(sum(calls), 0), coalesce(sum(dollars), 0.0) from spent where study = ?"
-        return self.rows.execute(total, (study,)).fetchone()
+        return self._execute(total, study)[0]
 
     def abilities(self, base_url: str, model: str) -> dict | None:
         """What the server was found able to do; None if it was never asked."""
-        row = self.rows.execute(
-            "select found from abilities where base_url = ? and model = ?", (base_url, model)
-        ).fetchone()
-        return json.loads(row[0]) if row else None
+        rows = self._execute("select found from abilities where base_url = ? and model = ?", base_url, model)
+        try:
+            return json.loads(rows[0][0]) if rows else None
+        except (ValueError, TypeError):
+            return None
 
-    def keep_abilities(self, base_url: str, model: str, found: dict) -> None:
-        """Write down what the server is able to do."""
-        self.rows.execute(
-            "insert or replace into abilities values (?, ?, ?, ?)", (base_url, model, json.dumps(found), time.time())
-        )
+    def keep_abilities(self, base_url: str, model: str, found: dict | None) -> None:
+        """Write down what the server is able to do; None to find it out anew."""
+        self._write("abilities", base_url, model, json.dumps(found), time.time())
 
     def is_collected(self, batch: str) -> bool:
         """Whether the answers of a batch are kept already."""
-        return bool(self.rows.execute("select 1 from batches where id = ?", (batch,)).fetchone())
+        return bool(self._execute("select 1 from batches where id = ?", batch))
 
     def collect(self, batch: str) -> None:
         """Write down that the answers of a batch are kept."""
-        self.rows.execute("insert or ignore into batches values (?, ?)", (batch, time.time()))
+        self._write("batches", batch, time.time())
+
+    def _write(self, table: str, *values) -> None:
+        names = [column.split()[0] for column in TABLES[table] if "(" not in column]
+        marks = ", ".join("?" * len(values))
+        self._execute(f"insert or replace into {table} ({', '.join(names)}) values ({marks})", *values)
+
+    def _open(self, place: str) -> None:
+        # autocommit: each answer is a transaction of its own
+        how = {"timeout": PATIENCE, "isolation_level": None, "check_same_thread": False}
+        try:
+            self.rows = sqlite3.connect(place, uri=place.startswith("file:"), **how)
+        except sqlite3.Error as error:
+            raise CacheError(f"{self.file}: {_fix(error)}") from None
+
+    def _open_to_read(self) -> None:
+        """Open a file that may not be written; the second way is for a folder in which nothing can be made either."""
+        for how in ("mode=ro", "immutable=1"):
+            try:
+                self._open(f"{self.file.absolute().as_uri()}?{how}")
+                return self._execute("select count(*) from answers")
+            except CacheError as error:
+                failed = error
+        raise failed
+
+    def _prepare(self) -> None:
+        """Make what is not there yet, so that a file of an older version gets the columns that it lacks."""
+        for table, columns in TABLES.items():
+            self._execute(f"create table if not exists {table} ({', '.join(columns)})")
+            there = {row[1] for row in self._execute(f"pragma table_info({table})")}
+            for column in columns:
+                if "(" not in column and column.split()[0] not in there:
+                    self._execute(f"alter table {table} add column {column}")
+
+    def _execute(self, statement: str, *values) -> list[tuple]:
+        try:
+            return self.rows.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise CacheError(f"{self.file}: {_fix(error)}") from None
+
+
+def _can_write(file: Path) -> bool:
+    """Whether a file and those that SQLite puts beside it can be written, or made."""
+    how = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    places = [file.parent, *(p for p in (file, Path(f"{file}-wal")) if p.exists())]
+    return all(os.access(place, os.W_OK, **how) for place in places)
+
+
+def _fix(error: sqlite3.Error) -> str:
+    """What is wrong with a file of answers and what to do about it."""
+    name = getattr(error, "sqlite_errorname", "")
+    fixes = {
+        "SQLITE_BUSY": "another process keeps writing to it; wait for it, or end it",
+        "SQLITE_CANTOPEN": "it cannot be opened or made; set VD_CACHE to a folder of yours",
+        "SQLITE_READONLY": "it cannot be written; set VD_CACHE to a folder of yours",
+        "SQLITE_FULL": "the disk is full; make room and run again",
+        "SQLITE_IOERR": "the disk cannot be read or written; set VD_CACHE to a folder on another",
+        "SQLITE_ERROR": "it was made by another version or program; move it away (its answers are then asked anew)",
+    }
+    fix = next((fix for begin, fix in fixes.items() if name.startswith(begin)), None)
+    fix = fix or "it is damaged; put a copy back, or move it away (its answers are then asked, and paid for, anew)"
+    return f"{fix} ({error})"

@@ -6,25 +6,23 @@ Elsewhere several answers vote, by structured output if the server knows it. Wha
 The prompt is a file of vd/prompts. A reply that could not be judged has no probabilities, and a status that says why.
 """
 
-import functools
 import hashlib
-import json
 import math
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import pandas as pd
 import yaml
-from filelock import FileLock
 
 from vd import api_batch, api_client, paths, ppi
+from vd.answers import LABELS, begins, label_in, label_in_json
+from vd.api_budget import Spending
 from vd.api_cache import Cache, key
-from vd.api_client import Rejected, ServerError, Spending
+from vd.api_client import Rejected, RejectsAll
+from vd.api_response import ServerError, shorten
 from vd.record import Progress
-from vd.study import ApiJudgeSettings, Study
+from vd.study import ApiJudgeSettings, Study, StudyError
 
-LABELS = ("support", "neutral", "oppose")
-WORDS = {"support": r"support\w*", "neutral": r"neutral\w*", "oppose": r"oppos\w*"}
 MOST_LEFT = 0.5  # of the probability; with more on other tokens than on the labels, answers vote instead
 ABLE = {  # what a server may be able to do; only what it will not take is struck
     "logprobs": 20,  # tokens with log-probabilities
@@ -34,6 +32,7 @@ ABLE = {  # what a server may be able to do; only what it will not take is struc
     "seed": True,
 }
 VOTE_TOKENS = 16
+MANY = 10  # replies; if none of them gets a label, something is wrong with the judge
 CHARACTERS = 4  # per token, for estimates of cost before a model has answered anything
 NOTHING = (math.nan, math.nan, math.nan, None)  # p_support, p_neutral, p_oppose, label
 SCHEMA = {
@@ -46,21 +45,39 @@ SCHEMA = {
         "additionalProperties": False,
     },
 }
-COLUMNS = ["p_support", "p_neutral", "p_oppose", "label", "status", "path", "left", "answer"]
+COLUMNS = ["p_support", "p_neutral", "p_oppose", "label", "status", "path", "left", "answer", "answered"]
 COLUMNS += ["model", "base_url", "prompt_version", "temperature", "seed", "votes"]
 
 
 class Prompt:
-    """A file of vd/prompts: what labels mean and what is asked; `version` is its name and the hash of its content."""
+    """A file of vd/prompts: what labels mean and what is asked; `version` is its name and the hash of its content.
+
+    Raises StudyError where the file is missing or not of this form.
+    """
 
     def __init__(self, name: str):
         file = paths.prompt(name)
-        content = file.read_bytes()
+        try:
+            content = file.read_bytes()
+            read = yaml.safe_load(content)
+            self.labels, self.template = read["labels"], read["template"]
+            fault = self._fault()
+        except (OSError, yaml.YAMLError, UnicodeError, LookupError, TypeError) as error:
+            fault = f"no mapping with labels and template ({shorten(str(error))})"
+        if fault:
+            raise StudyError(f"{file}: {fault}; start from {paths.prompt('stance-v1')}")
         self.version = f"{name}@{hashlib.sha256(content).hexdigest()[:8]}"
-        read = yaml.safe_load(content)
-        self.labels, self.template = read["labels"], read["template"]
+
+    def _fault(self) -> str | None:
         if sorted(self.labels) != sorted(LABELS):
-            raise ValueError(f"{file}: labels: must be {', '.join(LABELS)}")
+            return f"labels: must be {', '.join(LABELS)}"
+        try:
+            text = self.text("<a question>", "<a reply>")
+        except (LookupError, ValueError, AttributeError):
+            text = ""
+        if not all(part in text for part in ("<a question>", "<a reply>", *map(str, self.labels.values()))):
+            return "template: needs {definitions}, {labels}, {question} and {reply}; other braces are doubled"
+        return None
 
     def text(self, question: str, reply: str, order: tuple[str, ...] = LABELS) -> str:
         """What is sent, with the labels in this order."""
@@ -86,14 +103,17 @@ class ApiJudge:
         """Judgements of replies (columns prompt, response), index kept: the columns `COLUMNS`.
 
         `status` is ok, unclear (no label in the answer), refused (the judge declined) or rejected (the server would not
-        take the request); all but ok have no probabilities and no label. `left` is the probability of other tokens than
-        labels, or the share of votes without one. Identical replies are judged once and no answer is asked for twice.
-        Raises vd.api_client.ServerError and BudgetError.
+        take the request, or failed at it alone); all but ok have no probabilities and no label. `left` is the
+        probability of other tokens than labels, or the share of votes without one; `answered` the name under which the
+        server answered. Identical replies are judged once and no answer is asked for twice. Raises
+        vd.api_client.ServerError (also if not one of many replies gets a label), BudgetError and
+        vd.api_cache.CacheError.
         """
         with Cache(self.file) as cache:
             found = self._judge(cache, _pairs(responses), progress)
+        self._any_label(found)
         pairs = zip(responses["prompt"], responses["response"], strict=True)
-        table = pd.DataFrame([found[pair] for pair in pairs], index=responses.index, columns=COLUMNS[:8])
+        table = pd.DataFrame([found[pair] for pair in pairs], index=responses.index, columns=COLUMNS[:9])
         voted = table["path"] == "votes"
         return table.assign(
             model=self.settings.model,
@@ -116,10 +136,10 @@ class ApiJudge:
         """
         url, model, pairs = self.settings.base_url, self.settings.model, _pairs(responses)
         with Cache(self.file) as cache:
-            able = cache.abilities(url, model) or ABLE
+            able = self._kept_abilities(cache) or ABLE
             wanted = self._requests(pairs, able, voting=not able["logprobs"])
             asked = {name: request for _, name, request in wanted}
-            kept = cache.answers(asked)
+            kept = cache.answers(asked, self.settings)
             mean = cache.mean_tokens(url, model)
             versions = cache.per_prompt(url, model)
         missing = [request for name, request in asked.items() if name not in kept]
@@ -152,23 +172,36 @@ class ApiJudge:
         able = self._abilities(cache) if pairs else ABLE
         found = {}
         if able["logprobs"]:
-            answers = self._answers(cache, pairs, able, False, progress)
-            found = {pair: row for pair, (answer,) in answers.items() if (row := by_tokens(answer))}
+            given = self._answers(cache, pairs, able, False, progress)
+            found = {p: (*row, _names([a])) for p, (a,) in given.items() if (row := by_tokens(a))}
         rest = [pair for pair in pairs if pair not in found]
-        return found | {pair: by_votes(a) for pair, a in self._answers(cache, rest, able, True, progress).items()}
+        voted = self._answers(cache, rest, able, True, progress)
+        return found | {pair: (*by_votes(given), _names(given)) for pair, given in voted.items()}
+
+    def _any_label(self, found: dict[tuple, tuple]) -> None:
+        """Raise ServerError if not one of many replies has a label: the fault is the judge's, not theirs."""
+        if len(found) < MANY or any(row[4] == "ok" for row in found.values()):
+            return
+        statuses, said = Counter(row[4] for row in found.values()), next(row[7] for row in found.values())
+        raise ServerError(
+            f"{self.settings.base_url}: {self.settings.model} gave no label to any of {len(found):,} replies ("
+            f"{', '.join(f'{n:,} {status}' for status, n in statuses.items())}; such as {shorten(said)!r}): choose a "
+            "model that follows instructions, and turn off its thinking if it thinks before it answers"
+        )
 
     def _answers(self, cache, pairs, able, voting, progress) -> dict[tuple, list[dict]]:
         """All answers on each pair, from the cache or the server; one that was rejected is {"rejected": reason}."""
         asked = list(self._requests(pairs, able, voting))
-        requests = {name: request for _, name, request in asked}
-        kept = cache.answers(requests)
-        if len(kept) < len(requests):
-            with FileLock(f"{self.file}.lock"):  # one process asks at a time, so that budgets and rate limits are one
-                kept |= cache.answers(requests.keys() - kept.keys())  # what another process asked meanwhile
-                missing = {name: request for name, request in requests.items() if name not in kept}
-                how = missing, self.settings, self._keeper(cache), self._spending(cache), progress
-                rejected = api_batch.ask(*how, cache, self.name) if self.settings.batch else api_client.ask(*how)
-            kept |= cache.answers(missing) | {name: {"rejected": reason} for name, reason in rejected.items()}
+
+        def ask(missing: dict[str, dict]) -> dict[str, str]:
+            how = missing, self.settings, self._keeper(cache), self._spending(cache), progress
+            return api_batch.ask(*how, cache, self.name) if self.settings.batch else api_client.ask(*how)
+
+        try:
+            kept = cache.complete({name: request for _, name, request in asked}, self.settings, ask)
+        except RejectsAll:  # it may be another server than before at the same address
+            cache.keep_abilities(self.settings.base_url, self.settings.model, None)
+            raise
         answers = {}
         for pair, name, _ in asked:
             answers.setdefault(pair, []).append(kept[name])
@@ -197,15 +230,22 @@ class ApiJudge:
 
     def _abilities(self, cache: Cache) -> dict:
         """What the server can do, asked once and kept: see `ABLE`."""
-        url, model = self.settings.base_url, self.settings.model
-        able = cache.abilities(url, model)
-        if able is None:
+        if able := self._kept_abilities(cache):
+            return able
+        with cache.alone():
             able = dict(ABLE)
             if not self._try(cache, able, False)["tokens"]:
                 able["logprobs"] = 0
-                able["structured"] = _label_in_json(self._try(cache, able, True)["content"]) is not None
-            cache.keep_abilities(url, model, able)
+                able["structured"] = label_in_json(self._try(cache, able, True)["content"]) is not None
+            cache.keep_abilities(self.settings.base_url, self.settings.model, able)
         return able
+
+    def _kept_abilities(self, cache: Cache) -> dict | None:
+        """What the server was found able to do; None if it was never asked, or that cannot be read."""
+        able = cache.abilities(self.settings.base_url, self.settings.model)
+        if not isinstance(able, dict) or {n: type(v) for n, v in able.items()} != {n: type(v) for n, v in ABLE.items()}:
+            return None
+        return able if able["length"] in ("max_tokens", "max_completion_tokens") else None
 
     def _try(self, cache: Cache, able: dict, voting: bool) -> dict:
         """An answer to a sample request; what the server will not take is struck from `able`."""
@@ -243,7 +283,7 @@ def by_tokens(answer: dict) -> tuple | None:
         return (*NOTHING, "refused", "logprobs", math.nan, answer["refusal"])
     mass = dict.fromkeys(LABELS, 0.0)
     for token, logprob in answer["tokens"] or ():
-        if label := _begins(token):
+        if label := begins(token):
             mass[label] += math.exp(logprob)
     total = sum(mass.values())
     if 1 - total > MOST_LEFT:
@@ -254,43 +294,23 @@ def by_tokens(answer: dict) -> tuple | None:
 
 def by_votes(answers: list[dict]) -> tuple:
     """A judgement from several answers: the share of each label among those that name one."""
-    read = [_label_in_json(a["content"]) or _label_in_text(a["content"]) for a in answers if "rejected" not in a]
-    named = [label for label in read if label]
+    named = [found for a in answers if "rejected" not in a and not a["refusal"] and (found := label_in(a["content"]))]
     said = " | ".join(a.get("rejected") or a["refusal"] or a["content"] for a in answers)
     left = 1 - len(named) / len(answers)
     if not named:
         rejected, refused = (all(a.get(what) for a in answers) for what in ("rejected", "refusal"))
         return (*NOTHING, "rejected" if rejected else "refused" if refused else "unclear", "votes", left, said)
-    shares = [named.count(label) / len(named) for label in LABELS]
+    shares = [named.count(name) / len(named) for name in LABELS]
     return (*shares, max(LABELS, key=named.count), "ok", "votes", left, said)
+
+
+def _names(answers: list[dict]) -> str | None:
+    """The names under which answers came."""
+    return " | ".join(sorted({a["model"] for a in answers if a.get("model")})) or None
 
 
 def _pairs(responses: pd.DataFrame) -> list[tuple[str, str]]:
     return sorted(set(zip(responses["prompt"], responses["response"], strict=True)))
-
-
-@functools.cache
-def _begins(token: str) -> str | None:
-    """The label that a token begins or spells (Support, ' oppose', 'opp', 'neutrality'); their first letters differ."""
-    text = token.strip().strip("\"'*`.").casefold()
-    begun = [label for label in LABELS if text and (label.startswith(text) or re.fullmatch(WORDS[label], text))]
-    return begun[0] if begun else None
-
-
-def _label_in_text(text: str) -> str | None:
-    """The one label that a text names, in any case and among other words; None if it negates it or names several."""
-    if re.search(r"\b(not|neither|nor)\b|n't\b", text.casefold()):
-        return None
-    named = [label for label in LABELS if re.search(rf"\b{WORDS[label]}", text.casefold())]
-    return named[0] if len(named) == 1 else None
-
-
-def _label_in_json(text: str) -> str | None:
-    try:
-        label = json.loads(text)["label"].casefold()
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
-    return label if label in LABELS else None
 
 
 def _strike(able: dict, said: str) -> bool:
@@ -299,7 +319,7 @@ def _strike(able: dict, said: str) -> bool:
         able["logprobs"] = 5 if able["logprobs"] > 5 else 0  # some servers give five
     elif "max_tokens" in said and able["length"] == "max_tokens":
         able["length"] = "max_completion_tokens"
-    elif "response_format" in said or "json_schema" in said:
+    elif ("response_format" in said or "json_schema" in said) and able["structured"]:
         able["structured"] = False
     else:
         named = [name for name in ("temperature", "seed") if name in said and able[name]]

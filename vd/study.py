@@ -12,6 +12,7 @@ fix:
 
 import importlib
 import math
+import re
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -57,7 +58,13 @@ Temperature = Annotated[float, Field(ge=0, le=10), AfterValidator(_sampled)]
 class Settings(BaseModel):
     """Base of all settings: unknown keys and wrong types are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # what was given may hold a password
+    )
 
 
 class ModelSettings(Settings):
@@ -151,13 +158,27 @@ class ServerSettings(Settings):
 
     model: str = Field(min_length=1)  # the name that the server gives it; a dated one, since others change
     base_url: str = OPENAI  # mostly ends in /v1
+    answers_as: str | None = Field(None, exclude=True)  # its name in answers, where the server knows it by another
     max_in_flight: PositiveInt = Field(32, exclude=True)  # requests at a time
-    timeout: PositiveFloat = Field(60.0, exclude=True)  # seconds per request
+    timeout: PositiveFloat = Field(60.0, exclude=True, le=86400)  # seconds per request, from sending to the last byte
     retries: int = Field(10, ge=0, exclude=True)  # after 408, 409, 429, 5xx, lost connections and broken replies
     price_in: float = Field(0.0, ge=0, exclude=True)  # dollars for a million prompt tokens
     price_out: float = Field(0.0, ge=0, exclude=True)  # dollars for a million reply tokens
     budget_dollars: float | None = Field(None, ge=0, exclude=True)  # of a study in all its runs; None sets no limit
     budget_calls: int | None = Field(None, ge=0, exclude=True)
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        if re.search(r"[?#@]", url):
+            raise PydanticCustomError(
+                "secret", "write the address alone, without name, password, '?' or '#'; the key goes into OPENAI_API_KEY"
+            )
+        if not re.fullmatch(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[!-~]*)?", url, re.ASCII):
+            raise ValueError("write http:// or https://, the server's name and mostly /v1, without spaces")
+        if url.rstrip("/").endswith("/completions"):
+            raise ValueError("leave out what follows /v1")
+        return url
 
     @model_validator(mode="after")
     def _priced(self):

@@ -7,14 +7,15 @@ Replies are kept in a file as they arrive, under a hash of exactly what was aske
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 from pydantic import Field, PositiveInt
 
-from vd import api_client
-from vd.api_client import ServerError, Spending
+from vd import answers, api_client, api_key
+from vd.api_budget import Spending
+from vd.api_response import ServerError
 from vd.record import Progress
 from vd.study import ServerSettings
 
@@ -27,6 +28,7 @@ weigh the other side. Write only the reply, as your own view; do not say that yo
 Question: {prompt}"""
 SIDE_WORDS = {"support": "affirms", "oppose": "rejects"}
 VERSION = hashlib.sha256(f"{INSTRUCTION}{SIDE_WORDS}".encode()).hexdigest()[:8]
+FAILURES = ("", "empty", "length", "content_filter")
 SAMPLING = ("temperature", "top_p", "max_tokens", "seed")
 COLUMNS = ["id", "topic", "prompt", "chosen", "rejected", "chosen_stance", "rejected_stance"]
 COLUMNS += ["teacher", "instruction", *SAMPLING]
@@ -50,9 +52,10 @@ def write_pairs(prompts: pd.DataFrame, settings: TeacherSettings, file: Path) ->
     """
     requests = {side: [_request(p, stance, settings) for p in prompts["prompt"]] for side, stance in SIDES.items()}
     wanted = {_key(request): request for both in zip(*requests.values(), strict=True) for request in both}
-    kept = _read(file)
-    _ask({key: request for key, request in wanted.items() if key not in kept}, settings, file)
-    kept = _read(file)
+    kept = _kept(file, settings)
+    if not wanted.keys() <= kept.keys():
+        _ask(wanted, settings, file)
+        kept = _kept(file, settings)
     pairs = prompts[["id", "topic", "prompt"]].reset_index(drop=True)
     pairs = pairs.assign(**{f"{side}_stance": stance for side, stance in SIDES.items()}, teacher=settings.model)
     pairs = pairs.assign(instruction=VERSION, **settings.model_dump(include=set(SAMPLING)))
@@ -117,31 +120,41 @@ def _key(request: dict) -> str:
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _read(file: Path) -> dict[str, dict]:
-    """Replies by key. A last line without its end is what a killed process left; it is cut off."""
-    if not file.exists():
-        return {}
-    content = file.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
-        os.truncate(file, end)
-    return {row["key"]: row for row in map(json.loads, content[:end].splitlines())}
+def _kept(file: Path, settings: TeacherSettings) -> dict[str, dict]:
+    """Replies by key; lines that cannot be read, or that another model wrote, count as not there."""
+    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []  # the rest is what a killed process left
+    rows = filter(None, map(_row, lines))
+    return {r["key"]: r for r in rows if answers.is_from(r["model"], settings.model, settings.answers_as)}
 
 
-def _ask(requests: dict[str, dict], settings: TeacherSettings, file: Path) -> None:
-    """Send requests and append each reply to the file as it arrives."""
-    if not requests:
-        return
-    api_client.api_key(settings)  # before there is an empty file
+def _row(line: bytes) -> dict | None:
+    """One line of the file; None if it is none that we wrote."""
+    try:
+        row = answers.parse(line)
+        told = answers.answer(row["reply"], None, None, None, row["model"], row["prompt_tokens"], row["reply_tokens"])
+        right = isinstance(row["key"], str) and row["failure"] in FAILURES
+    except (answers.Unreadable, LookupError, TypeError):
+        return None
+    tokens = {"prompt_tokens": told["tokens_in"], "reply_tokens": told["tokens_out"]}
+    return row | tokens | {"reply": told["content"], "model": told["model"]} if right else None
+
+
+def _ask(wanted: dict[str, dict], settings: TeacherSettings, file: Path) -> None:
+    """Send the requests that have no reply yet, and append each reply to the file as it arrives."""
+    if fault := api_key.fault(settings.base_url):  # before there is an empty file
+        raise ServerError(f"{settings.base_url}: {fault}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a") as log:
+    with FileLock(f"{file}.lock"), open(file, "ab") as log:  # one process at a time asks, and writes
+        kept = _kept(file, settings)
+        missing = {key: request for key, request in wanted.items() if key not in kept}
+        log.truncate(file.read_bytes().rfind(b"\n") + 1)  # a line without its end, see `_kept`
 
         def keep(name: str, answer: dict) -> None:
-            log.write(json.dumps({"key": name, **_reply(requests[name], answer)}) + "\n")
+            log.write(json.dumps({"key": name, **_reply(missing[name], answer)}).encode() + b"\n")
             log.flush()
 
-        progress = Progress("teach", settings.model, len(requests))
-        rejected = api_client.ask(requests, settings, keep, Spending(settings, (0, 0.0), lambda cost: None), progress)
+        progress = Progress("teach", settings.model, len(missing))
+        rejected = api_client.ask(missing, settings, keep, Spending(settings, (0, 0.0), lambda cost: None), progress)
     if rejected:
         raise ServerError(f"{settings.base_url}: {len(rejected)} requests rejected: {next(iter(rejected.values()))}")
 

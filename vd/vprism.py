@@ -12,7 +12,6 @@ the cache folder, under a hash of what they depend on, so an interrupted build g
 import ast
 import hashlib
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -23,12 +22,14 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from vd import api_cache, api_client, data, models, paths, questions, record, topics
+from vd import answers, api_cache, api_client, data, models, paths, questions, record, topics
 from vd.public import lines, mirror
 from vd.study import VPrismSettings
 
 WORDS = (3, 60)  # of a prompt that is kept
 PROMPT = "vprism-v1"  # a file of vd/prompts
+POLARITIES = {"1": 1, "+1": 1, "1.0": 1, "0": 0, "0.0": 0, "-0.0": 0, "-1": -1, "-1.0": -1}  # as writers write them
+MANY = 10  # answers; if none of them can be read, something is wrong with the writer
 COLUMNS = ["prompt_id", "topic", "prompt", "polarity"]
 COLUMNS += ["original", "form", "rewritten_by", "confirmed_by", "probability", "cluster", "embedding", "source"]
 
@@ -243,26 +244,34 @@ def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFr
         requests[row.Index] = {"model": writer.model, "messages": [message], "temperature": 0.0, "max_tokens": 200}
     keys = {index: api_cache.key(writer.base_url, request) for index, request in requests.items()}
     with api_cache.Cache(paths.cache() / "vprism" / "answers.sqlite") as cache:
-        kept = cache.answers(keys.values())
-        missing = {keys[i]: request for i, request in requests.items() if keys[i] not in kept}
-        if missing:  # finished work needs neither server nor key
+
+        def ask(missing: dict[str, dict]) -> dict[str, str]:
             spending = api_client.Spending.kept_in(cache, PROMPT, writer)
             progress = record.Progress("write", writer.model, len(missing))
-            api_client.ask(missing, writer, cache.keeper(writer.base_url, writer.model, PROMPT), spending, progress)
-            kept |= cache.answers(missing)
-    answers = [_read(kept.get(keys[index])) for index in candidates.index]
-    return pd.DataFrame(answers, index=candidates.index).assign(confirmed_by=writer.model)
+            keep = cache.keeper(writer.base_url, writer.model, PROMPT)
+            return api_client.ask(missing, writer, keep, spending, progress)
+
+        # finished work needs neither server nor key
+        given = cache.complete({keys[index]: request for index, request in requests.items()}, writer, ask)
+    if len(given) >= MANY and not any(map(_said, given.values())):
+        raise ValueError(f"{writer.base_url}: no answer of {writer.model} is as {PROMPT} asks; name another vprism.writer")
+    rows = [_read(given[keys[index]]) for index in candidates.index]
+    return pd.DataFrame(rows, index=candidates.index).assign(confirmed_by=writer.model)
+
+
+def _said(answer: dict | None) -> dict | None:
+    """The JSON object in a writer's answer; None if there is none, which was paid for all the same and so is kept."""
+    return answers.with_keys((answer or {}).get("content", ""), "value_laden", "on_topic")
 
 
 def _read(answer: dict | None) -> dict:
     """What a writer's answer says; one that cannot be read confirms nothing."""
-    try:
-        said = json.loads(re.search(r"\{.*\}", answer["content"], re.S).group())
-        question, polarity = " ".join(said["question"].split()), int(said["polarity"])
-        right = said["value_laden"] is True and said["on_topic"] is True and bool(question) and polarity in (-1, 0, 1)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        right = False
-    return {"confirmed": right, "polarity": polarity if right else 0, "question": question if right else None}
+    said = _said(answer) or {}
+    question, polarity = said.get("question"), POLARITIES.get(str(said.get("polarity")))
+    right = all(str(said.get(name)).lower() == "true" for name in ("value_laden", "on_topic"))
+    if not right or not isinstance(question, str) or not question.strip() or polarity is None:
+        return {"confirmed": False, "polarity": 0, "question": None}
+    return {"confirmed": True, "polarity": polarity, "question": " ".join(question.split())}
 
 
 def _umap(vectors: np.ndarray, settings: VPrismSettings, n_components: int, min_dist: float) -> np.ndarray:

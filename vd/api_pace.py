@@ -1,0 +1,62 @@
+"""How long a server asks to be left alone, read from the headers of its responses, whatever stands in them."""
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+LONGEST_WAIT = 3600.0  # seconds that are waited for; who is asked to wait longer is told when to come back
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+", re.ASCII)
+FARTHEST = 10 * 365 * 86400.0  # seconds; later dates may be none
+
+
+def wanted(headers: Mapping[str, str]) -> float:
+    """Seconds that Retry-After asks for, as milliseconds, seconds or a date; 0 if it asks for none."""
+    said = headers.get("retry-after", "").strip()
+    seconds = _number(headers.get("retry-after-ms", "")) / 1000
+    if math.isnan(seconds):
+        seconds = _number(said)
+    if math.isnan(seconds):
+        seconds = _until(said)
+    return seconds if seconds > 0 else 0.0
+
+
+def until_renewal(headers: Mapping[str, str]) -> float:
+    """Seconds until an exhausted rate limit is renewed; 0 if none is, or if that takes too long to be waited for."""
+    waits = [
+        _duration(headers.get(f"x-ratelimit-reset-{what}", ""))
+        for what in ("requests", "tokens")
+        if headers.get(f"x-ratelimit-remaining-{what}", "").strip() == "0"
+    ]
+    return max([wait for wait in waits if wait <= LONGEST_WAIT], default=0.0)
+
+
+def moment(seconds: float) -> str:
+    """The date and time in that many seconds, of which more than ten years count as ten."""
+    return f"{datetime.now() + timedelta(seconds=min(seconds, FARTHEST)):%Y-%m-%d %H:%M}"
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _until(date: str) -> float:
+    try:
+        return parsedate_to_datetime(date).timestamp() - time.time()
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return math.nan
+
+
+def _duration(text: str) -> float:
+    """Seconds of a duration such as 6m0s, 1.5s, 20ms or 3; 1 if it is written otherwise."""
+    text = text.strip()
+    if DURATION.fullmatch(text):
+        return sum(float(n) * UNITS[unit] for n, unit in re.findall(r"([\d.]+)(ms|d|h|m|s)", text))
+    seconds = _number(text)
+    return seconds if seconds >= 0 else 1.0
