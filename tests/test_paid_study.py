@@ -1,7 +1,9 @@
 """A study with an API judge, through 04_judge and the command line, against a server on this machine."""
 
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,8 @@ import yaml
 from api_server import ApiServer, shares
 
 from vd import agreement, data, paths, ppi, record
-from vd.study import load_study
+from vd.api_judge import Prompt
+from vd.study import StudyError, load_study
 
 RUN = "tiny-llama/sft-support/seed-0"
 KEY = "sk-secret-0123456789"
@@ -98,3 +101,39 @@ def test_labels_by_hand_come_back_into_the_notebook(server, place):
 def test_a_study_without_an_api_judge_says_so(place):
     (place / "configs" / "smoke.yaml").write_text((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
     assert "judge.api: missing; write at least its model" in vd("--judge").stderr
+
+
+def test_an_interrupted_command_ends_in_one_line_and_goes_on_later(server, place):
+    server.latency, command = 0.1, [sys.executable, "-m", "vd", "smoke", "--judge"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=paths.ROOT, text=True)
+    while len(server.requests) < 5:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 1 and said.splitlines()[-1].startswith("interrupted; answers so far are kept")
+    assert "Traceback" not in said and len(server.requests) <= 45
+    server.latency = 0
+    assert vd("--judge").stdout.endswith("44 ok\n") and len(server.requests) == 45
+
+
+def test_mistakes_of_a_judge_are_one_line_on_the_command_line(server, place, monkeypatch):
+    prompts = place / "prompts"
+    prompts.mkdir()
+    for name, content in {"empty": "", "list": "[1]", "braces": "labels: {support: a}\ntemplate: x", "latin": "labels: \xe9"}.items():
+        (prompts / f"{name}.yaml").write_bytes(content.encode("latin-1"))
+        monkeypatch.setattr(paths, "PROMPTS", prompts)
+        with pytest.raises(StudyError, match=rf"{name}.yaml: .*; start from .*stance-v1.yaml"):
+            Prompt(name)
+    (place / "cache" / "judgements.sqlite").parent.mkdir(exist_ok=True)
+    (place / "cache" / "judgements.sqlite").write_text("nonsense " * 99)
+    said = vd("--judge").stderr
+    assert "judgements.sqlite: it is damaged; put a copy back" in said and said.count("\n") == 1
+
+
+def test_a_judge_without_a_label_stops_the_notebook_with_what_to_do(server, place):
+    server.logprobs = server.structured = False
+    server.fault = lambda number, request: ("say", "Hm, well.")
+    with pytest.raises(papermill.PapermillExecutionError, match="judge-1 gave no label to any of .* replies"):
+        notebook(place)
+    assert "gave no label to any of 44 replies (44 unclear" in vd("--judge").stderr
