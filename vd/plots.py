@@ -17,6 +17,7 @@ COLOURS = {"support": "#0072b2", "neutral": "#8c8c8c", "oppose": "#d55e00"}  # O
 VERDICTS = {"holds": "#009e73", "does not hold": "#d55e00", "undecided at this size": "#8c8c8c"}  # Okabe-Ito
 MARKERS = {"support": "^", "neutral": "o", "oppose": "v"}
 sns.set_theme(style="whitegrid", context="paper", rc={"axes.titlesize": 9, "figure.dpi": 75, "savefig.dpi": 150})
+plt.rcParams["text.parse_math"] = False  # a dollar sign in the name of a topic or data set is one
 
 
 def save(figure: Figure, table: pd.DataFrame, path: Path) -> None:
@@ -132,8 +133,11 @@ def before_after(distribution: pd.DataFrame) -> Figure:
 
 
 def value_gap(table: pd.DataFrame) -> Figure:
-    """Value gap (chosen minus rejected) per topic and stance, one panel per data set; columns of `drift.value_gap`."""
-    sets, last = table["dataset"].unique(), ("others", "all")
+    """Value gap (chosen minus rejected) per topic and stance, columns as of `drift.value_gap`.
+
+    There is one panel per data set; one without pairs says so, and so does a table without rows.
+    """
+    sets, last = list(table["dataset"].unique()) or [""], ("others", "all")
     topics = sorted(table["topic"].unique(), key=lambda topic: (topic in last and 1 + last.index(topic), topic))
     figure, axes = plt.subplots(
         1,
@@ -149,6 +153,8 @@ def value_gap(table: pd.DataFrame) -> Figure:
             y = [topics.index(topic) + offset for topic in part["topic"]]
             ax.hlines(y, part["lo"], part["hi"], color=COLOURS[stance])
             ax.scatter(part["gap"], y, color=COLOURS[stance], marker=MARKERS[stance], s=14, zorder=3)
+        if not table.loc[table["dataset"] == name, "n_pairs"].any():
+            ax.text(0, 0, "no pair was judged", ha="center", fontsize=8, transform=ax.transData)
         ax.axvline(0, color="black", linewidth=0.8)
         ax.set(title=name, xlim=(-1.05, 1.05), xlabel="chosen minus rejected")
     axes[0, 0].set(yticks=range(len(topics)), yticklabels=topics)
