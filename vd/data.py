@@ -190,8 +190,9 @@ def _check_probes(found: list[dict], name: str) -> None:
         for column, kind in PROBE_COLUMNS.items():
             given = row.get(column)
             if type(given) is not kind:
-                needs = f"every row needs a {kind.__name__}, not {rows.excerpt(repr(given))}"
-                raise ValueError(f"{place}: column {column}: {needs}")
+                needs = f"every row needs a {kind.__name__}, not {excerpt(repr(given))}"
+                fix = "1, -1 or 0" if column == "polarity" else "a text"
+                raise ValueError(f"{place}: column {column}: {needs}; write {fix}")
         if row["polarity"] not in (-1, 0, 1):
             given = f"{row['polarity']}; write polarity one of -1, 0 and 1"
             raise ValueError(f"{place}: column polarity: {given}")
