@@ -65,13 +65,13 @@ def records(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Records of a CSV, the header first, each with the number of its last line.
 
     Fields are separated by comma, semicolon or tab, whichever parts the header most. A carriage
-    return alone belongs to a text, unless the whole file ends its lines so.
+    return alone belongs to a text, unless the header ends in one.
     """
     text = _decoded(b"".join(_raw_lines(file)), f"{file}").removeprefix("\ufeff")
     text = re.sub(r"\Asep=.\r?\n", "", text)  # a line by which spreadsheets name the separator
-    if "\n" in text:
+    header, end, _ = re.split(r"(\r\n|\n|\r|\Z)", text, maxsplit=1)
+    if end != "\r":
         text = re.sub(r"\r(?!\n)", BARE_CR, text)
-    header = re.split(r"[\r\n]", text, maxsplit=1)[0]
     separator = max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:

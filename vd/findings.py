@@ -242,7 +242,7 @@ def _decide(model: str, finding: Finding, tests: list[dict]) -> dict:
 
 def _judge(table: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     """Add two-sided p values, Holm's, and verdicts."""
-    p = np.minimum(1, 2 * table[["p_holds", "p_fails"]].min(axis=1).to_numpy(float))
+    p = np.minimum(1, 2 * table[["p_holds", "p_fails"]].min(axis=1, skipna=False).to_numpy(float))
     side = np.where(table["p_holds"] < table["p_fails"], HOLDS, FAILS)
     p_holm, tested = p.copy(), ~np.isnan(p)
     p_holm[tested] = holm(p[tested])
@@ -273,7 +273,7 @@ def page(table: pd.DataFrame, contrasts: pd.DataFrame) -> str:
         finding=table["statement"] + " (`" + table["finding"] + "`)",
         verdict="**" + table["verdict"] + "**",
         estimate=[interval(row) for row in table.itertuples()],
-        p_holm=[f"{p:.2g}" for p in table["p_holm"]],
+        p_holm=["" if np.isnan(p) else f"{p:.2g}" for p in table["p_holm"]],
     )[["model", "finding", "verdict", "estimate", "p_holm", "paper"]]
     tests = contrasts.assign(estimate=[interval(row) for row in contrasts.itertuples()])
     tests = tests[["model", "finding", "contrast", "estimate", "n_seeds", "n_prompts"]]

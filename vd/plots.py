@@ -145,7 +145,7 @@ def value_gap(table: pd.DataFrame) -> Figure:
         sharey=True,
         squeeze=False,
         layout="constrained",
-        figsize=(1.5 + 3 * len(sets), 0.8 + 0.32 * len(topics)),
+        figsize=(1.5 + 3 * len(sets), 0.8 + 0.32 * max(len(topics), 3)),
     )
     for ax, name in zip(axes[0], sets, strict=True):
         for offset, stance in zip((-0.22, 0, 0.22), STANCES, strict=True):
