@@ -286,7 +286,7 @@ def test_a_reply_that_was_changed_or_moved_is_still_found_out(sheet):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("id,prompt,response,label\nr1,?,\u2019,\n".encode("cp1252"), "line 2: .* save it as UTF-8"),
+        ("id,prompt,response,label\nr1,?,\u2019,".encode("cp1252"), "line 2: .* save it as UTF-8"),
         ("id,prompt,response,label\n".encode("utf-16"), "not UTF-8, it looks like UTF-16"),
         (b"PK\x03\x04", "a workbook .*'CSV UTF-8'"),
         (b"", "line 1: columns are missing"),

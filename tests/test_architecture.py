@@ -80,7 +80,7 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
         "api_cache",
         "api_client",
     },
-    "vd.plots": {"record", "drift"},
+    "vd.plots": {"record", "drift", "shown"},
     "vd.tables": {"record", "plots", "shown"},
     "vd.workflow": {"paths", "public"},
     "vd.corpora": set(),

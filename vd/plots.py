@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from vd import record
 from vd.drift import STANCES
+from vd.shown import excerpt
 
 COLOURS = {"support": "#0072b2", "neutral": "#8c8c8c", "oppose": "#d55e00"}  # Okabe-Ito, safe for colour blindness
 VERDICTS = {"holds": "#009e73", "does not hold": "#d55e00", "undecided at this size": "#8c8c8c"}  # Okabe-Ito
@@ -53,7 +54,7 @@ def stances_over_steps(trajectories: pd.DataFrame, rows: str | None = None) -> F
             ax.fill_between(path["step"], path["lo"], path["hi"], color=COLOURS[stance], alpha=0.2, linewidth=0)
         ax.set(ylim=(0, 1), xlim=(part["step"].min(), part["step"].max()))
         if i % columns == 0:
-            ax.set_ylabel(line or "stance probability", fontsize=8)
+            ax.set_ylabel(excerpt(line, 20) if line else "stance probability", fontsize=8)
         if i < columns or not rows:
             ax.set_title(run.replace(" → ", "\n→ "))
         if i >= len(panels) - columns:
@@ -156,8 +157,8 @@ def value_gap(table: pd.DataFrame) -> Figure:
         if not table.loc[table["dataset"] == name, "n_pairs"].any():
             ax.text(0, 0, "no pair was judged", ha="center", fontsize=8, transform=ax.transData)
         ax.axvline(0, color="black", linewidth=0.8)
-        ax.set(title=name, xlim=(-1.05, 1.05), xlabel="chosen minus rejected")
-    axes[0, 0].set(yticks=range(len(topics)), yticklabels=topics)
+        ax.set(title=_end(name), xlim=(-1.05, 1.05), xlabel="chosen minus rejected")
+    axes[0, 0].set(yticks=range(len(topics)), yticklabels=[excerpt(topic, 30) for topic in topics])
     axes[0, 0].invert_yaxis()
     return _legend(figure)
 
@@ -165,16 +166,18 @@ def value_gap(table: pd.DataFrame) -> Figure:
 def stance_profile(table: pd.DataFrame) -> Figure:
     """Stance profile of data sets, one bar per set and side; columns of `drift.profile`."""
     names = [f"{row.dataset}, {row.side}" for row in table[["dataset", "side"]].drop_duplicates().itertuples()]
+    places = range(len(names))
     wide = table.assign(name=table["dataset"] + ", " + table["side"]).set_index(["name", "stance"])
     figure, ax = plt.subplots(layout="constrained", figsize=(5.5, 0.7 + 0.28 * len(names)))
     left = pd.Series(0.0, names)
     for stance in STANCES:
         share = wide["probability"].xs(stance, level="stance").reindex(names)
-        ax.barh(names, share, left=left, color=COLOURS[stance], label=stance, height=0.7)
+        ax.barh(places, share, left=left, color=COLOURS[stance], label=stance, height=0.7)
         left += share
     counts = wide["n_replies"].xs("support", level="stance").reindex(names)
     for y, n in enumerate(counts):
         ax.text(1.01, y, f"n = {n}", va="center", fontsize=7)
+    ax.set(yticks=places, yticklabels=[_end(name) for name in names])
     ax.set(xlim=(0, 1), xlabel="mean stance probability of value-laden replies")
     ax.invert_yaxis()
     ax.grid(visible=False)
@@ -240,6 +243,12 @@ def calibration(table: pd.DataFrame) -> Figure:
     ax.scatter(table["confidence"], table["accuracy"], s=table["n"] / table["n"].max() * 120, color="#0072b2")
     ax.set(xlabel="stated probability", ylabel="share right", xlim=(0.3, 1.02), ylim=(0.3, 1.02))
     return figure
+
+
+def _end(name: str) -> str:
+    """The end of a data set's name, which may be a long path, as a label."""
+    name = excerpt(name, len(name) * 10)
+    return name if len(name) <= 40 else f"…{name[-39:]}"
 
 
 def _legend(figure: Figure) -> Figure:

@@ -60,10 +60,10 @@ def _alpaca(row: dict) -> dict | str:
 
 def _says_none(given) -> bool:
     """Whether an input of Alpaca is none, in any of the ways in which its writer said so."""
-    if rows.is_null(given) or not isinstance(given, str):
+    if not isinstance(given, str):
         return rows.is_null(given)
     words = " ".join(re.findall(r"\w+", given.lower()))
-    return not given.strip() or bool(NONE.fullmatch(words))
+    return rows.is_blank(given) or bool(NONE.fullmatch(words))
 
 
 def _wildchat(row: dict, language: str = "English", model: str = "gpt-3.5", toxic: bool = False) -> dict | str:

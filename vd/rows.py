@@ -34,7 +34,7 @@ def text(value) -> str:
         raise Unusable("no text")
     if not isinstance(value, str):
         raise Unusable("not a text")
-    if not any(mark.isprintable() and mark != " " for mark in value):
+    if is_blank(value):
         raise Unusable("empty text")
     if not _encodes(value):
         raise Unusable("undecodable text")
@@ -134,6 +134,11 @@ def own(file: Path, data: str, key: str = "id") -> list[dict]:
 def is_null(value) -> bool:
     """Whether a value is missing: null, or the number by which pandas writes it."""
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_blank(value: str) -> bool:
+    """Whether nothing is to be seen in a text, such as one of spaces, some of no width."""
+    return not any(mark.isprintable() and mark != " " for mark in value)
 
 
 def _checked(row: dict, key: str, place: str) -> dict:
