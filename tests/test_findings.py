@@ -231,7 +231,7 @@ def test_a_data_set_of_which_no_pair_was_judged_leaves_its_finding_open(tmp_path
     others = table[table["finding"] != "value_gaps"].reset_index(drop=True)
     # no test more to correct for
     pd.testing.assert_frame_equal(others, expected, check_dtype=False)
-    assert "no pair of low_gap was judged" in contrasts["contrast"].tolist()
+    assert "no pair of low_gap_data was judged" in contrasts["contrast"].tolist()
     findings.write(table, contrasts, tmp_path)
     page = (tmp_path / "findings.md").read_text()
     assert "nothing to test" in page and not re.search(r"\bnan\b", page)

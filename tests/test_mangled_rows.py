@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vd import agreement, data, files, public
-from vd.study import Probing
+from vd.study import PreferenceSettings, Probing, TrainingSettings
 
 MANY = settings(
     max_examples=2_000,
@@ -225,6 +225,12 @@ def test_own_rows_are_all_read_or_refused(folder, drawn):
         assert not (clean and whole), error
         return check_refusal(error, file)
     check_rows(found)
+    assert data.card(str(file))["kept"] == len(found)
+    if whole and clean:
+        how = {"data": str(file), "steps": 1, "save_every": 1, "learning_rate": 0.1}
+        sft = "completion" in good
+        kind_of = TrainingSettings if sft else PreferenceSettings
+        assert len((data.sft if sft else data.preferences)(kind_of(**how), 0)) == len(found)
     if whole and kind == "json":
         assert len(found) == len(table), "none is lost"
         for row, made in zip(table, found, strict=True):

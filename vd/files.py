@@ -119,10 +119,9 @@ def _parsed(text: str, place: str) -> dict | str:
         return "a key is there twice"
     except ValueError as error:
         said = f"{error.msg}, character {error.pos + 1}" if hasattr(error, "pos") else str(error)
-        fix = "write one object per line, no array" if text[0] == "[" else "correct or remove it"
-        raise ValueError(f"{place}: not JSON ({said}); {fix}") from None
+        raise ValueError(f"{place}: not JSON ({said}); every line must be one object") from None
     if isinstance(row, list) and row and all(isinstance(part, dict) for part in row):
-        raise ValueError(f"{place}: a JSON array; write one object per line, no array")
+        raise ValueError(f"{place}: a JSON array; every line must be one object")
     return row if isinstance(row, dict) else "not an object"
 
 

@@ -218,7 +218,8 @@ def evaluate(study: Study, stances: pd.DataFrame, pairs: pd.DataFrame) -> tuple[
             names = [evidence.roles[role] for role in finding.roles]
             if on_data != of_data or None in names:
                 continue
-            nothing = [_untested(name) for name in names if of_data and name in empty]
+            named = zip(finding.roles, names, strict=True)
+            nothing = [_untested(role) for role, name in named if of_data and name in empty]
             tests = nothing or finding.contrasts(evidence)
             contrasts += [{"model": model, "finding": finding.key, **test} for test in tests]
             table.append(_decide(model, finding, tests))
@@ -226,9 +227,9 @@ def evaluate(study: Study, stances: pd.DataFrame, pairs: pd.DataFrame) -> tuple[
     return table, pd.DataFrame(contrasts, columns=["model", "finding", *CONTRAST])
 
 
-def _untested(data: str) -> dict:
-    """The place of a contrast that could not be made."""
-    values = f"no pair of {data} was judged", *[float("nan")] * 5, None, 0, 0
+def _untested(role: str) -> dict:
+    """In place of a contrast that could not be made."""
+    values = f"no pair of {role} was judged", *[float("nan")] * 5, None, 0, 0
     return dict(zip(CONTRAST, values, strict=True))
 
 

@@ -108,7 +108,7 @@ def own(file: Path, data: str, key: str = "id") -> list[dict]:
             raise ValueError(f"{file}: row {number}: {row}; correct or remove it")
         found[number] = row
     if not found:
-        raise ValueError(f"{file}: row 1: there is none; write one object per line")
+        raise ValueError(f"{file}: row 1: there is none; add rows, or name another file")
     filled = {c: 0 for row in found.values() for c, value in row.items() if not is_null(value)}
     both = {"chosen", "rejected"} if filled.keys() & {"chosen", "rejected"} else set()
     columns = [c for c in TEXTS if c in filled.keys() | both | {"prompt"}]
