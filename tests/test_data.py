@@ -7,10 +7,11 @@ from collections import Counter
 import datasets
 import pandas as pd
 import pytest
+import yaml
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from vd import data, paths, topics
-from vd.study import PreferenceSettings, Probing, TrainingSettings
+from vd.study import PreferenceSettings, Probing, TrainingSettings, load_study
 
 TRAINING = {
     "sft_neutral": "completion",
@@ -163,3 +164,63 @@ def test_errors_name_the_fix():
         data.corpus("nothing")
     with pytest.raises(ValueError, match="the data set has 220"):
         data.sft(TrainingSettings(data="sft_neutral", steps=1, save_every=1, learning_rate=1e-3, examples=999), seed=0)
+
+
+# what is found out before any work starts
+
+
+def study_of(place, change):
+    """The study smoke with a change, as `mine`."""
+    content = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
+    change(content)
+    (place / "configs" / "mine.yaml").write_text(yaml.safe_dump(content))
+    return load_study("mine")
+
+
+def test_data_that_cannot_be_read_is_named_before_any_work_starts(place):
+    file = place / "mine.jsonl"
+    pair = {"prompt": "Should tea be free?", "chosen": "Yes.", "rejected": "No."}
+
+    def refused(change, *rows):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with pytest.raises(ValueError) as error:
+            data.check(study_of(place, change))
+        return str(error.value)
+
+    def trained_on(study):
+        study["preference"]["dpo-support"]["data"] = str(file)
+
+    def probed(study):
+        study["probing"] |= {"probes": str(file)}
+
+    def built_from(study):
+        study["vprism"] = {"source": [str(file)]}
+
+    few = f"data set '{file}': 32 examples asked for, the data set has 2; lower `examples`"
+    assert refused(trained_on, pair, pair).startswith(few)
+    assert "row 2: no text 'rejected'" in refused(trained_on, pair, pair | {"rejected": None})
+    assert "row 1: no text 'chosen'" in refused(trained_on, {"prompt": "Why?", "completion": "So."})
+    assert "mine-1: column topic: every row needs a str" in refused(probed, pair)
+    assert "row 2: empty text 'prompt'" in refused(built_from, pair, pair | {"prompt": " "})
+    assert "row 1: there is none" in refused(trained_on)
+    file.unlink()
+    with pytest.raises(ValueError, match=f"no data set '{file}'.*make it first"):
+        data.check(study_of(place, trained_on))
+    data.check(study_of(place, lambda study: None))
+
+
+def test_probes_that_the_study_builds_itself_need_not_be_there(place):
+    built = {"probes": "results/mine/vprism.jsonl"}
+    data.check(study_of(place, lambda study: study["probing"].update(built)))
+    with pytest.raises(ValueError, match=r"no data set 'results/other/vprism.jsonl'"):
+        other = {"probes": "results/other/vprism.jsonl"}
+        data.check(study_of(place, lambda study: study["probing"].update(other)))
+
+
+def test_a_card_of_our_own_file_says_what_is_kept(tmp_path):
+    rows = [{"prompt": "one two", "completion": "x", "score": n, "note": None} for n in range(3)]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = {"prompt": [2, 2, 2], "completion": [1, 1, 1]}
+    card = {"name": str(file), "kept": 3, "dropped": {}, "words": words}
+    assert data.card(str(file)) == card

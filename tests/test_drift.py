@@ -230,3 +230,61 @@ def test_pooled_intervals_cover_the_truth(n_topics, n_prompts, prompts, seeds, r
         found = table[table["topic"] == "all"]
         hits += ((found["lo"] <= 0) & (found["hi"] >= 0)).sum()
     assert 0.92 <= hits / (150 * trials) <= 0.98
+
+
+# what tables of others may bring
+
+
+def test_a_topic_of_the_name_of_their_sum_is_refused():
+    rows = pd.concat([frame(constant_prompts([0.1, 0.5]), topic) for topic in ("t", "all")])
+    for measure in (drift.drift_table, drift.trajectory_table, drift.stance_distribution):
+        with pytest.raises(ValueError, match=r"r: topic 'all' of prompt 'all-000'; .* none may be"):
+            measure(rows)
+    lost = frame(constant_prompts([0.1, 0.5])).assign(topic=None)
+    with pytest.raises(ValueError, match="r: topic 'None' of prompt 't-000'; every reply needs"):
+        drift.drift_table(lost)
+
+
+def test_a_topic_without_a_judged_reply_at_one_step_is_named():
+    rows = pd.concat([frame(constant_prompts([0.1, 0.5, 0.9]), topic) for topic in "ab"])
+    lost = (rows["topic"] == "b") & (rows["step"] == 10)
+    for partly in (rows[~lost], rows.assign(p_support=rows["p_support"].mask(lost))):
+        with pytest.raises(ValueError, match="r, topic b: no prompt has a judged reply at every"):
+            drift.drift_table(partly, n_boot=10)
+
+
+def test_topics_that_are_numbers_are_names():
+    named = drift.drift_table(frame(constant_prompts([0.1, 0.5]), "7"), n_boot=10)
+    numbered = drift.drift_table(frame(constant_prompts([0.1, 0.5]), 7), n_boot=10)
+    pd.testing.assert_frame_equal(numbered.astype({"topic": str}), named, check_dtype=False)
+
+
+def test_two_prompts_of_one_name_are_named():
+    rows = frame(constant_prompts([0.1, 0.5]))
+    with pytest.raises(ValueError, match="r, topic t: prompt 't-000' is there twice at step 0"):
+        drift.drift_table(pd.concat([rows, rows]), n_boot=10)
+
+
+NO_POLARITY = [({}, "none"), ({"t-002": None}, "nan"), ({"t-002": 2}, "2")]
+
+
+@pytest.mark.parametrize(("given", "said"), NO_POLARITY)
+def test_a_prompt_without_polarity_is_named_not_counted_as_support(given, said):
+    question = frame(constant_prompts([0.2, 0.8])).assign(label="support")
+    polarity = pd.Series({f"t-{i:03}": 1 for i in range(4) if i != 2} | given, dtype=float)
+    with pytest.raises(ValueError, match=f"prompt 't-002': polarity is {said}.*; write 1, -1 or 0"):
+        drift.to_topic(question, polarity)
+
+
+def test_data_sets_of_which_nothing_was_judged_are_named():
+    sides = frame(constant_prompts([0.9])).query("sample == 0").assign(dataset="d", side="chosen")
+    wanted = pd.DataFrame({"dataset": ["d", "e"], "side": "chosen"})
+    table = drift.with_empty(drift.profile(sides), wanted)
+    assert table["n_replies"].tolist() == [4] * 3 + [0] * 3
+    assert table["probability"].isna().tolist() == [False] * 3 + [True] * 3
+    assert drift.with_empty(table, wanted) is table
+    none = drift.profile(sides[:0])
+    assert drift.with_empty(none, wanted[1:])["stance"].tolist() == list(drift.STANCES)
+    gap = drift.value_gap(sides[:0], sides[:0], n_boot=10)
+    gap = drift.with_empty(gap, wanted[["dataset"]].assign(topic="all"))
+    assert gap["n_pairs"].tolist() == [0] * 6 and gap["gap"].isna().all()

@@ -1,5 +1,7 @@
 """Findings: right verdicts on simulated studies with known truth, few where there is nothing to find, and the files."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -216,3 +218,40 @@ def test_files_hold_every_number_and_say_what_failed(example, tmp_path):
     failed = next(line for line in lines if "`dpo_simpo_ppo`" in line)
     assert "**does not hold**" in failed and "DPO 0.53" in failed and "-0." in failed
     assert "**holds**" in next(line for line in lines if "`kl_anchors`" in line)
+
+
+def test_a_data_set_of_which_no_pair_was_judged_leaves_its_finding_open(tmp_path):
+    stances, pairs = simulate(TRUE, np.random.default_rng(0))
+    ours = study().model_copy(update={"preference": {"low": {"data": "low_gap"}}})
+    expected, _ = findings.evaluate(study(low_gap_data=None), stances, pairs)
+    table, contrasts = findings.evaluate(ours, stances, pairs[pairs["dataset"] != "low_gap"])
+    row = table.set_index("finding").loc["value_gaps"]
+    assert row["verdict"] == findings.UNDECIDED and row["n_prompts"] == 0
+    assert np.isnan(row["p_holm"])
+    others = table[table["finding"] != "value_gaps"].reset_index(drop=True)
+    # no test more to correct for
+    pd.testing.assert_frame_equal(others, expected, check_dtype=False)
+    assert "no pair of low_gap_data was judged" in contrasts["contrast"].tolist()
+    findings.write(table, contrasts, tmp_path)
+    page = (tmp_path / "findings.md").read_text()
+    assert "nothing to test" in page and not re.search(r"\bnan\b", page)
+    none = pd.DataFrame(columns=pairs.columns)
+    table, _ = findings.evaluate(ours, stances, none.assign(side=none["side"].astype(str)))
+    assert table.set_index("finding").loc["value_gaps", "n_prompts"] == 0
+
+
+def test_a_model_of_the_name_of_the_data_keeps_its_findings():
+    stances, pairs = simulate(TRUE, np.random.default_rng(0))
+    named = stances.assign(run="data" + stances["run"].str.removeprefix("m"))
+    ours = study().model_copy(update={"models": {"data": study().models["m"]}})
+    table, _ = findings.evaluate(ours, named, pairs)
+    expected, _ = findings.evaluate(study(), stances, pairs)
+    pd.testing.assert_frame_equal(table.drop(columns="model"), expected.drop(columns="model"))
+
+
+def test_runs_without_a_reply_in_common_are_named():
+    stances, pairs = simulate(TRUE, np.random.default_rng(0))
+    other = stances["run"].str.startswith("m/support/dpo/")
+    moved = stances.assign(prompt_id=stances["prompt_id"].mask(other, "x" + stances["prompt_id"]))
+    with pytest.raises(ValueError, match="dpo above simpo: these runs have no judged reply in"):
+        findings.evaluate(study(), moved, pairs)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+from collections import Counter
 
 import datasets
 import pandas as pd
@@ -153,6 +154,173 @@ def test_prism_reads_alike_from_the_hub_and_from_issuebench(folder, hub):
     pd.testing.assert_frame_equal(data.corpus("prism", {"types": ["values guided"]}), mirrored)
 
 
+# rows that cannot be used
+
+ADD = {"instruction": "Add.", "input": "1, 2", "output": "3"}
+UNUSABLE = {  # data set: a good row, then bad ones with the reasons under which they are counted
+    "alpaca": (
+        ADD,
+        (ADD | {"instruction": None}, "no text"),
+        (ADD | {"instruction": " "}, "empty text"),
+        (ADD | {"instruction": ["Add."]}, "not a text"),
+        (ADD | {"input": 12}, "not a text"),
+        (ADD | {"output": None}, "no text"),
+        (ADD | {"output": float("nan")}, "no text"),
+        (ADD | {"output": "\u200b\n"}, "empty text"),
+        (ADD | {"output": 3}, "not a text"),
+        (ADD | {"output": "half \ud83d"}, "undecodable text"),
+        (ADD | {"output": "<nooutput>"}, "no output"),
+        (ADD, "duplicate"),
+        (None, "not an object"),
+        (["Add."], "not an object"),
+        ("Add.", "not an object"),
+    ),
+    "wildchat": (
+        wildchat(1),
+        (wildchat(2, conversation=[]), "no reply"),
+        (wildchat(2, conversation=None), "no conversation"),
+        (wildchat(2, conversation="Hi"), "no conversation"),
+        (wildchat(2, conversation=[None, None]), "no conversation"),
+        (wildchat(2, conversation=said("Hi", None)), "no text"),
+        (wildchat(2, conversation=said("Hi", "")), "empty text"),
+        (wildchat(2, conversation=said("Hi", {"text": "So."})), "not a text"),
+        (wildchat(2, conversation=said("Hi", "So.")[::-1]), "turns do not alternate"),
+        (wildchat(2, conversation=[{"content": "Hi"}] * 2), "turns do not alternate"),
+        (wildchat(2, language=None), "other language"),
+        (wildchat(2, model=None), "other model"),
+        (wildchat(2, toxic=None), "unknown whether toxic"),
+        (wildchat(1), "duplicate"),
+    ),
+    "ultrafeedback": (
+        {"chosen": said("Why?", "So."), "rejected": said("Why?", "No.")},
+        ({"chosen": said("Why?", None), "rejected": said("Why?", "No.")}, "no text"),
+        ({"chosen": None, "rejected": said("Why?", "No.")}, "no conversation"),
+        ({"chosen": [], "rejected": []}, "turns do not alternate"),
+        ({"chosen": said("Why?"), "rejected": said("Why?")}, "turns do not alternate"),
+        ({"chosen": said("A", "B"), "rejected": said("B", "C")}, "parts before the last reply"),
+        ({"chosen": said("A?", "So."), "rejected": said("A?", " So.\n")}, "equal replies"),
+    ),
+    "hh-rlhf": (
+        {side: f"\n\nHuman: Why?\n\nAssistant: {side}." for side in ("chosen", "rejected")},
+        ({"chosen": None, "rejected": None}, "no text"),
+        ({"chosen": 1, "rejected": 2}, "not a text"),
+        ({"chosen": "Be brief.\n\nHuman: Why?", "rejected": "x"}, "text before the first turn"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_row_that_cannot_be_used_is_counted_and_the_good_ones_stay(folder, name):
+    good, *bad = UNUSABLE[name]
+    write(folder / public.PUBLIC[name].mirror[0], good, *(row for row, _ in bad))
+    card = data.card(name)
+    assert card["kept"] == 1 and card["dropped"] == Counter(reason for _, reason in bad)
+    assert data.corpus(name)["id"].tolist() == [f"{name}-1"]
+
+
+def test_a_turn_that_is_not_used_may_be_null(folder):
+    file = folder / "wildchat" / "train.jsonl"
+    write(file, wildchat(1, conversation=said("Hi", "Hello.", None, None)))
+    assert data.corpus("wildchat")["completion"].tolist() == ["Hello."]
+
+
+NONE = ["", "  ", "<noinput>", "<no input>.", "'<noinput>'", "`<Noinput>`", "No input", "NOINPUT"]
+NONE += ["No input.", "No input required.", "(no input provided)", "No additional input is needed."]
+NONE += ["N/A", "n/a", "NA", "None", "none.", "null", "nan", "Not applicable", "[None]", None]
+
+
+@pytest.mark.parametrize("none", NONE)
+def test_all_ways_in_which_alpaca_says_no_input_are_none(folder, none):
+    write(folder / "alpaca" / "train.jsonl", ADD | {"input": none})
+    assert data.corpus("alpaca")["prompt"].tolist() == ["Add."]
+
+
+@pytest.mark.parametrize("some", ["None of them.", "no input devices", "Input: none", "0", "-"])
+def test_an_input_that_only_looks_like_none_is_kept(folder, some):
+    write(folder / "alpaca" / "train.jsonl", ADD | {"input": some})
+    assert data.corpus("alpaca")["prompt"].tolist() == [f"Add.\n\n{some}"]
+
+
+def test_the_hub_is_trusted_no_more_than_a_mirror(hub):
+    hub([ADD, ADD | {"output": None}, ADD | {"instruction": "Go."}, ADD | {"output": ""}, ADD])
+    assert data.corpus("alpaca")["prompt"].tolist() == ["Add.\n\n1, 2", "Go.\n\n1, 2"]
+    assert data.card("alpaca")["dropped"] == {"no text": 1, "empty text": 1, "duplicate": 1}
+
+
+def test_a_hub_that_fails_on_the_way_is_one_clear_error(hub, monkeypatch):
+    hub([wildchat(n) for n in range(3)])
+
+    def fails(*args, **options):
+        yield wildchat(1)
+        raise ConnectionError("connection reset")
+
+    stream = datasets.IterableDataset.from_generator(fails)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: stream)
+    with pytest.raises(ConnectionError, match="'wildchat': connection reset; go online"):
+        data.corpus("wildchat", examples=3)
+
+
+def test_every_public_row_has_a_name_of_its_own(folder):
+    turns = [
+        wildchat(n, conversation=[{"turn_identifier": key} | turn for turn in said(f"{n}?", "So.")])
+        for n, key in enumerate([7, 7, None, "=cmd()", 3], start=1)
+    ]
+    write(folder / "wildchat" / "train.jsonl", *turns)
+    ids = ["wildchat-7", "wildchat-2", "wildchat-3", "wildchat-=cmd()", "wildchat-5"]
+    assert data.corpus("wildchat")["id"].tolist() == ids
+    (folder / "prism").mkdir()
+    content = "id,user_prompt\n,Why?\n=1+1,What?\nprism-7,Who?\nprism-7,When?\n"
+    (folder / "prism" / "opening_prompts.csv").write_text(content)
+    assert data.corpus("prism")["id"].tolist() == ["prism-1", "prism-2", "prism-7", "prism-4"]
+
+
+def test_prism_survives_a_spreadsheet(folder):
+    (folder / "prism").mkdir()
+    file = folder / "prism" / "opening_prompts.csv"
+    long = "word " * 28_000 + "end"
+    lines = ["\ufeffid,user_prompt", "prism-7,Why then?", "prism-8", f"prism-9,{long}", "", ""]
+    file.write_bytes("\r\n".join(lines).encode())
+    assert data.corpus("prism")[["id", "prompt"]].to_numpy().tolist() == [
+        ["prism-7", "Why then?"],
+        ["prism-9", long],
+    ]
+    assert data.card("prism")["dropped"] == {"fewer fields than columns": 1}
+
+
+@pytest.mark.parametrize(
+    ("filters", "said"),
+    [
+        ({"max_words": "200"}, "max_words: '200'; write int above 0"),
+        ({"max_words": 0}, "max_words: 0; write int above 0"),
+        ({"max_words": True}, "max_words: True; write int"),
+        ({"toxic": "no"}, "toxic: 'no'; write bool"),
+        ({"language": True}, "language: True; write str"),
+    ],
+)
+def test_a_filter_of_the_wrong_type_is_named(folder, filters, said):
+    write(folder / "wildchat" / "train.jsonl", wildchat(1))
+    with pytest.raises(ValueError, match=f"data set 'wildchat': filters: {said}"):
+        data.corpus("wildchat", filters)
+
+
+def test_scores_that_are_none_are_counted(folder):
+    pair = UNUSABLE["ultrafeedback"][0]
+    scores = [(8.0, 6.0), (None, 6.0), (float("nan"), 6.0), ("8", "6")]
+    rows = [pair | {"score_chosen": a, "score_rejected": b} for a, b in scores]
+    write(folder / "ultrafeedback" / "train.jsonl", *rows)
+    card = data.card("ultrafeedback", {"min_margin": 1})
+    assert card["kept"] == 1 and card["dropped"] == {"no scores": 2, "scores too close": 1}
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{", b'{"a": "Caf\xe9"}\n', b"\x1f\x8bcut", b""])
+def test_a_mirror_file_that_cannot_be_read_is_named(folder, content):
+    (folder / "alpaca").mkdir()
+    file = folder / "alpaca" / "train.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{file}: (row 1: (not UTF-8|a broken)|no row is left)"):
+        data.corpus("alpaca")
+
+
 # the hub
 
 
@@ -222,7 +390,7 @@ def test_wrong_rows_are_named(folder):
     with pytest.raises(ValueError, match=r"no row is left \(it is empty\)"):
         data.corpus("alpaca")
     write(file, {"instruction": None, "input": "", "output": None})
-    with pytest.raises(ValueError, match=rf"{file}: row 1: AttributeError"):
+    with pytest.raises(ValueError, match=rf"{file}: no row is left \({{'no text': 1}}\)"):
         data.corpus("alpaca")
     file = folder / "mine.jsonl"
     with pytest.raises(ValueError, match=rf"no data set '{file}'.*make it first"):
@@ -252,7 +420,9 @@ def test_reading_from_elsewhere_is_another_data_set(folder, monkeypatch):
 
 # real rows
 
-KEPT = {"alpaca": 1013, "ultrafeedback": 994, "hh-rlhf": 2299, "prism": 7393, "perspectrum": 9000, "argkp": 932}
+# one reply of UltraFeedback is a zero-width space; PERSPECTRUM holds 46 rows twice
+KEPT = {"alpaca": 1013, "ultrafeedback": 993, "hh-rlhf": 2299, "hh-rlhf-helpful": 2333}
+KEPT |= {"prism": 7393, "perspectrum": 9003, "argkp": 932}
 
 
 @on_real_rows
@@ -262,6 +432,8 @@ def test_real_rows_become_message_lists(name):
         pytest.skip(f"the mirror holds no {name}")
     card = data.card(name)
     assert card["kept"] >= KEPT[name] and sum(card["dropped"].values()) < 0.02 * card["kept"]
+    rows = sum(1 for _ in public.lines(public.mirrored(name)))
+    assert card["kept"] + sum(card["dropped"].values()) == rows, "every row is kept or counted"
     assert all(low <= middle <= high for low, middle, high in card["words"].values())
     kind = public.PUBLIC[name].kind
     if kind not in ("sft", "preference"):

@@ -138,6 +138,87 @@ def test_prompts_of_any_file_can_be_a_source_but_somebody_must_read_them(tmp_pat
         vprism.name_clusters(settings, table["prompt"], np.zeros((30, 2)), pd.Series([-1] * 30))
 
 
+def opening(file, *rows, **settings):
+    """Opening prompts of a file of these rows."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"n_components": 2, "min_cluster_size": 2} | settings
+    return vprism.opening_prompts(VPrismSettings(source=[str(file)], **settings))
+
+
+ZOOS = [{"prompt": f"Should zoo number {n} be closed?"} for n in range(8)]
+
+
+def test_sources_that_number_their_prompts_alike_keep_names_of_their_own(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        rows = [{"id": n, "prompt": f"Should {name} number {n} be closed?"} for n in range(3)]
+        (tmp_path / name / "mine.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    files = [str(tmp_path / name / "mine.jsonl") for name in ("a", "b")]
+    settings = VPrismSettings(source=files, n_components=2, min_cluster_size=2)
+    table, _ = vprism.opening_prompts(settings)
+    assert table["id"].tolist() == ["0", "1", "2", "mine-0", "mine-1", "mine-2"]
+    both = VPrismSettings(source=["probes", "value_gap"])
+    assert vprism.opening_prompts(both)[0]["id"].is_unique
+
+
+def test_prompts_of_people_are_read_or_named(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    odd = [{"prompt": "  Should all\n\u2028 zoos be closed?\n"}, {"prompt": "no"}, ZOOS[3]]
+    table, dropped = opening(file, *ZOOS, *odd)
+    assert table["prompt"].iloc[-1] == "Should all zoos be closed?" and len(table) == 9
+    assert dropped == {"too short": 1, "twice": 1}
+    for row, said in (
+        ({"prompt": None}, "row 9: no text 'prompt'"),
+        ({"prompt": 7}, "row 9: not a text 'prompt'"),
+        ({"prompt": "Should x be closed?", "polarity": 2}, "mine-9: polarity: write 1, -1, 0"),
+        ({"prompt": "Should x be closed?", "polarity": "+"}, "mine-9: polarity: write 1, -1, 0"),
+    ):
+        with pytest.raises(ValueError, match=f"data set '{file}': {said}"):
+            opening(file, *ZOOS, row)
+
+
+def test_too_few_prompts_are_said_to_be_too_few(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    assert len(opening(file, *ZOOS[:4])[0]) == 4
+    with pytest.raises(ValueError, match=r"mine.jsonl: 3 prompts are left .*'twice': 1.*4 are"):
+        opening(file, *ZOOS[:3], ZOOS[0])
+    with pytest.raises(ValueError, match=r"8 prompts are left .* 22 are needed; name more"):
+        opening(file, *ZOOS, n_components=20)
+    settings = VPrismSettings(n_neighbors=3)
+    for components, needed in ((2, 4), (20, 22)):
+        vectors = np.random.default_rng(0).normal(size=(needed, 32)).astype("float32")
+        found = vprism._umap(vectors, settings, components, 0.0)
+        assert found.shape == (needed, components), "no more are needed"
+
+
+def test_a_build_of_which_nothing_is_left_says_where_it_ended():
+    none = pd.DataFrame({"id": [], "prompt": [], "topic": [], "known_topic": [], "polarity": []})
+    with pytest.raises(ValueError, match="no prompt is value-laden and on a topic; name other"):
+        vprism.confirm(OURS, none)
+    orders = pd.DataFrame({"prompt": ["write a poem"], "question": None, "confirmed_by": ""})
+    with pytest.raises(ValueError, match="none of 1 confirmed prompts became a question; name"):
+        vprism.rewrite(orders)
+    known = pd.Series([None, None], dtype=object)
+    assert np.isnan(vprism.agreement(known, pd.Series([1, 2]))["ari"])
+
+
+def test_clusters_of_another_script_have_no_latin_words():
+    prompts = pd.Series(["动物园应该关闭吗"] * 3 + ["zoos and parks"] * 3)
+    assert vprism._terms(prompts.tolist()[:3]) == ["", "", ""]
+    assert vprism._terms([prompts[0], prompts[3]]) == ["", "parks, zoos"]
+
+
+def test_wrong_files_of_prisms_clusters_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("VD_DATA_DIR", str(tmp_path))
+    (tmp_path / "prism").mkdir()
+    (tmp_path / "prism" / "clusters.csv").write_text("conversation_id,cluster_membership\nc1,2\n")
+    prompts = pd.DataFrame({"id": ["prism-1"], "prompt": ["Why then?"]})
+    for content in ("cluster_id,texts\n1,x\n", "cluster_id,gpt_description,top_texts\n1,x,[\n"):
+        (tmp_path / "prism" / "cluster_names.csv").write_text(content)
+        with pytest.raises(ValueError, match=rf"{tmp_path}/prism: not as PRISM .*; take PRISM's"):
+            vprism.reference(VPrismSettings(source=["prism"]), prompts)
+
+
 def test_the_draw_is_seeded_and_takes_sides_first():
     table = pd.DataFrame({"topic": "zoos", "polarity": [1] * 30 + [-1] * 4 + [0] * 30, "id": range(64)})
     drawn = vprism.draw(VPrismSettings(per_topic=20), table)

@@ -100,6 +100,8 @@ def _sheet(study: Study, n: int) -> None:
 
     from vd import agreement
 
+    if n < 1:
+        sys.exit(f"--sheet {n}: write how many replies to draw, 1 or more")
     file = paths.label_sheet(study.name)
     try:
         drawn = agreement.write_sheet(pd.concat(map(pd.read_parquet, _responses(study))), n, file)

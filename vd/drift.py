@@ -144,7 +144,7 @@ def value_gap(
 
     Both tables need dataset, prompt_id, topic, p_support, p_neutral, p_oppose, one row per pair. The gap is the drift
     magnitude of a trajectory that leads from the rejected to the chosen replies, so pairs are what is resampled.
-    Returns dataset, topic, stance, gap, lo, hi, n_pairs.
+    Returns dataset, topic, stance, gap, lo, hi, n_pairs; for sets without pairs see `with_empty`.
     """
     steps = pd.concat([rejected.assign(step=0), chosen.assign(step=1)])
     steps = steps[["dataset", "step", "prompt_id", "topic", *_columns()]].rename(columns={"dataset": "run"})
@@ -167,6 +167,23 @@ def profile(stances: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
             mean, half = part[f"p_{stance}"].mean(), reach[f"p_{stance}"]
             rows.append((dataset, side, stance, mean, max(mean - half, 0.0), min(mean + half, 1.0), n))
     return pd.DataFrame(rows, columns=["dataset", "side", "stance", "probability", "lo", "hi", "n_replies"])
+
+
+def with_empty(table: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
+    """A table of stances with what it lacks of `wanted`, such as rows of dataset and side.
+
+    What is added has a row per stance, its numbers missing and its counts (columns n_*) 0, so that
+    a data set of which nothing could be judged is named all the same.
+    """
+    keys = list(wanted)
+    there = set(table[keys].itertuples(index=False, name=None))
+    rows = [row for row in wanted.itertuples(index=False, name=None) if row not in there]
+    if not rows:
+        return table
+    lacking = pd.DataFrame(rows, columns=keys).merge(pd.DataFrame({"stance": STANCES}), how="cross")
+    counts = {column: 0 for column in table if column.startswith("n_")}
+    lacking = lacking.assign(**counts).reindex(columns=table.columns)
+    return pd.concat([table, lacking], ignore_index=True) if len(table) else lacking
 
 
 def drift_time(t: Trajectories, s: int, alpha: float) -> tuple[float, np.ndarray]:
@@ -193,8 +210,13 @@ def to_topic(stances: pd.DataFrame, polarity: pd.Series) -> pd.DataFrame:
     """Question-level stances seen from the topic's canonical proposition.
 
     `polarity` maps prompt_id to +1 (affirming the question supports the proposition), -1 (support and oppose swap) or 0
-    (it bears on neither side: the question is left out).
+    (it bears on neither side: the question is left out). Raises ValueError for any other, or none.
     """
+    unknown = stances.loc[~stances["prompt_id"].map(polarity).isin([-1, 0, 1]), "prompt_id"]
+    if len(unknown):
+        given = polarity.get(unknown.iloc[0], "none")
+        said = f"polarity is {given}; write 1, -1 or 0 in the probe set"
+        raise ValueError(f"prompt '{unknown.iloc[0]}': {said}")
     stances = stances[stances["prompt_id"].map(polarity).ne(0)]
     flip = stances["prompt_id"].map(polarity).eq(-1)
     topic = stances.assign(target="topic")
@@ -219,10 +241,11 @@ def trajectories(stances: pd.DataFrame, n_boot: int, seed: int, target: str = "q
             continue
         topics, between, seeds = [], [], np.sort(rows["seed"].unique())
         for topic, part in rows.groupby("topic", sort=True):
-            scores = _array(part, seeds, len(steps))
+            scores = _array(part, seeds, steps)
             mean = scores.mean(axis=0)
             # one stream of random numbers per topic, whatever other topics and runs there are
-            replicates = _bootstrap(mean, n_boot, np.random.default_rng([seed, *topic.encode()]))
+            stream = np.random.default_rng([seed, *str(topic).encode()])
+            replicates = _bootstrap(mean, n_boot, stream)
             topics.append(Trajectories(run, topic, steps, mean.mean(axis=(0, 1)), replicates, *mean.shape[:2]))
             between.append(_seed_deviations(scores))
         weights = np.array([t.n_prompts for t in topics]) / sum(t.n_prompts for t in topics)
@@ -246,7 +269,13 @@ def trajectories(stances: pd.DataFrame, n_boot: int, seed: int, target: str = "q
 
 
 def _of_target(stances: pd.DataFrame, target: str) -> pd.DataFrame:
+    """Judged replies of one level; ValueError if one has no topic, or that of all together."""
     rows = stances[stances["target"] == target] if "target" in stances else stances
+    if "topic" in rows and (wrong := rows["topic"].isna() | rows["topic"].eq("all")).any():
+        first = rows[wrong].iloc[0]
+        said = f"topic '{first['topic']}' of prompt '{first['prompt_id']}'"
+        fix = "every reply needs a topic, and none may be 'all'"
+        raise ValueError(f"{first['run']}: {said}; {fix}")
     return rows.dropna(subset=_columns())
 
 
@@ -254,20 +283,27 @@ def _columns() -> list[str]:
     return [f"p_{s}" for s in STANCES]
 
 
-def _array(rows: pd.DataFrame, seeds: np.ndarray, n_steps: int) -> np.ndarray:
+def _array(rows: pd.DataFrame, seeds: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Scores of one topic as (seeds, prompts, samples, T + 1, 3); the last entry of axis 3 is end minus start.
 
     A missing reply takes the mean of its prompt's other replies at that checkpoint; a prompt without any reply at some
     checkpoint of some seed is left out, because differences between checkpoints have to be paired.
     """
-    wide = rows.set_index(["seed", "prompt_id", "sample", "step"])[_columns()].unstack("step")
+    run, topic = rows[["run", "topic"]].iloc[0]
+    keys = ["seed", "prompt_id", "sample", "step"]
+    if (again := rows.duplicated(keys)).any():
+        first = rows.loc[again, ["prompt_id", "step"]].iloc[0]
+        said = f"prompt '{first['prompt_id']}' is there twice at step {first['step']}"
+        raise ValueError(f"{run}, topic {topic}: {said}; every prompt needs a name of its own")
+    wide = rows.set_index(keys)[_columns()].unstack("step")
     axes = seeds, *(np.sort(rows[name].unique()) for name in ("prompt_id", "sample"))
     wide = wide.reindex(pd.MultiIndex.from_product(axes))
-    scores = wide.to_numpy(float).reshape(*map(len, axes), 3, n_steps).swapaxes(3, 4)
+    wide = wide.reindex(columns=pd.MultiIndex.from_product([_columns(), steps]))
+    scores = wide.to_numpy(float).reshape(*map(len, axes), 3, len(steps)).swapaxes(3, 4)
     scores = scores[:, (~np.isnan(scores)).any(axis=2).all(axis=(0, 2, 3))]
     if not scores.size:
-        run, topic = rows[["run", "topic"]].iloc[0]
-        raise ValueError(f"{run}, topic {topic}: no prompt has a judged reply at every checkpoint (of every seed)")
+        said = "no prompt has a judged reply at every checkpoint (of every seed)"
+        raise ValueError(f"{run}, topic {topic}: {said}; judge it again or ask without this topic")
     scores = np.where(np.isnan(scores), np.nanmean(scores, axis=2, keepdims=True), scores)
     return np.concatenate([scores, scores[:, :, :, -1:] - scores[:, :, :, :1]], axis=3)
 

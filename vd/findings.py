@@ -51,7 +51,11 @@ class Evidence:
 
     def change(self, role: str) -> pd.DataFrame:
         """End minus start, a score per reply and stance; for data sets, chosen minus rejected."""
-        return self.end.loc[self._lineage(role)] - self.start.loc[self._lineage(role)]
+        change = self.end.loc[self._lineage(role)] - self.start.loc[self._lineage(role)]
+        if change.dropna().empty:
+            said = f"no reply of '{self.roles[role]}' is judged at both ends"
+            raise ValueError(f"findings.{role}: {said}; judge them again")
+        return change
 
     def size(self, role: str, stance: str | None = None) -> pd.Series:
         """The size of a stance's change, or without `stance` of the largest one, which is half the sum of all three."""
@@ -63,6 +67,9 @@ class Evidence:
     def test(self, contrast: str, scores: pd.Series) -> dict:
         """Test that the mean of scores, indexed by `REPLY`, is positive."""
         rows = scores.dropna().rename("p_support").reset_index().assign(p_neutral=0.0, p_oppose=0.0, step=1)
+        if rows.empty:
+            said = "these runs have no judged reply in common; give them the same seeds and probes"
+            raise ValueError(f"findings: {contrast}: {said}")
         rows["run"] = "contrast/seed-" + rows["seed"]
         t = self._overall(pd.concat([rows.assign(p_support=0.0, step=0), rows]))  # leads from 0 to the scores
         estimate, df = float(t.value[-1, 0]), t.df[-1, 0]
@@ -193,25 +200,37 @@ def evaluate(study: Study, stances: pd.DataFrame, pairs: pd.DataFrame) -> tuple[
     `stances` are those of all runs; `pairs` has dataset, prompt_id, topic, side (chosen or rejected), p_support,
     p_neutral, p_oppose, and decides the findings on data sets, whose model is `data`. Estimate, interval and effect are
     those of the weakest contrast; the effect is the estimate over the standard deviation between prompts (Cohen's d).
-    Raises ValueError if a role names a run or data set without judged replies.
+    A finding on a data set of which no pair could be judged stays undecided, and does not count as
+    a test. Raises ValueError if a role names another run or data set without judged replies.
     """
     if "target" in stances:
         stances = stances[stances["target"] == "question"]
     sides = pairs.assign(run=pairs["dataset"] + "/seed-0", step=(pairs["side"] == "chosen").astype(int), sample=0)
     of_model = stances["run"].str.partition("/")
-    rows = {model: stances.assign(run=of_model[2])[of_model[0] == model] for model in study.models} | {"data": sides}
+    rows = [(m, stances.assign(run=of_model[2])[of_model[0] == m], False) for m in study.models]
+    entries = [*study.sft.values(), *study.preference.values()]
+    empty = {entry.get("data") for entry in entries} - set(pairs["dataset"])
     table, contrasts = [], []
-    for model, of_runs in rows.items():
+    for model, of_runs, of_data in [*rows, ("data", sides, True)]:
         evidence = Evidence(of_runs.reset_index(drop=True), study.findings, study.bootstrap)
         for finding in FINDINGS:
             on_data = finding.roles[0].endswith("_data")
-            if on_data != (model == "data") or None in [evidence.roles[role] for role in finding.roles]:
+            names = [evidence.roles[role] for role in finding.roles]
+            if on_data != of_data or None in names:
                 continue
-            tests = finding.contrasts(evidence)
+            named = zip(finding.roles, names, strict=True)
+            nothing = [_untested(role) for role, name in named if of_data and name in empty]
+            tests = nothing or finding.contrasts(evidence)
             contrasts += [{"model": model, "finding": finding.key, **test} for test in tests]
             table.append(_decide(model, finding, tests))
     table = _judge(pd.DataFrame(table, columns=["model", "finding", "statement", "paper", *CONTRAST]), study.bootstrap)
     return table, pd.DataFrame(contrasts, columns=["model", "finding", *CONTRAST])
+
+
+def _untested(role: str) -> dict:
+    """In place of a contrast that could not be made."""
+    values = f"no pair of {role} was judged", *[float("nan")] * 5, None, 0, 0
+    return dict(zip(CONTRAST, values, strict=True))
 
 
 def _decide(model: str, finding: Finding, tests: list[dict]) -> dict:
@@ -224,9 +243,10 @@ def _decide(model: str, finding: Finding, tests: list[dict]) -> dict:
 
 def _judge(table: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     """Add two-sided p values, Holm's, and verdicts."""
-    p = np.minimum(1, 2 * table[["p_holds", "p_fails"]].min(axis=1).to_numpy(float))
+    p = np.minimum(1, 2 * table[["p_holds", "p_fails"]].min(axis=1, skipna=False).to_numpy(float))
     side = np.where(table["p_holds"] < table["p_fails"], HOLDS, FAILS)
-    p_holm = holm(p)
+    p_holm, tested = p.copy(), ~np.isnan(p)
+    p_holm[tested] = holm(p[tested])
     table = table.assign(p=p, p_holm=p_holm, verdict=np.where(p_holm < bootstrap.alpha, side, UNDECIDED))
     names = "model finding statement estimate lo hi p p_holm verdict effect paper n_seeds n_prompts"
     return table[names.split()]
@@ -254,7 +274,7 @@ def page(table: pd.DataFrame, contrasts: pd.DataFrame) -> str:
         finding=table["statement"] + " (`" + table["finding"] + "`)",
         verdict="**" + table["verdict"] + "**",
         estimate=[interval(row) for row in table.itertuples()],
-        p_holm=[f"{p:.2g}" for p in table["p_holm"]],
+        p_holm=["" if np.isnan(p) else f"{p:.2g}" for p in table["p_holm"]],
     )[["model", "finding", "verdict", "estimate", "p_holm", "paper"]]
     tests = contrasts.assign(estimate=[interval(row) for row in contrasts.itertuples()])
     tests = tests[["model", "finding", "contrast", "estimate", "n_seeds", "n_prompts"]]
@@ -266,4 +286,6 @@ def page(table: pd.DataFrame, contrasts: pd.DataFrame) -> str:
 
 def interval(row) -> str:
     """Estimate [lo, hi] of a row."""
+    if np.isnan(row.estimate):
+        return "nothing to test"
     return f"{row.estimate:+.2f} [{row.lo:+.2f}, {row.hi:+.2f}]"

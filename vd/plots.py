@@ -12,11 +12,13 @@ from matplotlib.figure import Figure
 
 from vd import record
 from vd.drift import STANCES
+from vd.shown import excerpt
 
 COLOURS = {"support": "#0072b2", "neutral": "#8c8c8c", "oppose": "#d55e00"}  # Okabe-Ito, safe for colour blindness
 VERDICTS = {"holds": "#009e73", "does not hold": "#d55e00", "undecided at this size": "#8c8c8c"}  # Okabe-Ito
 MARKERS = {"support": "^", "neutral": "o", "oppose": "v"}
 sns.set_theme(style="whitegrid", context="paper", rc={"axes.titlesize": 9, "figure.dpi": 75, "savefig.dpi": 150})
+plt.rcParams["text.parse_math"] = False  # a dollar sign in the name of a topic or data set is one
 
 
 def save(figure: Figure, table: pd.DataFrame, path: Path) -> None:
@@ -52,7 +54,7 @@ def stances_over_steps(trajectories: pd.DataFrame, rows: str | None = None) -> F
             ax.fill_between(path["step"], path["lo"], path["hi"], color=COLOURS[stance], alpha=0.2, linewidth=0)
         ax.set(ylim=(0, 1), xlim=(part["step"].min(), part["step"].max()))
         if i % columns == 0:
-            ax.set_ylabel(line or "stance probability", fontsize=8)
+            ax.set_ylabel(excerpt(line, 20) if line else "stance probability", fontsize=8)
         if i < columns or not rows:
             ax.set_title(run.replace(" → ", "\n→ "))
         if i >= len(panels) - columns:
@@ -132,8 +134,11 @@ def before_after(distribution: pd.DataFrame) -> Figure:
 
 
 def value_gap(table: pd.DataFrame) -> Figure:
-    """Value gap (chosen minus rejected) per topic and stance, one panel per data set; columns of `drift.value_gap`."""
-    sets, last = table["dataset"].unique(), ("others", "all")
+    """Value gap (chosen minus rejected) per topic and stance, columns as of `drift.value_gap`.
+
+    There is one panel per data set; one without pairs says so, and so does a table without rows.
+    """
+    sets, last = list(table["dataset"].unique()) or [""], ("others", "all")
     topics = sorted(table["topic"].unique(), key=lambda topic: (topic in last and 1 + last.index(topic), topic))
     figure, axes = plt.subplots(
         1,
@@ -141,7 +146,7 @@ def value_gap(table: pd.DataFrame) -> Figure:
         sharey=True,
         squeeze=False,
         layout="constrained",
-        figsize=(1.5 + 3 * len(sets), 0.8 + 0.32 * len(topics)),
+        figsize=(1.5 + 3 * len(sets), 0.8 + 0.32 * max(len(topics), 3)),
     )
     for ax, name in zip(axes[0], sets, strict=True):
         for offset, stance in zip((-0.22, 0, 0.22), STANCES, strict=True):
@@ -149,9 +154,11 @@ def value_gap(table: pd.DataFrame) -> Figure:
             y = [topics.index(topic) + offset for topic in part["topic"]]
             ax.hlines(y, part["lo"], part["hi"], color=COLOURS[stance])
             ax.scatter(part["gap"], y, color=COLOURS[stance], marker=MARKERS[stance], s=14, zorder=3)
+        if not table.loc[table["dataset"] == name, "n_pairs"].any():
+            ax.text(0, 0, "no pair was judged", ha="center", fontsize=8, transform=ax.transData)
         ax.axvline(0, color="black", linewidth=0.8)
-        ax.set(title=name, xlim=(-1.05, 1.05), xlabel="chosen minus rejected")
-    axes[0, 0].set(yticks=range(len(topics)), yticklabels=topics)
+        ax.set(title=_end(name), xlim=(-1.05, 1.05), xlabel="chosen minus rejected")
+    axes[0, 0].set(yticks=range(len(topics)), yticklabels=[excerpt(topic, 30) for topic in topics])
     axes[0, 0].invert_yaxis()
     return _legend(figure)
 
@@ -159,16 +166,18 @@ def value_gap(table: pd.DataFrame) -> Figure:
 def stance_profile(table: pd.DataFrame) -> Figure:
     """Stance profile of data sets, one bar per set and side; columns of `drift.profile`."""
     names = [f"{row.dataset}, {row.side}" for row in table[["dataset", "side"]].drop_duplicates().itertuples()]
+    places = range(len(names))
     wide = table.assign(name=table["dataset"] + ", " + table["side"]).set_index(["name", "stance"])
     figure, ax = plt.subplots(layout="constrained", figsize=(5.5, 0.7 + 0.28 * len(names)))
     left = pd.Series(0.0, names)
     for stance in STANCES:
         share = wide["probability"].xs(stance, level="stance").reindex(names)
-        ax.barh(names, share, left=left, color=COLOURS[stance], label=stance, height=0.7)
+        ax.barh(places, share, left=left, color=COLOURS[stance], label=stance, height=0.7)
         left += share
     counts = wide["n_replies"].xs("support", level="stance").reindex(names)
     for y, n in enumerate(counts):
         ax.text(1.01, y, f"n = {n}", va="center", fontsize=7)
+    ax.set(yticks=places, yticklabels=[_end(name) for name in names])
     ax.set(xlim=(0, 1), xlabel="mean stance probability of value-laden replies")
     ax.invert_yaxis()
     ax.grid(visible=False)
@@ -234,6 +243,12 @@ def calibration(table: pd.DataFrame) -> Figure:
     ax.scatter(table["confidence"], table["accuracy"], s=table["n"] / table["n"].max() * 120, color="#0072b2")
     ax.set(xlabel="stated probability", ylabel="share right", xlim=(0.3, 1.02), ylim=(0.3, 1.02))
     return figure
+
+
+def _end(name: str) -> str:
+    """The end of a data set's name, which may be a long path, as a label."""
+    name = excerpt(name, len(name) * 10)
+    return name if len(name) <= 40 else f"…{name[-39:]}"
 
 
 def _legend(figure: Figure) -> Figure:

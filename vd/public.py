@@ -5,21 +5,28 @@ code is the same. A mirror may hold slices. To add a data set, write a function 
 `PUBLIC`.
 """
 
-import csv
-import gzip
+import hashlib
 import inspect
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from vd import paths
+from vd import files, paths, rows
+from vd.files import lines as lines
+from vd.rows import Unusable, text
 
 STREAM_BUFFER = 10_000  # rows among which a streamed data set is shuffled
+# How Alpaca says that there is no input (or no output), without its punctuation
+NONE = re.compile(
+    r"no (more |further |additional |specific |other )?(in|out)put"
+    r"( (is |was )?(required|needed|necessary|provided|given|available|specified))?"
+    r"|no(in|out)put|not applicable|n ?a|none|null|nan"
+)
 
 
 @dataclass(frozen=True)
@@ -42,32 +49,51 @@ class Public:
 
 def _alpaca(row: dict) -> dict | str:
     """The optional input follows the instruction."""
-    if not row["output"].strip():
-        return "empty reply"
-    prompt = f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
-    return {"prompt": prompt, "completion": row["output"]}
+    output, instruction, given = (row[column] for column in ("output", "instruction", "input"))
+    if re.fullmatch(r"\W*no ?output\W*", text(output), re.I):
+        return "no output"
+    prompt = text(instruction)
+    if not _says_none(given):
+        prompt = f"{prompt}\n\n{text(given)}"
+    return {"prompt": prompt, "completion": output}
+
+
+def _says_none(given) -> bool:
+    """Whether an input of Alpaca is none, in any of the ways in which its writer said so."""
+    if not isinstance(given, str):
+        return rows.is_null(given)
+    words = " ".join(re.findall(r"\w+", given.lower()))
+    return rows.is_blank(given) or bool(NONE.fullmatch(words))
 
 
 def _wildchat(row: dict, language: str = "English", model: str = "gpt-3.5", toxic: bool = False) -> dict | str:
     """First turns; `model` is how its name begins, `toxic` keeps toxic ones too."""
     if row["language"] != language:
         return "other language"
+    if row["toxic"] not in (True, False):
+        return "unknown whether toxic"
     if row["toxic"] and not toxic:
         return "toxic"
-    if not row["model"].startswith(model):
+    if not str(row["model"]).startswith(model):
         return "other model"
-    first, *rest = row["conversation"]
-    if not rest or not first["content"].strip() or not rest[0]["content"].strip():
+    said = row["conversation"]
+    if isinstance(said, list) and len(said) < 2:
         return "no reply"
-    found = {"prompt": first["content"], "completion": rest[0]["content"]}
-    # conversations may share a hash, so a turn's identifier is the key; it also holds in a shuffled stream
-    return found | ({"id": f"wildchat-{first['turn_identifier']}"} if "turn_identifier" in first else {})
+    prompt, reply = rows.turns(said[:2] if isinstance(said, list) else said)
+    found = {"prompt": prompt["content"], "completion": reply["content"]}
+    # conversations may share a hash, so a turn's identifier is the key; it also holds in a stream
+    turn = said[0].get("turn_identifier")
+    return found | ({} if turn is None else {"id": f"wildchat-{turn}"})
 
 
 def _ultrafeedback(row: dict, min_margin: float = 0.0) -> dict | str:
-    """Message lists that differ in the last reply; `min_margin` is the least difference of their scores."""
-    if min_margin and row["score_chosen"] - row["score_rejected"] < min_margin:
-        return "scores too close"
+    """Message lists that differ in the last reply; `min_margin` is the least score difference."""
+    if min_margin:
+        scores = row["score_chosen"], row["score_rejected"]
+        if not all(isinstance(score, int | float) for score in scores):
+            return "no scores"
+        if not scores[0] - scores[1] >= min_margin:  # so that NaN does not pass
+            return "scores too close"
     return _pair(row["chosen"], row["rejected"])
 
 
@@ -75,47 +101,48 @@ def _hh_rlhf(row: dict) -> dict | str:
     """Transcripts; the prompt is their common beginning up to the last assistant turn."""
     role = {"Human": "user", "Assistant": "assistant"}
     sides = []
-    for side in ("chosen", "rejected"):
-        _, *turns = re.split(r"\n\n(Human|Assistant):", row[side])
-        sides.append(
-            [{"role": role[r], "content": text.strip()} for r, text in zip(turns[::2], turns[1::2], strict=True)]
-        )
+    for side in (row["chosen"], row["rejected"]):
+        before, *said = re.split(r"\n\n(Human|Assistant):", text(side))
+        if before.strip():
+            return "text before the first turn"
+        pairs = zip(said[::2], said[1::2], strict=True)
+        sides.append([{"role": role[name], "content": words.strip()} for name, words in pairs])
     return _pair(*sides)
 
 
 def _pair(chosen: list[dict], rejected: list[dict]) -> dict | str:
     """A pair from two conversations."""
-    roles = ["user", "assistant"] * (len(chosen) // 2)
-    if not roles or any([message["role"] for message in side] != roles for side in (chosen, rejected)):
+    chosen, rejected = rows.turns(chosen), rows.turns(rejected)
+    if not chosen or len(chosen) % 2 or len(chosen) != len(rejected):
         return "turns do not alternate"
     if chosen[:-1] != rejected[:-1]:
         return "parts before the last reply"
-    if not all(message["content"].strip() for message in [*chosen, rejected[-1]]):
-        return "empty turn"
-    if chosen[-1]["content"] == rejected[-1]["content"]:
-        return "equal replies"
     *history, prompt, reply = chosen
     replies = {"chosen": reply["content"], "rejected": rejected[-1]["content"]}
     return {"prompt": prompt["content"], "history": history, **replies}
 
 
 def _prism(row: dict, types: list | None = None) -> dict | str:
-    """Opening prompts; `types` are conversation types to keep, such as "values guided" (the hub knows them)."""
+    """Opening prompts; `types` are conversation types to keep, which only the hub knows."""
     if types and "conversation_type" not in row:
-        raise ValueError("conversation types are known on the hub only; remove `types` or unset VD_DATA_DIR")
+        fix = "remove `types` or unset VD_DATA_DIR"
+        raise ValueError(f"conversation types are known on the hub only; {fix}")
     if types and row["conversation_type"] not in types:
         return "other type"
     if "user_prompt" in row:  # as IssueBench cleaned them
         return {"id": row["id"], "prompt": row["user_prompt"]}
-    return {"id": f"prism-{row['conversation_id'].removeprefix('c')}", "prompt": row["opening_prompt"]}
+    number, prompt = row["conversation_id"], row["opening_prompt"]
+    known = isinstance(number, str)
+    return {"id": f"prism-{number.removeprefix('c')}" if known else None, "prompt": prompt}
 
 
 def _stances(prompt: str, response: str, labels: dict[str, str]) -> Callable[[dict], dict | str]:
     """Rows of a stance set, by the names of their columns."""
 
     def convert(row: dict) -> dict | str:
-        label = labels.get(row["stance"])
-        return {"prompt": row[prompt], "response": row[response], "label": label} if label else "no stance"
+        label = labels.get(f"{row['stance']}")
+        texts = {"prompt": row[prompt], "response": row[response]}
+        return texts | {"label": label} if label else "no stance"
 
     return convert
 
@@ -194,48 +221,93 @@ PUBLIC = {
 
 
 def read(name: str, filters: dict, examples: int | None = None, seed: int = 0) -> tuple[list[dict], Counter]:
-    """Rows of a public data set as ours, each with an `id`, and how many were left out for which reason.
+    """Rows of a public data set as ours, each with an `id`, and how many were left out and why.
 
-    `filters` are those of the data set's function and, for all of them, max_words: the longest conversation to keep, in
-    words, with the longer of two replies. All rows are read, except where the data set is streamed: then rows come
-    shuffled by `seed` until there are `examples`. Raises ValueError (no such file, other columns, nothing left, unknown
-    filter) or ConnectionError.
+    Left out is what its function leaves out, and what no data set may hold: texts that are missing,
+    empty, none or cannot be encoded, turns that do not alternate, equal replies, and rows whose
+    texts are all those of an earlier one. `filters` are those of the function and, for all sets,
+    max_words: the longest conversation to keep, in words, with the longer of two replies. All rows
+    are read, except where the set is streamed: then they come shuffled by `seed` until there are
+    `examples`. Raises ValueError (no such file, one that cannot be read, other columns, nothing
+    left, a filter that is unknown or of the wrong type) or ConnectionError.
     """
+    check_filters(name, filters)
     public = PUBLIC[name]
-    if unknown := set(filters) - set(filters_of(name)):
-        raise ValueError(f"data set '{name}': filters: {sorted(unknown)} are not among {filters_of(name)}")
-    filters = dict(filters)
-    max_words = filters.pop("max_words", None)
+    own = {key: value for key, value in filters.items() if key != "max_words"}
     stream = public.large and examples is not None and mirror() is None
     place, source = _source(name, seed if stream else None)
-    rows, dropped = [], Counter()
-    for number, row in enumerate(source, start=1):
-        try:
-            ours = public.convert(row, **filters)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            what = f"no key {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
-            raise ValueError(
-                f"{place}: row {number}: {what}; '{name}' expects the rows of {public.hub or public.mirror[0]}"
-                f"{f' at revision {public.revision[:8]}' if public.revision else ''}"
-            ) from None
-        if not isinstance(ours, str) and max_words and _words(ours) > max_words:
-            ours = f"more than {max_words} words"
+    found, seen, dropped = {}, set(), Counter()
+    for number, row in source:
+        ours = row if isinstance(row, str) else _ours(name, row, own, f"{place}: row {number}")
+        if not isinstance(ours, str):
+            mark = hashlib.sha256(json.dumps({**ours, "id": None}).encode()).digest()[:16]
+            twice, longest = mark in seen, filters.get("max_words")
+            seen.add(mark)
+            ours = "duplicate" if twice else ours
+            if longest and not twice and _words(ours) > longest:
+                ours = f"more than {longest} words"
         if isinstance(ours, str):
             dropped[ours] += 1
             continue
-        rows.append({"id": f"{name}-{number}", **ours})
-        if stream and len(rows) == examples:
+        taken = ours["id"] is None or ours["id"] in found
+        given = rows.free(f"{name}-{number}", found) if taken else ours["id"]
+        found[given] = ours | {"id": given}
+        if stream and len(found) == examples:
             break
-    if not rows:
-        raise ValueError(f"{place}: no row is left ({dict(dropped) or 'it is empty'}); change the filters of '{name}'")
-    return rows, dropped
+    if not found:
+        said = f"no row is left ({dict(dropped) or 'it is empty'})"
+        raise ValueError(f"{place}: {said}; change the filters of '{name}'")
+    return list(found.values()), dropped
+
+
+def _ours(name: str, row: dict, filters: dict, place: str) -> dict | str:
+    """A row as ours, with its id or None, or why it is left out; ValueError for other columns."""
+    public = PUBLIC[name]
+    try:
+        ours = public.convert(row, **filters)
+        if isinstance(ours, str):
+            return ours
+        if found := rows.fault(ours):
+            return found[0]
+    except Unusable as error:
+        return str(error)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        no_key = isinstance(error, KeyError)
+        what = f"no key {error}" if no_key else f"{type(error).__name__}: {error}"
+        revision = f" at revision {public.revision[:8]}" if public.revision else ""
+        expected = f"'{name}' expects the rows of {public.hub or public.mirror[0]}{revision}"
+        raise ValueError(f"{place}: {what}; {expected}") from None
+    try:
+        return {"id": rows.name(ours.get("id")), **{k: v for k, v in ours.items() if k != "id"}}
+    except Unusable:  # an id that no table should hold is as good as none
+        return ours | {"id": None}
+
+
+def check_filters(name: str, filters: dict) -> None:
+    """Raise ValueError if a data set has no such filter, or one of another type."""
+    if unknown := set(filters) - set(filters_of(name)):
+        known = filters_of(name)
+        raise ValueError(f"data set '{name}': filters: {sorted(unknown)} are not among {known}")
+    known = {p.name: p.annotation for p in _filters(name)} | {"max_words": int}
+    for key, value in filters.items():
+        kinds = get_args(known[key]) or (known[key],)
+        kinds += (int,) if float in kinds else ()
+        fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+        if not fits or (key == "max_words" and value < 1):
+            wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+            wanted += " above 0" if key == "max_words" else ""
+            raise ValueError(f"data set '{name}': filters: {key}: {value!r}; write {wanted}")
 
 
 def filters_of(name: str) -> list[str]:
     """The filters that a data set has; only public ones have some."""
     if name not in PUBLIC:
         return []
-    return ["max_words", *(p for p in inspect.signature(PUBLIC[name].convert).parameters if p != "row")]
+    return ["max_words", *(parameter.name for parameter in _filters(name))]
+
+
+def _filters(name: str) -> list[inspect.Parameter]:
+    return list(inspect.signature(PUBLIC[name].convert).parameters.values())[1:]
 
 
 def _words(row: dict) -> int:
@@ -252,8 +324,8 @@ def mirror() -> Path | None:
 
 def mirrored(name: str) -> Path | None:
     """The file of a data set in the mirror folder; None if there is neither."""
-    files = [mirror() / file for file in PUBLIC[name].mirror] if mirror() else []
-    return next((file for file in files if file.exists()), None)
+    there = [mirror() / file for file in PUBLIC[name].mirror] if mirror() else []
+    return next((file for file in there if file.exists()), None)
 
 
 def fingerprint(name: str) -> str:
@@ -274,24 +346,11 @@ def check(name: str) -> None:
         _hub(name, load_dataset_builder, options)
 
 
-def lines(file: Path) -> Iterator[dict]:
-    """Rows of a .jsonl, .jsonl.gz or .csv file."""
-    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8", newline="") as text:
-        if file.suffix == ".csv":
-            yield from csv.DictReader(text)
-            return
-        for number, line in enumerate(text, start=1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}: row {number}: not JSON ({error}); correct or remove it") from None
-
-
-def _source(name: str, seed: int | None) -> tuple[Path | str, Iterable[dict]]:
-    """Where the rows of a data set are, and the rows; with a seed they are streamed in shuffled order."""
+def _source(name: str, seed: int | None) -> tuple[Path | str, Iterator[tuple[int, dict | str]]]:
+    """Where a data set is, and its rows, numbered; with a seed streamed in shuffled order."""
     public = PUBLIC[name]
     if file := mirrored(name):
-        return file, lines(file)
+        return file, files.rows(file)
     if mirror() or public.hub is None:
         fix = f"unset VD_DATA_DIR to read {public.hub} from the hub" if public.hub else "it is not on the hub"
         place = mirror() / public.mirror[0] if mirror() else f"VD_DATA_DIR/{public.mirror[0]}"
@@ -299,13 +358,22 @@ def _source(name: str, seed: int | None) -> tuple[Path | str, Iterable[dict]]:
     from datasets import load_dataset
 
     options = {"split": "train", "streaming": seed is not None, **public.options}
-    rows = _hub(name, load_dataset, options)
-    return public.hub, rows if seed is None else rows.shuffle(seed=seed, buffer_size=STREAM_BUFFER)
+    found = _hub(name, load_dataset, options)
+    if seed is not None:
+        found = found.shuffle(seed=seed, buffer_size=STREAM_BUFFER)
+    return public.hub, enumerate(_hub_rows(name, found), start=1)
+
+
+def _hub_rows(name: str, found) -> Iterator[dict]:
+    """Rows of a data set of the hub; what fails on the way fails in words."""
+    rest = iter(found)
+    while (row := _hub(name, lambda hub, revision: next(rest, None), {})) is not None:
+        yield row
 
 
 def _hub(name: str, load: Callable, options: dict):
     """What a function of `datasets` says of a data set of the hub; its failures in words."""
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     public = PUBLIC[name]
     file = f"put {public.mirror[0]} into a folder and set VD_DATA_DIR to it"
@@ -318,5 +386,7 @@ def _hub(name: str, load: Callable, options: dict):
         raise ConnectionError(f"data set '{name}': {error}; {fix}") from error
     except OSError as error:
         raise ConnectionError(f"data set '{name}': {error}; go online, or {file}") from error
+    except DatasetsError as error:  # such as one that was only half fetched
+        raise ConnectionError(f"data set '{name}': {error}; fetch it anew, or {file}") from error
     except ValueError as error:  # an unknown split or configuration
         raise ValueError(f"data set '{name}': {error}; '{public.hub}' has changed, or {file}") from error

@@ -18,11 +18,11 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from vd import paths, public, sources
+from vd.files import ENDINGS, is_file
 from vd.study_file import fix, shown, word
 
 Mistakes = Iterator[tuple[str, str]]
 
-ENDINGS = (".jsonl",)  # of own data files
 NEEDS = {  # columns of a data set, by what it is for
     "sft": {"prompt", "completion"},
     "preference": {"prompt", "chosen", "rejected"},
@@ -42,8 +42,8 @@ def methods() -> list[str]:
 def to_be_made(study) -> dict[str, Path]:
     """Data files that a study reads and that are not there yet: name in the study, file."""
     names = {run.settings.data for run in study.runs().values() if run.settings}
-    names |= {name for name in study.vprism.source if name.endswith(ENDINGS)}
-    files = {name: paths.data_file(name) for name in sorted(names) if name.endswith(ENDINGS)}
+    names |= {name for name in study.vprism.source if is_file(name)}
+    files = {name: paths.data_file(name) for name in sorted(names) if is_file(name)}
     return {name: file for name, file in files.items() if not os.path.isfile(file)}
 
 
@@ -75,7 +75,7 @@ def vprism(study) -> Mistakes:
             mistakes += data("vprism.source", name, "prompts")
             mistakes += filters("vprism.filters", name, settings.filters)
     yield from mistakes
-    if mistakes or any(name.endswith(ENDINGS) for name in settings.source):
+    if mistakes or any(is_file(name) for name in settings.source):
         return
     ours = [row for name in settings.source for row in embedded(name)]
     read = "prism" in settings.source or any("polarity" in row for row in ours)
@@ -135,7 +135,7 @@ def data(key: str, name: str, use: str) -> Mistakes:
         if name not in fit:
             lacks = " and ".join(sorted(NEEDS[use] - _columns(_corpora()[name]))) or use
             yield key, f"'{name}' holds no {lacks}; of embedded sets write {', '.join(fit)}"
-    elif name.endswith(ENDINGS):
+    elif is_file(name):
         yield from _own(key, name, use)
     else:
         known = ", ".join(fit if use == "probes" else [*_corpora(), *public.PUBLIC])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vd import record
+from vd import record, shown
 from vd.plots import short_names
 
 
@@ -25,7 +25,7 @@ def drift_overall(drift: pd.DataFrame) -> pd.DataFrame:
 def write(table: pd.DataFrame, path: Path, caption: str) -> None:
     """Write `path`.csv, .md and .tex, each atomically."""
     record.write_table(table, path.with_suffix(".csv"))
-    record.write_text(table.to_markdown(index=False) + "\n", path.with_suffix(".md"))
+    record.write_text(shown.markdown(table) + "\n", path.with_suffix(".md"))
     escaped = caption.replace("%", r"\%").replace("&", r"\&").replace("_", r"\_")
     latex = table.to_latex(index=False, escape=True, caption=escaped, label=f"tab:{path.stem}")
     record.write_text(latex.replace("→", r"$\to$"), path.with_suffix(".tex"))

@@ -16,16 +16,19 @@ NEAREST = 10  # of 50 probes per topic
 # The closeness that keeps 95 % of the value-laden questions of sft_neutral and value_gap (tests/test_data.py). It keeps
 # no ordinary instruction of sft_neutral, but 46 % of the judge corpus' value-laden questions on other topics.
 THRESHOLD = 0.339
+COLUMNS = ["id", "topic", "prompt", "completion", "chosen", "rejected"]
+COLUMNS += ["chosen_stance", "rejected_stance"]
 
 
 def with_topics(name: str, at_most: int) -> pd.DataFrame:
-    """A data set as a table with the columns topic and dataset.
+    """A data set as a table with the columns id, prompt, its replies, topic and dataset.
 
-    Where the data set names no topics they are found, in a seeded draw of at most `at_most` rows. Filters that
-    a run may set are not heeded.
+    Where no row names a topic they are found, in a seeded draw of at most `at_most` rows. Filters
+    that a run may set are not heeded.
     """
     rows = data.corpus(name, examples=at_most)
-    if "topic" not in rows:
+    rows = rows[[column for column in COLUMNS if column in rows]]
+    if "topic" not in rows or rows["topic"].isna().all():
         rows = rows.sample(min(at_most, len(rows)), random_state=0).sort_index()
         rows["topic"] = find_topics(rows["prompt"])
     return rows.assign(dataset=name)

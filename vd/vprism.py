@@ -23,7 +23,9 @@ import pandas as pd
 import yaml
 
 from vd import answers, api_cache, api_client, data, models, paths, questions, record, topics
-from vd.public import lines, mirror
+from vd.files import lines, stem
+from vd.public import mirror
+from vd.rows import free
 from vd.study import VPrismSettings
 
 WORDS = (3, 60)  # of a prompt that is kept
@@ -37,22 +39,41 @@ COLUMNS += ["original", "form", "rewritten_by", "confirmed_by", "probability", "
 def opening_prompts(settings: VPrismSettings) -> tuple[pd.DataFrame, Counter]:
     """Prompts of the sources, id, prompt and source, and how many were left out for which reason.
 
-    A source that knows topic and polarity of its prompts, as ours do, keeps them (known_topic, polarity).
+    A source that knows topic and polarity of its prompts, as ours do, keeps them (known_topic,
+    polarity). Raises ValueError if too few prompts are left to be clustered.
     """
-    parts = []
-    for name in settings.source:
-        rows = data.corpus(name, settings.filters).rename(columns={"prompt_id": "id"})
-        if "id" not in rows:
-            rows["id"] = [f"{Path(name).stem}-{number}" for number in range(1, len(rows) + 1)]
-        parts.append(rows.reindex(columns=["id", "prompt", "topic", "polarity"]).assign(source=name))
+    parts = [_prompts(name, settings.filters) for name in settings.source]
     table = pd.concat(parts, ignore_index=True).rename(columns={"topic": "known_topic"})
+    ids = {}
+    for name, source in zip(table["id"], table["source"], strict=True):  # may be numbered alike
+        ids[free(f"{stem(source)}-{name}", ids) if name in ids else name] = source
+    table["id"] = list(ids)
     table["prompt"] = table["prompt"].map(lambda text: " ".join(text.split()))
     words = table["prompt"].str.split().str.len()
     reason = pd.Series(None, table.index, dtype=object)
     reason[table["prompt"].str.lower().duplicated()] = "twice"
     reason[words > WORDS[1]] = "too long"
     reason[words < WORDS[0]] = "too short"
-    return table[reason.isna()].reset_index(drop=True), Counter(reason.dropna())
+    left, dropped = table[reason.isna()].reset_index(drop=True), Counter(reason.dropna())
+    needed = max(settings.n_components + 2, settings.min_cluster_size, 4)
+    if len(left) < needed:
+        said = f"{len(left)} prompts are left ({dict(dropped)}), {needed} are needed"
+        fix = "name more under vprism.source, or lower n_components and min_cluster_size"
+        raise ValueError(f"{', '.join(settings.source)}: {said}; {fix}")
+    return left, dropped
+
+
+def _prompts(name: str, filters: dict) -> pd.DataFrame:
+    """Prompts of one source: id, prompt, topic, polarity, source."""
+    table = data.corpus(name, filters)
+    if "prompt_id" in table and table["prompt_id"].notna().all():  # so probes keep their names
+        table["id"] = table["prompt_id"].astype(str)
+    table = table.reindex(columns=["id", "prompt", "topic", "polarity"]).assign(source=name)
+    given = table["polarity"].dropna()
+    if not given.isin([-1, 0, 1]).all():
+        row = table["id"][given.index[~given.isin([-1, 0, 1])][0]]
+        raise ValueError(f"data set '{name}': {row}: polarity: write 1, -1, 0 or nothing")
+    return table
 
 
 def embed(settings: VPrismSettings, texts: pd.Series) -> np.ndarray:
@@ -101,15 +122,10 @@ def name_clusters(
     terms per cluster (Grootendorst 2022, arXiv 2203.05794). The topic is the study topic whose probes' centre is
     closest to the cluster's, missing below `topic_similarity`. Outliers have neither words nor topic.
     """
-    from sklearn.feature_extraction.text import CountVectorizer
-
     names = sorted(set(cluster) - {-1})
     if not names:
         raise ValueError(f"no cluster among {len(prompts)} prompts; lower vprism.min_cluster_size in the study")
-    counter = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[a-zA-Z]{3,}\b")
-    counts = counter.fit_transform([" ".join(prompts[cluster == name]) for name in names]).toarray()
-    weights = counts / counts.sum(axis=1, keepdims=True) * np.log(1 + counts.sum() / len(names) / counts.sum(axis=0))
-    terms = counter.get_feature_names_out()[(-weights).argsort(axis=1)[:, :5]]
+    terms = _terms([" ".join(prompts[cluster == name]) for name in names])
     probes = data.corpus("probes")
     known = embed(settings, probes["prompt"])
     centres = {topic: _centre(known[rows]) for topic, rows in probes.groupby("topic").indices.items()}
@@ -119,9 +135,25 @@ def name_clusters(
         closeness = {topic: float(centre @ other) for topic, other in centres.items()}
         topic = max(closeness, key=closeness.get)
         about = topic if closeness[topic] >= settings.topic_similarity else None
-        rows.append({"cluster": name, "size": int((cluster == name).sum()), "words": ", ".join(words)})
+        rows.append({"cluster": name, "size": int((cluster == name).sum()), "words": words})
         rows[-1] |= {"topic": about, "similarity": closeness[topic]}
     return pd.DataFrame(rows)
+
+
+def _terms(texts: list[str]) -> list[str]:
+    """The five highest c-TF-IDF terms of each text; fewer where it has fewer Latin words."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    counter = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[a-zA-Z]{3,}\b")
+    if not any(map(counter.build_analyzer(), texts)):
+        return [""] * len(texts)
+    counts = counter.fit_transform(texts).toarray()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    weights = share * np.log(1 + counts.sum() / len(texts) / counts.sum(axis=0))
+    terms = counter.get_feature_names_out()
+    order = (-weights).argsort(axis=1)[:, :5]
+    best = [[i for i in order[text] if weights[text, i]] for text in range(len(texts))]
+    return [", ".join(terms[words]) for words in best]
 
 
 def value_laden(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
@@ -143,6 +175,10 @@ def confirm(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
     Returns confirmed (value-laden and about its topic; False also where nobody has read the prompt), polarity (+1, -1,
     0), question (None where rules have to make it) and confirmed_by. With a writer all are asked, and answers kept.
     """
+    if candidates.empty:
+        said = "no prompt is value-laden and on a topic"
+        fix = "name other sources or lower vprism.topic_similarity in the study"
+        raise ValueError(f"{', '.join(settings.source)}: {said}; {fix}")
     if settings.writer:
         return _ask_writer(settings, candidates)
     labels = data.corpus("prism_labels").set_index("id")
@@ -164,12 +200,16 @@ def rewrite(confirmed: pd.DataFrame) -> pd.DataFrame:
     """Questions of confirmed prompts (prompt, question, confirmed_by), index kept: question, form, rewritten_by.
 
     A writer's question stays; elsewhere rules make it, with question and form None where they find none.
+    Raises ValueError if no question is left.
     """
     rows = []
     for row in confirmed.itertuples():
         written = isinstance(row.question, str)
         found = (row.question, questions.form(row.question)) if written else questions.to_question(row.prompt)
         rows.append((*(found or (None, None)), row.confirmed_by if written else "rules"))
+    if not any(question for question, *_ in rows):
+        fix = "name other sources or a vprism.writer in the study"
+        raise ValueError(f"none of {len(rows)} confirmed prompts became a question; {fix}")
     return pd.DataFrame(rows, index=confirmed.index, columns=["question", "form", "rewritten_by"])
 
 
@@ -204,13 +244,19 @@ def reference(settings: VPrismSettings, prompts: pd.DataFrame) -> dict[str, pd.S
     folder = mirror() / "prism" if mirror() else None
     if not folder or not all((folder / name).exists() for name in ("clusters.csv", "cluster_names.csv")):
         return {}
-    named = {
-        " ".join(text.lower().split()): row["gpt_description"].strip('"')
-        for row in lines(folder / "cluster_names.csv")
-        for text in yaml.safe_load(row["top_texts"])
-        if row["cluster_id"] != "-1"
-    }
-    groups = {f"prism-{r['conversation_id'][1:]}": r["cluster_membership"] for r in lines(folder / "clusters.csv")}
+    try:
+        named = {
+            " ".join(text.lower().split()): row["gpt_description"].strip('"')
+            for row in lines(folder / "cluster_names.csv")
+            for text in yaml.safe_load(row["top_texts"])
+            if row["cluster_id"] != "-1"
+        }
+        rows = lines(folder / "clusters.csv")
+        groups = {f"prism-{row['conversation_id'][1:]}": row["cluster_membership"] for row in rows}
+    except (KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        fix = "take PRISM's own clusters.csv and cluster_names.csv, or none"
+        raise ValueError(f"{folder}: not as PRISM prints its clusters ({said}); {fix}") from None
     return {"topics": prompts["prompt"].str.lower().map(named), "near-duplicates": prompts["id"].map(groups)}
 
 
@@ -220,6 +266,8 @@ def agreement(known: pd.Series, found: pd.Series) -> dict:
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     both = known.notna()
+    if not both.any():
+        return {"prompts": 0, "ari": np.nan, "nmi": np.nan}
     pair = known[both].astype(str), found[both].astype(str)
     return {"prompts": int(both.sum()), "ari": adjusted_rand_score(*pair), "nmi": normalized_mutual_info_score(*pair)}
 
@@ -235,7 +283,8 @@ def write(settings: VPrismSettings, drawn: pd.DataFrame, file: Path) -> pd.DataF
 
 def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
     """See `confirm`. Answers are kept, like those of an API judge, under a hash of what was asked."""
-    writer, asks = settings.writer, yaml.safe_load(paths.prompt(PROMPT).read_text())["template"]
+    writer, prompt = settings.writer, paths.prompt(PROMPT).read_text(encoding="utf-8")
+    asks = yaml.safe_load(prompt)["template"]
     propositions = data.topics().set_index("topic")["proposition"]
     requests = {}
     for row in candidates.itertuples():
