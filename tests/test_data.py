@@ -187,8 +187,8 @@ def test_data_that_cannot_be_read_is_named_before_any_work_starts(place):
             data.check(study_of(place, change))
         return str(error.value)
 
-    def trained_on(study):
-        study["preference"]["dpo-support"]["data"] = str(file)
+    def trained_on(study, examples=None):
+        study["preference"]["dpo-support"] |= {"data": str(file), "examples": examples}
 
     def probed(study):
         study["probing"] |= {"probes": str(file)}
@@ -196,8 +196,8 @@ def test_data_that_cannot_be_read_is_named_before_any_work_starts(place):
     def built_from(study):
         study["vprism"] = {"source": [str(file)]}
 
-    few = f"data set '{file}': 32 examples asked for, the data set has 2; lower `examples`"
-    assert refused(trained_on, pair, pair).startswith(few)
+    few = f"preference.dpo-support.examples: '{file}' has 2; write at most that"
+    assert few in refused(lambda study: trained_on(study, 32), pair, pair)
     assert "row 2: no text 'rejected'" in refused(trained_on, pair, pair | {"rejected": None})
     assert "row 1: no text 'chosen'" in refused(trained_on, {"prompt": "Why?", "completion": "So."})
     assert "mine-1: column topic: every row needs a str" in refused(probed, pair)
@@ -212,7 +212,7 @@ def test_data_that_cannot_be_read_is_named_before_any_work_starts(place):
 def test_probes_that_the_study_builds_itself_need_not_be_there(place):
     built = {"probes": "results/mine/vprism.jsonl"}
     data.check(study_of(place, lambda study: study["probing"].update(built)))
-    with pytest.raises(ValueError, match=r"no data set 'results/other/vprism.jsonl'"):
+    with pytest.raises(ValueError, match=r"no file .*results/other/vprism.jsonl; make it first"):
         other = {"probes": "results/other/vprism.jsonl"}
         data.check(study_of(place, lambda study: study["probing"].update(other)))
 

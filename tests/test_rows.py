@@ -51,7 +51,7 @@ def refused(name, read=data.corpus):
         jsonl(TURN) + "\n",
         "\n" + jsonl(TURN).replace("\n", "\r\n"),
         jsonl(TURN).rstrip(),
-        gzip.compress(jsonl(TURN).encode()),
+        gzip.compress(jsonl(TURN).encode(), mtime=0),
     ],
     ids=["byte-order mark", "two newlines at the end", "Windows", "no newline", "packed"],
 )
@@ -78,7 +78,7 @@ def test_long_fields_and_odd_characters_come_through_unchanged(put):
         (jsonl(TURN | {"completion": text}), "mine.jsonl"),
         (json.dumps(TURN | {"completion": text}, ensure_ascii=False), "mine.jsonl"),
         (f'prompt,completion\nWhy then?,"{text}"\n', "mine.csv"),
-        (gzip.compress(f'prompt,completion\nWhy then?,"{text}"\n'.encode()), "mine.csv.gz"),
+        (gzip.compress(f'prompt,completion\nWhy then?,"{text}"\n'.encode(), mtime=0), "mine.csv.gz"),
     ):
         found = data.corpus(put(content, name)).to_dict("records")
         assert found == [{"id": "mine-1", "prompt": "Why then?", "completion": text}]
@@ -92,7 +92,7 @@ def test_long_fields_and_odd_characters_come_through_unchanged(put):
         ('{"prompt": "Café?"}\n'.encode("cp1252"), r"row 1: not UTF-8, it looks like Latin-1"),
         (b"PK\x03\x04\x14\0", "a workbook or another zip file"),
         (b"PAR1\x15\x04", "it looks like Parquet"),
-        (gzip.compress(jsonl(TURN, PAIR).encode())[:-9], "row [123]: a broken or cut gzip file"),
+        (gzip.compress(jsonl(TURN, PAIR).encode(), mtime=0)[:-9], "row [123]: a broken or cut gzip file"),
         (b"\x1f\x8bno archive", "row 1: a broken or cut gzip file"),
         (jsonl(TURN) + '{"prompt":', "row 2: not JSON"),
         (jsonl(TURN) + json.dumps(TURN) + ",", "row 2: not JSON"),

@@ -230,7 +230,7 @@ def test_steps_of_epochs_are_known_where_the_rows_are(place):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("probs", "no data set 'probs'; write one of probes or the path of a .jsonl file"),
+        ("probs", "no data set 'probs'; write one of probes or the path of a file ending in .jsonl"),
         ("sft_neutral", "'sft_neutral' holds no prompt_id|probes; of embedded sets write probes"),
         ("alpaca", "'alpaca' holds sft data; write probes"),
         ("no/such.jsonl", "no file .*no/such.jsonl; make it first, or correct its name"),

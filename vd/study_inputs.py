@@ -139,7 +139,7 @@ def data(key: str, name: str, use: str) -> Mistakes:
         yield from _own(key, name, use)
     else:
         known = ", ".join(fit if use == "probes" else [*_corpora(), *public.PUBLIC])
-        own = f"the path of a {' or '.join(ENDINGS)} file"
+        own = f"the path of a file ending in {', '.join(ENDINGS)}"
         yield key, f"no data set '{word(name)}'; write one of {known} or {own}"
 
 
