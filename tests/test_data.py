@@ -200,7 +200,9 @@ def test_data_that_cannot_be_read_is_named_before_any_work_starts(place):
     assert few in refused(lambda study: trained_on(study, 32), pair, pair)
     assert "row 2: no text 'rejected'" in refused(trained_on, pair, pair | {"rejected": None})
     assert "row 1: no text 'chosen'" in refused(trained_on, {"prompt": "Why?", "completion": "So."})
-    assert "mine-1: column topic: every row needs a str" in refused(probed, pair)
+    probe = {"prompt": "Why?", "topic": "tea", "polarity": 1}
+    wrong = refused(probed, probe, {"prompt": "How?", "topic": None, "polarity": -1})
+    assert "mine-2: column topic: every row needs a str" in wrong
     assert "row 2: empty text 'prompt'" in refused(built_from, pair, pair | {"prompt": " "})
     assert "row 1: there is none" in refused(trained_on)
     file.unlink()
