@@ -1,0 +1,49 @@
+"""One job of the workflow: papermill executes a notebook, ends if Snakemake ends, and leaves a record when it is done.
+
+    python -m vd.job PARENT RECORD MADE_FROM papermill NOTEBOOK OUTPUT [OPTIONS OF PAPERMILL]
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from vd import launch, progress, record
+
+
+def main() -> None:
+    """Execute the notebook beside its place and move it there when it succeeds, since papermill writes as it goes on.
+
+    After a failure it is kept as `<name>.failed.ipynb`, and its error is the last line that is printed.
+    """
+    parent, made, made_from, _, notebook, output, *options = sys.argv[1:]
+    launch.end_with(int(parent))
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one GPU; empty means none
+    job = f"{Path(notebook).stem} {options[-1]}"
+    failed = Path(output).with_suffix(".failed.ipynb")
+    failed.unlink(missing_ok=True)
+    progress.say(f"start  {job}")
+    with record.replace(Path(output)) as part:
+        try:
+            _execute([notebook, str(part), *options])
+        except Exception as error:
+            if part.exists():
+                part.rename(failed)
+            sys.exit(f"{job}: {_in_short(error)}\nthe notebook, with all of the error: {failed}")
+    record.write_text(made_from + "\n", Path(made))
+    progress.say(f"done   {job}")
+
+
+def _execute(words: list[str]) -> None:
+    from papermill.cli import papermill
+
+    quiet = ["--kernel", "python3", "--no-progress-bar", "--log-level", "CRITICAL"]
+    papermill(words + quiet, standalone_mode=False)
+
+
+def _in_short(error: Exception) -> str:
+    """The error of a notebook's cell, as it was raised there."""
+    return f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    main()

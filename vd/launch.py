@@ -1,0 +1,238 @@
+"""The one way to run Snakemake, for ./reproduce.sh and for notebooks: `python -m vd.launch STUDY [WORKFLOW OPTIONS]`.
+
+A process can be killed at any moment, so nothing here relies on tidying up. A lock on the study's results is held by
+Snakemake's process (the Snakefile asks for it) and ends with it, however it ends; it stands in for Snakemake's own lock,
+which a kill leaves behind. Every process ends with the one that started it: Snakemake with this one, jobs with
+Snakemake, kernels with their job. What is left nevertheless is removed by the next process that gets the lock.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from vd import paths, record
+
+PATIENCE = 5.0  # seconds to wait for a lock; processes whose parent was killed are gone after two
+POLL = 0.3  # seconds between two looks
+DRY = r"--dry-?run|-[a-zA-Z]*n[a-zA-Z]*"
+CHATTER = re.compile(  # what Snakemake says that the progress lines or the records say better
+    r"Select jobs|Execute \d+ jobs|Finished jobid|\[.* 20\d\d\]$|$|\d+ jobs? (has|have) missing provenance"
+    r"|Rules with missing metadata|Assuming unrestricted shared filesystem"
+)
+_locks = []  # open files: their locks end with this process
+
+
+def main() -> None:
+    """Say what a study will do, check what can be checked, run it, and say where its results are."""
+    study, *options = sys.argv[1:]
+    check_names(study, options)
+    check_places()
+    dry = any(re.fullmatch(DRY, option) for option in options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    print(f"\n== Study {study}", flush=True)
+    _about(study)
+    if dry:
+        code, said = snakemake(study, ["--quiet", "host", *options], _show)
+    else:
+        _about(study, "--check-data")
+        start = time.monotonic()
+        code, said = _followed(study, options)
+    if said and said[0].startswith("usage:"):  # an option that Snakemake does not know
+        sys.exit(f"{said[-1].removeprefix('snakemake: error: ')}; ./reproduce.sh --help lists options")
+    if code < 0:
+        sys.exit(f"ended by {signal.Signals(-code).name}; ./reproduce.sh {study} goes on from here")
+    if code or dry:
+        sys.exit(code)
+    minutes, seconds = divmod(int(time.monotonic() - start), 60)
+    print(f"\n== Done in {minutes} min {seconds} s", flush=True)
+    _about(study, "--where")
+
+
+def snakemake(study: str, options: Sequence[str], show: Callable[[str], None] | None = None) -> tuple[int, list[str]]:
+    """Run the workflow of a study; returns Snakemake's exit status and what it said, line by line.
+
+    `show` is given every line at once. Where this process ends or is interrupted, Snakemake and its jobs end.
+    """
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.NOTEBOOKS / "Snakefile")]
+    command += ["--directory", str(directory(study)), "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime"]
+    command += ["--quiet", "rules", "host", "--cores", "all", *_limits(), *options]
+    env = os.environ | {"VD_STUDY": study, "VD_LAUNCHER": str(os.getpid()), "PYTHONUTF8": "1"}
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
+    said = []
+    with subprocess.Popen(command, env=env, **pipe) as process:
+        try:
+            for line in map(str.rstrip, process.stdout):
+                if not CHATTER.match(line):
+                    said.append(line)
+                    if show and not said[0].startswith("usage:"):
+                        show(line)
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode, said
+
+
+def directory(study: str) -> Path:
+    """The folder that Snakemake runs and keeps its notes in: the checkout, or the results where that is read-only."""
+    return paths.ROOT if os.access(paths.ROOT, os.W_OK) else paths.results(study)
+
+
+def hold(study: str) -> None:
+    """Have a study's results to oneself until this process ends; SystemExit, in a line, if another process has them.
+
+    Called by the Snakefile before jobs are chosen. What killed processes left is removed then: jobs that live on,
+    half-written files and the locks of Snakemake.
+    """
+    if launcher := os.environ.pop("VD_LAUNCHER", None):
+        end_with(int(launcher))
+    check_places()
+    folder = paths.results(study).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    _lock(study, folder / ".running")
+    _kill_left(str(folder))
+    os.environ["VD_WORKFLOW"] = str(folder)  # jobs inherit it
+    for place in (folder, paths.figures(study)):
+        record.remove_parts(place)
+    for lock in Path(".snakemake", "locks").glob("*.lock"):
+        lock.unlink(missing_ok=True)
+
+
+def end_with(parent: int) -> None:
+    """Let this process and all below it end as soon as `parent`, the process that started it, is gone."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(POLL)
+        _kill(psutil.Process().children(recursive=True))
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def check_names(study: str, options: Sequence[str]) -> None:
+    """SystemExit, in a line, if a path stands in place of a study, or another study among the options."""
+    if "/" in study or study.endswith(".yaml"):
+        sys.exit(f"{study}: write the name of the study alone, such as {Path(study).stem}")
+    for option in options:
+        if "/" not in option and paths.config(option).exists():
+            sys.exit(f"{study} {option}: one study at a time")
+
+
+def check_places() -> None:
+    """SystemExit, in a line, if a folder that an environment variable names cannot be used."""
+    for variable in ("VD_RESULTS", "VD_FIGURES", "VD_CACHE", "VD_CONFIGS", "VD_DATA_DIR"):
+        try:
+            wrong = _wrong_with(variable)
+        except (OSError, RuntimeError) as error:  # such as ~ of a user who does not exist
+            wrong = f"{error}"
+        if wrong:
+            sys.exit(f"{variable}={os.environ.get(variable, '')}: {wrong}")
+
+
+def _wrong_with(variable: str) -> str | None:
+    if variable in ("VD_CONFIGS", "VD_DATA_DIR"):
+        folder = paths.place(variable)
+        return None if folder.is_dir() else f"{folder}: no such folder; make it or unset the variable"
+    folder = {"VD_RESULTS": paths.results, "VD_FIGURES": paths.figures}.get(variable, lambda _: paths.cache())("")
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        return f"{there} is a file; name a folder"
+    if variable == "VD_CACHE" and there == folder:
+        return None  # a cache that holds everything may be read-only
+    if re.search(r"[{}\n]", os.path.relpath(folder, paths.ROOT)):
+        return "Snakemake takes braces and line breaks for its own; name another folder"
+    return None if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written to; name another folder"
+
+
+def _lock(study: str, file: Path) -> None:
+    lock, until = open(file, "a+", encoding="utf-8"), time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() < until:
+                time.sleep(POLL)
+                continue
+            lock.seek(0)
+            who = lock.read().strip()
+            pid = "".join(who.split()[1:2])
+            sys.exit(f"study '{study}' is being run by {who}, in {file.parent}; wait for it, or end it: kill -9 {pid}")
+        except OSError as error:  # some network file systems have no locks
+            print(f"{file}: {error}; see to it that '{study}' is run once at a time", file=sys.stderr)
+            break
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M')}\n")
+    lock.flush()
+    _locks.append(lock)
+
+
+def _kill_left(folder: str) -> None:
+    """End jobs of a workflow that ended, by the folder that they inherited from it."""
+    mine = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
+    others = [process for process in psutil.process_iter(["environ"]) if process.pid not in mine]
+    _kill([process for process in others if (process.info["environ"] or {}).get("VD_WORKFLOW") == folder])
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=PATIENCE)
+
+
+def _limits() -> list[str]:
+    """One model at a time on the GPU, where there is one in use."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not shutil.which("nvidia-smi"):
+        return []
+    found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
+    return ["--resources", "gpu=1"] if found else []
+
+
+def _followed(study: str, options: Sequence[str]) -> tuple[int, list[str]]:
+    """Run the workflow and show its progress; an interrupt stops it and ends this process with a line."""
+    with tempfile.NamedTemporaryFile(prefix="value-drifts-") as progress:
+        os.environ["VD_PROGRESS"] = progress.name
+        threading.Thread(target=_follow, args=[progress.name], daemon=True).start()
+        try:
+            done = snakemake(study, options, _show)
+        except KeyboardInterrupt:
+            sys.exit(f"\nstopped; ./reproduce.sh {study} goes on from here")
+        time.sleep(2 * POLL)  # until the last line was shown
+        return done
+
+
+def _follow(file: str) -> None:
+    with open(file, encoding="utf-8") as log:
+        while True:
+            for line in log:
+                _show(line.rstrip())
+            time.sleep(POLL)
+
+
+def _show(line: str) -> None:
+    print(line, flush=True)
+
+
+def _about(study: str, *options: str) -> None:
+    """What `python -m vd` says of the study; a mistake in it ends this process."""
+    done = subprocess.run([sys.executable, "-m", "vd", study, *options], cwd=paths.ROOT, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+if __name__ == "__main__":
+    main()
