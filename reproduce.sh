@@ -37,15 +37,18 @@ stop() {
     exit 2
 }
 
+case "$PWD" in # neither an environment nor PATH can hold them
+    *:* | *$'\n'*) stop "move this checkout to a folder without ':' in its path" ;;
+esac
+
 check() { # $1: a study; before set-up, which takes minutes
-    local name="${1:-pocket}" configs="${VD_CONFIGS:-notebooks/configs}"
+    local configs="${VD_CONFIGS:-notebooks/configs}"
     configs="${configs/#\~/${HOME:-}}"
-    case "$PWD" in *:* | *$'\n'*) stop "move this checkout to a folder without ':' in its path" ;; esac
-    case "$name" in
-        */* | *.yaml) stop "write the name of the study alone, such as $(basename "$name" .yaml)" ;;
+    case "$1" in
+        */* | *.yaml) stop "write the name of the study alone, such as $(basename "$1" .yaml)" ;;
     esac
-    [ -f "$configs/$name.yaml" ] ||
-        stop "no study and no command '$name'; studies are $(cd "$configs" && echo *.yaml | sed 's/\.yaml//g')"
+    [ -f "$configs/$1.yaml" ] ||
+        stop "no study and no command '$1'; studies are $(cd "$configs" && echo *.yaml | sed 's/\.yaml//g')"
 }
 
 find_python() { # Python 3.11, or the newest that the pins support
@@ -155,7 +158,6 @@ case "${1:-}" in
         ;;
     test)
         shift
-        check
         setup
         say "Tests"
         python -m pytest tests --numprocesses 2 --dist loadfile "$@"
@@ -164,14 +166,13 @@ case "${1:-}" in
         ;;
     lab)
         shift
-        check
         setup
         # vd first: it finds a home folder that can be written to
         exec python -c 'import vd, jupyterlab.labapp as lab; lab.main()' --ServerApp.root_dir="$PWD" \
             --LabApp.default_url=/lab/tree/notebooks/00_data.ipynb "$@"
         ;;
     "" | -*)
-        check
+        check pocket
         setup
         exec python -m vd.launch pocket "$@"
         ;;

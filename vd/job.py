@@ -24,7 +24,7 @@ def main() -> None:
     progress.say(f"start  {job}")
     with record.replace(Path(output)) as part:
         try:
-            _execute([notebook, str(part), *options])
+            _execute([notebook, os.path.join(os.curdir, part), *options])  # a path, even after a dash
         except Exception as error:
             if part.exists():
                 part.rename(failed)
@@ -37,7 +37,7 @@ def _execute(words: list[str]) -> None:
     from papermill.cli import papermill
 
     quiet = ["--kernel", "python3", "--no-progress-bar", "--log-level", "CRITICAL"]
-    papermill(words + quiet, standalone_mode=False)
+    papermill([*words, *quiet], standalone_mode=False)
 
 
 def _in_short(error: Exception) -> str:

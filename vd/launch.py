@@ -45,13 +45,13 @@ def main() -> None:
     print(f"\n== Study {study}", flush=True)
     _about(study)
     if dry:
-        code, said = snakemake(study, ["--quiet", "host", *options], _show)
+        code, said = snakemake(study, options, _show, quiet=["host"])
     else:
         _about(study, "--check-data")
         start = time.monotonic()
         code, said = _followed(study, options)
     if said and said[0].startswith("usage:"):  # an option that Snakemake does not know
-        sys.exit(f"{said[-1].removeprefix('snakemake: error: ')}; ./reproduce.sh --help lists options")
+        sys.exit(f"{said[-1].partition('error: ')[2]}; ./reproduce.sh --help lists options")
     if code < 0:
         sys.exit(f"ended by {signal.Signals(-code).name}; ./reproduce.sh {study} goes on from here")
     if code or dry:
@@ -61,14 +61,19 @@ def main() -> None:
     _about(study, "--where")
 
 
-def snakemake(study: str, options: Sequence[str], show: Callable[[str], None] | None = None) -> tuple[int, list[str]]:
+def snakemake(
+    study: str,
+    options: Sequence[str],
+    show: Callable[[str], None] | None = None,
+    quiet: Sequence[str] = ("rules", "host"),
+) -> tuple[int, list[str]]:
     """Run the workflow of a study; returns Snakemake's exit status and what it said, line by line.
 
     `show` is given every line at once. Where this process ends or is interrupted, Snakemake and its jobs end.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.NOTEBOOKS / "Snakefile")]
     command += ["--directory", str(directory(study)), "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime"]
-    command += ["--quiet", "rules", "host", "--cores", "all", *_limits(), *options]
+    command += ["--quiet", *quiet, *_limits(), "--cores", "all", *options]
     env = os.environ | {"VD_STUDY": study, "VD_LAUNCHER": str(os.getpid()), "PYTHONUTF8": "1"}
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
     said = []
@@ -210,7 +215,8 @@ def _followed(study: str, options: Sequence[str]) -> tuple[int, list[str]]:
         try:
             done = snakemake(study, options, _show)
         except KeyboardInterrupt:
-            sys.exit(f"\nstopped; ./reproduce.sh {study} goes on from here")
+            _show(f"\nstopped; ./reproduce.sh {study} goes on from here")
+            sys.exit(130)
         time.sleep(2 * POLL)  # until the last line was shown
         return done
 

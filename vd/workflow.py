@@ -219,7 +219,8 @@ def _imports(source: str) -> set[str]:
 def _tree(source: str) -> str:
     """Hash of a syntax tree, which knows no comments, no layout and, here, no docstrings.
 
-    Neither `ast.dump` nor `ast.unparse` will do: Python 3.12 and 3.13 write the same tree differently from 3.11.
+    Neither `ast.dump` nor `ast.unparse` will do: Python 3.12 and 3.13 write the same tree differently
+    from 3.11, and some parsers leave empty pieces in f-strings.
     """
 
     def plain(node):
@@ -230,6 +231,8 @@ def _tree(source: str) -> str:
         fields = dict(ast.iter_fields(node))
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             fields["body"] = node.body[1:]
+        if isinstance(node, ast.JoinedStr):
+            fields["values"] = [part for part in node.values if getattr(part, "value", None) != ""]
         return [type(node).__name__, *([name, plain(f)] for name, f in fields.items() if f not in (None, []))]
 
     return _hash(json.dumps(plain(ast.parse(source))))
