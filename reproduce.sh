@@ -121,15 +121,19 @@ wait_for_setup() { # the lock on descriptor 9 ends when this process and all tha
     "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' || true # some network drives have no locks
 }
 
+ready() { # $1: what it was set up from; the Python may be gone, or another machine's
+    [ "$(cat "$ENV/.ready" 2>/dev/null)" = "$1" ] && "$ENV/bin/python" -c 'import psutil' 2>/dev/null
+}
+
 setup() {
     local state tool=""
     state="$(cat environment.yml environment.lock pyproject.toml | cksum) $PWD"
-    if [ "$(cat "$ENV/.ready" 2>/dev/null)" != "$state" ]; then
+    if ! ready "$state"; then
         [ -w . ] || stop "$PWD cannot be written to, and the environment is to be set up there"
         exec 9>.setup.lock
         wait_for_setup
     fi
-    if [ "$(cat "$ENV/.ready" 2>/dev/null)" != "$state" ]; then
+    if ! ready "$state"; then
         say "Setting up $ENV (once; 3 to 10 minutes)"
         for tool in micromamba mamba conda ""; do
             [ "${VD_ENV:-}" != venv ] && [ -n "$tool" ] && command -v "$tool" >/dev/null && break
