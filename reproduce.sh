@@ -47,8 +47,9 @@ check() { # $1: a study; before set-up, which takes minutes
     case "$1" in
         */* | *.yaml) stop "write the name of the study alone, such as $(basename "$1" .yaml)" ;;
     esac
-    [ -f "$configs/$1.yaml" ] ||
-        stop "no study and no command '$1'; studies are $(cd "$configs" && echo *.yaml | sed 's/\.yaml//g')"
+    [ -f "$configs/$1.yaml" ] && return
+    configs=$(cd "$configs" && echo *.yaml)
+    stop "no study and no command '$1'; studies are ${configs//.yaml/}"
 }
 
 find_python() { # Python 3.11, or the newest that the pins support
@@ -113,16 +114,17 @@ make_conda() { # $1: conda, mamba or micromamba
     fi
 }
 
-wait_for_setup() { # the lock on descriptor 9 ends when this process and all that it starts have ended
+wait_for_setup() { # the lock on descriptor 9 ends when all processes that inherit it have ended
     local python
     python=$(find_python) || return 0
     "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null && return
     say "Waiting for another set-up of $ENV"
-    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' || true # some network drives have no locks
+    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' || true # where there are locks
 }
 
 ready() { # $1: what it was set up from; the Python may be gone, or another machine's
-    [ "$(cat "$ENV/.ready" 2>/dev/null)" = "$1" ] && "$ENV/bin/python" -c 'import psutil' 2>/dev/null
+    [ "$(cat "$ENV/.ready" 2>/dev/null)" = "$1" ] || return
+    "$ENV/bin/python" -c 'import psutil' 2>/dev/null
 }
 
 setup() {
@@ -172,8 +174,8 @@ case "${1:-}" in
         shift
         setup
         # vd first: it finds a home folder that can be written to
-        exec python -c 'import vd, jupyterlab.labapp as lab; lab.main()' --ServerApp.root_dir="$PWD" \
-            --LabApp.default_url=/lab/tree/notebooks/00_data.ipynb "$@"
+        exec python -c 'import vd, jupyterlab.labapp as lab; lab.main()' \
+            --ServerApp.root_dir="$PWD" --LabApp.default_url=/lab/tree/notebooks/00_data.ipynb "$@"
         ;;
     "" | -*)
         check pocket

@@ -17,7 +17,13 @@ from test_workflow import ODD
 
 from vd import launch, paths, record
 
-SET_UP = ("reproduce.sh", "environment.yml", "environment.lock", "pyproject.toml", "notebooks/configs/smoke.yaml")
+SET_UP = (
+    "reproduce.sh",
+    "environment.yml",
+    "environment.lock",
+    "pyproject.toml",
+    "notebooks/configs/smoke.yaml",
+)
 # stands in for every Python that reproduce.sh calls: notes its words and makes what `-m venv` makes
 STUB = f"""#!{sys.executable} -I
 import json, os, shutil, sys
@@ -52,9 +58,17 @@ def gone(*processes, within):
 
 def test_folders_are_meant_from_the_repository_and_from_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    places = {"VD_RESULTS": paths.results, "VD_FIGURES": paths.figures, "VD_CACHE": lambda _: paths.cache() / "s"}
+    places = {
+        "VD_RESULTS": paths.results,
+        "VD_FIGURES": paths.figures,
+        "VD_CACHE": lambda _: paths.cache() / "s",
+    }
     for variable, place in places.items():
-        for value, right in (("a b/c/", paths.ROOT / "a b" / "c"), ("~/d", tmp_path / "d"), ("/e", Path("/e"))):
+        for value, right in (
+            ("a b/c/", paths.ROOT / "a b" / "c"),
+            ("~/d", tmp_path / "d"),
+            ("/e", Path("/e")),
+        ):
             monkeypatch.setenv(variable, value)
             assert place("s") == right / "s"
     monkeypatch.setenv("VD_RESULTS", "")
@@ -124,11 +138,20 @@ def checkout(tmp_path):
         shutil.copy(paths.ROOT / name, root / name)
     stubs = tmp_path / "bin"
     stubs.mkdir()
-    for name, text in (("python3.11", STUB), ("curl", "#!/bin/sh\nexit 1\n"), ("nvidia-smi", "#!/bin/sh\nexit 1\n")):
+    for name, text in (
+        ("python3.11", STUB),
+        ("curl", "#!/bin/sh\nexit 1\n"),
+        ("nvidia-smi", "#!/bin/sh\nexit 1\n"),
+    ):
         (stubs / name).write_text(text)
         (stubs / name).chmod(0o755)
     calls = tmp_path / "calls"
-    env = {"PATH": f"{stubs}:/usr/bin:/bin", "CALLS": str(calls), "STUB": str(stubs / "python3.11"), "VD_ENV": "venv"}
+    env = {
+        "PATH": f"{stubs}:/usr/bin:/bin",
+        "CALLS": str(calls),
+        "STUB": str(stubs / "python3.11"),
+        "VD_ENV": "venv",
+    }
 
     def run(*words, root=root, **more):
         calls.write_text("")
@@ -161,7 +184,13 @@ def test_lab_has_the_repository_as_root_and_hands_arguments_on(checkout):
     root, c, _, *words = calls[-1]
     assert (root, c) == (str(checkout.root), "-c")
     first = "--LabApp.default_url=/lab/tree/notebooks/00_data.ipynb"
-    assert words == [f"--ServerApp.root_dir={root}", first, "--allow-root", "--no-browser", "--port=9999"]
+    assert words == [
+        f"--ServerApp.root_dir={root}",
+        first,
+        "--allow-root",
+        "--no-browser",
+        "--port=9999",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -191,24 +220,46 @@ def test_a_checkout_whose_path_no_environment_can_have_is_one_line(checkout, nam
     [
         (["smoke", "pocket"], "smoke pocket: one study at a time"),
         (["smoke", "--cores", "2", "pocket"], "smoke pocket: one study at a time"),
-        (["smoke", "--bogus"], "unrecognized arguments: --bogus; ./reproduce.sh --help lists options"),
+        (
+            ["smoke", "--bogus"],
+            "unrecognized arguments: --bogus; ./reproduce.sh --help lists options",
+        ),
     ],
 )
 def test_wrong_options_are_one_line(words, right):
-    done = subprocess.run([sys.executable, "-m", "vd.launch", *words, "-n"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "vd.launch", *words, "-n"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1 and done.stderr.strip() == right
 
 
 @pytest.mark.skipif(not (paths.ROOT / ".git").exists(), reason="needs a clone")
 def test_a_clone_with_windows_line_ends_holds_the_same_bytes(tmp_path):
     for name, ends in (("unix", "false"), ("windows", "true")):
-        command = ["git", "-c", f"core.autocrlf={ends}", "clone", "--quiet", str(paths.ROOT), str(tmp_path / name)]
+        command = [
+            "git",
+            "-c",
+            f"core.autocrlf={ends}",
+            "clone",
+            "--quiet",
+            str(paths.ROOT),
+            str(tmp_path / name),
+        ]
         subprocess.run(command, check=True)
     files = [file for file in (tmp_path / "unix").rglob("*") if file.is_file() and ".git" not in file.parts]
     other = [tmp_path / "windows" / file.relative_to(tmp_path / "unix") for file in files]
     assert len(files) > 200
     assert [a.name for a, b in zip(files, other, strict=True) if a.read_bytes() != b.read_bytes()] == []
-    done = subprocess.run(["./reproduce.sh", "--help"], cwd=tmp_path / "windows", capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["./reproduce.sh", "--help"],
+        cwd=tmp_path / "windows",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "--dry-run" in done.stdout
 
 
@@ -256,7 +307,10 @@ def test_another_study_can_be_run_meanwhile(started):
 def test_what_a_killed_run_left_is_removed_by_the_next(started, place):
     sleep = "import time; print('up', flush=True); time.sleep(60)"
     folder = (place / "results" / "s").resolve()
-    mine, others = started(sleep, VD_WORKFLOW=str(folder)), started(sleep, VD_WORKFLOW=str(folder) + "2")
+    mine, others = (
+        started(sleep, VD_WORKFLOW=str(folder)),
+        started(sleep, VD_WORKFLOW=str(folder) + "2"),
+    )
     dead = subprocess.Popen([sys.executable, "-c", "pass"])
     dead.wait()
     left = [folder / f"t.{dead.pid}.part.csv", place / "figures" / "s" / f"f.{dead.pid}.part"]
@@ -295,11 +349,22 @@ def notebook(folder, *cells):
 
 def job(folder, *cells, **env):
     """Run a job as the Snakefile does; returns what it prints, its exit status and the executed notebook."""
-    words = [os.getpid(), folder / "0.made", "settings=1 data=2 code=3", "papermill", notebook(folder, *cells)]
+    words = [
+        os.getpid(),
+        folder / "0.made",
+        "settings=1 data=2 code=3",
+        "papermill",
+        notebook(folder, *cells),
+    ]
     output = folder / ODD / "0.ipynb"
     command = [sys.executable, "-m", "vd.job", *map(str, words), str(output), "-r", "STUDY", "2024"]
     done = subprocess.run(
-        command, cwd=paths.ROOT, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=paths.ROOT,
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     return done.stdout, done.returncode, output
 
@@ -307,7 +372,9 @@ def job(folder, *cells, **env):
 @pytest.mark.parametrize(("given", "seen"), [({}, "'0'"), ({"CUDA_VISIBLE_DEVICES": ""}, "''")])
 def test_a_job_keeps_the_gpu_that_it_is_given_or_denied(tmp_path, monkeypatch, given, seen):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    out, code, output = job(tmp_path, "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']), repr(STUDY))", **given)
+    out, code, output = job(
+        tmp_path, "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']), repr(STUDY))", **given
+    )
     assert (out, code) == ("", 0)
     assert f"{seen} '2024'" in output.read_text()
     assert (tmp_path / "0.made").read_text() == "settings=1 data=2 code=3\n"
@@ -326,8 +393,19 @@ def test_a_job_that_fails_says_why_and_leaves_its_notebook(tmp_path):
 def test_a_kernel_ends_with_its_job_and_the_job_with_snakemake(tmp_path, started):
     code = "import sys, subprocess; subprocess.run([sys.executable, '-m', 'vd.job', str(__import__('os').getpid()),"
     code += " *sys.argv[1:]])"
-    book = notebook(tmp_path, "import os, time; print(os.getpid(), file=open('pids', 'w'), flush=True); time.sleep(60)")
-    words = [tmp_path / "0.made", "settings=1", "papermill", book, tmp_path / "out.ipynb", "--cwd", tmp_path]
+    book = notebook(
+        tmp_path,
+        "import os, time; print(os.getpid(), file=open('pids', 'w'), flush=True); time.sleep(60)",
+    )
+    words = [
+        tmp_path / "0.made",
+        "settings=1",
+        "papermill",
+        book,
+        tmp_path / "out.ipynb",
+        "--cwd",
+        tmp_path,
+    ]
     command = [sys.executable, "-c", code, *map(str, words), "-r", "STUDY", "s"]
     program = subprocess.Popen(command, cwd=paths.ROOT)
     for _ in range(300):

@@ -1,6 +1,6 @@
-"""One job of the workflow: papermill executes a notebook, ends if Snakemake ends, and leaves a record when it is done.
+"""One job of the workflow: papermill executes a notebook, and a record says when that is done.
 
-    python -m vd.job PARENT RECORD MADE_FROM papermill NOTEBOOK OUTPUT [OPTIONS OF PAPERMILL]
+The Snakefile runs `python -m vd.job PARENT RECORD MADE_FROM papermill NOTEBOOK OUTPUT [OPTIONS]`.
 """
 
 import os
@@ -11,9 +11,10 @@ from vd import launch, progress, record
 
 
 def main() -> None:
-    """Execute the notebook beside its place and move it there when it succeeds, since papermill writes as it goes on.
+    """Execute the notebook beside its place, as papermill writes on after a failure; move it there.
 
-    After a failure it is kept as `<name>.failed.ipynb`, and its error is the last line that is printed.
+    After a failure it is kept as `<name>.failed.ipynb`, and two lines say why and where. The job
+    ends with its parent, which is Snakemake.
     """
     parent, made, made_from, _, notebook, output, *options = sys.argv[1:]
     launch.end_with(int(parent))
@@ -24,7 +25,8 @@ def main() -> None:
     progress.say(f"start  {job}")
     with record.replace(Path(output)) as part:
         try:
-            _execute([notebook, os.path.join(os.curdir, part), *options])  # a path, even after a dash
+            # ./ lest a folder that begins with a dash be an option
+            _execute([notebook, os.path.join(os.curdir, part), *options])
         except Exception as error:
             if part.exists():
                 part.rename(failed)
@@ -41,8 +43,9 @@ def _execute(words: list[str]) -> None:
 
 
 def _in_short(error: Exception) -> str:
-    """The error of a notebook's cell, as it was raised there."""
-    return f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else f"{type(error).__name__}: {error}"
+    """The error as it was raised: by papermill, or in a cell of the notebook."""
+    cell = hasattr(error, "ename")
+    return f"{error.ename}: {error.evalue}" if cell else f"{type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":

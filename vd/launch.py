@@ -1,9 +1,12 @@
-"""The one way to run Snakemake, for ./reproduce.sh and for notebooks: `python -m vd.launch STUDY [WORKFLOW OPTIONS]`.
+"""The one way to run Snakemake, for ./reproduce.sh and for notebooks alike.
 
-A process can be killed at any moment, so nothing here relies on tidying up. A lock on the study's results is held by
-Snakemake's process (the Snakefile asks for it) and ends with it, however it ends; it stands in for Snakemake's own lock,
-which a kill leaves behind. Every process ends with the one that started it: Snakemake with this one, jobs with
-Snakemake, kernels with their job. What is left nevertheless is removed by the next process that gets the lock.
+    python -m vd.launch STUDY [WORKFLOW OPTIONS]
+
+A process can be killed at any moment, so nothing here relies on tidying up. A lock on the study's
+results is held by Snakemake's process (the Snakefile asks for it) and ends with it, however that
+happens; it stands in for Snakemake's own lock, which a kill leaves behind. Every process ends with
+the one that started it: Snakemake with this one, jobs with Snakemake, kernels with their job. What
+is left nevertheless is removed by the next process that gets the lock.
 """
 
 import fcntl
@@ -29,14 +32,15 @@ PATIENCE = 5.0  # seconds to wait for a lock; processes whose parent was killed 
 POLL = 0.3  # seconds between two looks
 DRY = r"--dry-?run|-[a-zA-Z]*n[a-zA-Z]*"
 CHATTER = re.compile(  # what Snakemake says that the progress lines or the records say better
-    r"Select jobs|Execute \d+ jobs|Finished jobid|\[.* 20\d\d\]$|$|\d+ jobs? (has|have) missing provenance"
-    r"|Rules with missing metadata|Assuming unrestricted shared filesystem"
+    r"Select jobs|Execute \d+ jobs|Finished jobid|\[.* 20\d\d\]$|$"
+    r"|\d+ jobs? (has|have) missing provenance|Rules with missing metadata"
+    r"|Assuming unrestricted shared filesystem"
 )
 _locks = []  # open files: their locks end with this process
 
 
 def main() -> None:
-    """Say what a study will do, check what can be checked, run it, and say where its results are."""
+    """Say what a study will do, check what can be checked, run it, say where its results are."""
     study, *options = sys.argv[1:]
     check_names(study, options)
     check_places()
@@ -53,7 +57,8 @@ def main() -> None:
     if said and said[0].startswith("usage:"):  # an option that Snakemake does not know
         sys.exit(f"{said[-1].partition('error: ')[2]}; ./reproduce.sh --help lists options")
     if code < 0:
-        sys.exit(f"ended by {signal.Signals(-code).name}; ./reproduce.sh {study} goes on from here")
+        how = signal.Signals(-code).name
+        sys.exit(f"ended by {how}; ./reproduce.sh {study} goes on from here")
     if code or dry:
         sys.exit(code)
     minutes, seconds = divmod(int(time.monotonic() - start), 60)
@@ -69,15 +74,17 @@ def snakemake(
 ) -> tuple[int, list[str]]:
     """Run the workflow of a study; returns Snakemake's exit status and what it said, line by line.
 
-    `show` is given every line at once. Where this process ends or is interrupted, Snakemake and its jobs end.
+    `show` is given every line at once. Where this process ends or is interrupted, Snakemake and its
+    jobs end.
     """
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(paths.NOTEBOOKS / "Snakefile")]
-    command += ["--directory", str(directory(study)), "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime"]
-    command += ["--quiet", *quiet, *_limits(), "--cores", "all", *options]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", paths.NOTEBOOKS / "Snakefile"]
+    command += ["--directory", directory(study), "--nolock", "--rerun-incomplete"]
+    command += ["--rerun-triggers", "mtime", "--quiet", *quiet]
+    command += [*_limits(), "--cores", "all", *options]
     env = os.environ | {"VD_STUDY": study, "VD_LAUNCHER": str(os.getpid()), "PYTHONUTF8": "1"}
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     said = []
-    with subprocess.Popen(command, env=env, **pipe) as process:
+    with subprocess.Popen(command, env=env, encoding="utf-8", errors="replace", **pipe) as process:
         try:
             for line in map(str.rstrip, process.stdout):
                 if not CHATTER.match(line):
@@ -91,15 +98,17 @@ def snakemake(
 
 
 def directory(study: str) -> Path:
-    """The folder that Snakemake runs and keeps its notes in: the checkout, or the results where that is read-only."""
+    """The folder that Snakemake runs and keeps its notes in: the checkout, or, if nothing can be
+    written there, the results."""
     return paths.ROOT if os.access(paths.ROOT, os.W_OK) else paths.results(study)
 
 
 def hold(study: str) -> None:
-    """Have a study's results to oneself until this process ends; SystemExit, in a line, if another process has them.
+    """Have a study's results to oneself until this process ends; SystemExit, in a line, if another
+    process has them.
 
-    Called by the Snakefile before jobs are chosen. What killed processes left is removed then: jobs that live on,
-    half-written files and the locks of Snakemake.
+    Called by the Snakefile before jobs are chosen. What killed processes left is removed then: jobs
+    that live on, half-written files and the locks of Snakemake.
     """
     if launcher := os.environ.pop("VD_LAUNCHER", None):
         end_with(int(launcher))
@@ -116,7 +125,7 @@ def hold(study: str) -> None:
 
 
 def end_with(parent: int) -> None:
-    """Let this process and all below it end as soon as `parent`, the process that started it, is gone."""
+    """Let this process and all below it end once `parent`, the process that started it, is gone."""
 
     def watch():
         while os.getppid() == parent:
@@ -128,7 +137,7 @@ def end_with(parent: int) -> None:
 
 
 def check_names(study: str, options: Sequence[str]) -> None:
-    """SystemExit, in a line, if a path stands in place of a study, or another study among the options."""
+    """SystemExit, in a line, if a path stands in place of a study, or a study among the options."""
     if "/" in study or study.endswith(".yaml"):
         sys.exit(f"{study}: write the name of the study alone, such as {Path(study).stem}")
     for option in options:
@@ -149,9 +158,10 @@ def check_places() -> None:
 
 def _wrong_with(variable: str) -> str | None:
     if variable in ("VD_CONFIGS", "VD_DATA_DIR"):
-        folder = paths.place(variable)
-        return None if folder.is_dir() else f"{folder}: no such folder; make it or unset the variable"
-    folder = {"VD_RESULTS": paths.results, "VD_FIGURES": paths.figures}.get(variable, lambda _: paths.cache())("")
+        there = paths.place(variable).is_dir()
+        return None if there else "no such folder; make it or unset the variable"
+    folders = {"VD_RESULTS": paths.results(""), "VD_FIGURES": paths.figures("")}
+    folder = folders.get(variable, paths.cache())
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not there.is_dir():
         return f"{there} is a file; name a folder"
@@ -159,11 +169,14 @@ def _wrong_with(variable: str) -> str | None:
         return None  # a cache that holds everything may be read-only
     if re.search(r"[{}\n]", os.path.relpath(folder, paths.ROOT)):
         return "Snakemake takes braces and line breaks for its own; name another folder"
-    return None if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written to; name another folder"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} cannot be written to; name another folder"
+    return None
 
 
 def _lock(study: str, file: Path) -> None:
-    lock, until = open(file, "a+", encoding="utf-8"), time.monotonic() + PATIENCE
+    lock = open(file, "a+", encoding="utf-8")  # noqa: SIM115 # for as long as this process lives
+    until = time.monotonic() + PATIENCE
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -174,13 +187,14 @@ def _lock(study: str, file: Path) -> None:
                 continue
             lock.seek(0)
             who = lock.read().strip()
-            pid = "".join(who.split()[1:2])
-            sys.exit(f"study '{study}' is being run by {who}, in {file.parent}; wait for it, or end it: kill -9 {pid}")
+            end = f"wait for it, or end it: kill -9 {''.join(who.split()[1:2])}"
+            sys.exit(f"study '{study}' is being run by {who}, in {file.parent}; {end}")
         except OSError as error:  # some network file systems have no locks
-            print(f"{file}: {error}; see to it that '{study}' is run once at a time", file=sys.stderr)
+            print(f"{file}: {error}; run '{study}' once at a time", file=sys.stderr)
             break
     lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M')}\n")
+    now = time.strftime("%H:%M")
+    lock.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
     lock.flush()
     _locks.append(lock)
 
@@ -189,7 +203,7 @@ def _kill_left(folder: str) -> None:
     """End jobs of a workflow that ended, by the folder that they inherited from it."""
     mine = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
     others = [process for process in psutil.process_iter(["environ"]) if process.pid not in mine]
-    _kill([process for process in others if (process.info["environ"] or {}).get("VD_WORKFLOW") == folder])
+    _kill([p for p in others if (p.info["environ"] or {}).get("VD_WORKFLOW") == folder])
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:
@@ -208,7 +222,7 @@ def _limits() -> list[str]:
 
 
 def _followed(study: str, options: Sequence[str]) -> tuple[int, list[str]]:
-    """Run the workflow and show its progress; an interrupt stops it and ends this process with a line."""
+    """Run the workflow and show its progress; an interrupt ends it and this process with a line."""
     with tempfile.NamedTemporaryFile(prefix="value-drifts-") as progress:
         os.environ["VD_PROGRESS"] = progress.name
         threading.Thread(target=_follow, args=[progress.name], daemon=True).start()
@@ -235,9 +249,9 @@ def _show(line: str) -> None:
 
 def _about(study: str, *options: str) -> None:
     """What `python -m vd` says of the study; a mistake in it ends this process."""
-    done = subprocess.run([sys.executable, "-m", "vd", study, *options], cwd=paths.ROOT, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+    command = [sys.executable, "-m", "vd", study, *options]
+    if code := subprocess.run(command, cwd=paths.ROOT, check=False).returncode:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

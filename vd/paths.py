@@ -2,8 +2,9 @@
 
 A run id is the run's lineage: `model/base/seed-S`, `model/SFT run/seed-S` or `model/SFT run/preference run/seed-S`;
 it is also the run's folder under `results/<study>/` and the value of the column `run` in every table.
-The environment variables VD_CONFIGS, VD_RESULTS, VD_FIGURES and VD_CACHE move the folders of studies, results,
-figures and of what is kept for all studies; relative ones are meant from the repository's root, `~` is the home folder.
+The environment variables VD_CONFIGS, VD_RESULTS, VD_FIGURES and VD_CACHE move the folders of
+studies, results, figures and of what is kept for all studies; relative ones are meant from the
+repository's root, and `~` is the home folder.
 """
 
 import os
@@ -16,7 +17,7 @@ PROMPTS = ROOT / "vd" / "prompts"
 
 
 def place(variable: str, default: str = "") -> Path:
-    """The folder that an environment variable names; one that is not set, or empty, means the default."""
+    """The folder that an environment variable names; not set, or empty, it means the default."""
     return _from_root(os.environ.get(variable) or default)
 
 
@@ -138,7 +139,7 @@ def executed(study: str, notebook: str, run_id: str | None = None) -> Path:
 
 
 def made(study: str, notebook: str, run_id: str | None = None) -> Path:
-    """The record beside an executed notebook of what it was made from; there once all its files are."""
+    """The record, beside an executed notebook, of what it was made from; written last of all."""
     return executed(study, notebook, run_id).with_suffix(".made")
 
 

@@ -9,8 +9,8 @@ from datetime import datetime
 def say(words: str) -> None:
     """Add a line, with the time of day, to the file named by VD_PROGRESS, which `vd.launch` shows.
 
-    Nothing is printed, so an executed notebook holds results and no clock times. Without that file, or where it cannot
-    be written, nothing is said.
+    Nothing is printed, so an executed notebook holds results and no clock times. Without that file,
+    or where it cannot be written, nothing is said.
     """
     if "VD_PROGRESS" in os.environ:
         with suppress(OSError), open(os.environ["VD_PROGRESS"], "a", encoding="utf-8") as log:
@@ -36,5 +36,5 @@ class Progress:
             return
         self.last = now
         left = (now - self.start) / max(done - self.first, 1) * (self.total - done)
-        words = f"{self.stage:<6} {self.run_id}  {done}/{self.total}  about {left:.0f} s left  {note}"
-        say(words.rstrip())
+        units = f"{done}/{self.total}  about {left:.0f} s left"
+        say(f"{self.stage:<6} {self.run_id}  {units}  {note}".rstrip())

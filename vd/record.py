@@ -28,10 +28,10 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "numpy", "pandas
 
 @contextmanager
 def replace(path: Path):
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if not.
+    """Yield a temporary path beside `path`, which takes its place if the block succeeds.
 
-    What is renamed has reached the disk, so a power cut leaves the old file or the new one. A killed
-    process leaves its part, which `remove_parts` finds by its name.
+    What is renamed has reached the disk, so a power cut leaves the old file or the new one. A
+    process that is killed leaves its part, which `remove_parts` finds by its name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def replace(path: Path):
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what `replace` left half-written, in a folder and below it, in processes that were killed."""
+    """Remove what `replace` left in a folder, and below it, in processes that were killed."""
     for part in folder.rglob("*.part*"):
         pid = re.search(r"\.(\d+)\.part(\.\w+)?$", part.name)
         if pid and not psutil.pid_exists(int(pid[1])):

@@ -1,9 +1,10 @@
-"""What connects studies, notebooks and Snakemake: what a job is made from, and making what a notebook needs.
+"""What connects studies, notebooks and Snakemake: what a job is made from; making what is needed.
 
-A job is a notebook that is executed for a run or for the whole study. It is run again when its settings, its data or
-its code change. Its code is the notebook's code cells plus the vd modules these import, directly or through others;
-prose, docstrings and outputs do not count. What a job was made from is recorded beside its executed notebook, and that
-record decides: it holds in every checkout that shares the results, so nothing in it says where a checkout lies.
+A job is a notebook that is executed for a run or for the whole study. It is run again when its
+settings, its data or its code change. Its code is the notebook's code cells plus the vd modules
+these import, directly or through others; prose, docstrings and outputs do not count. What a job was
+made from is recorded beside its executed notebook, and that record decides: it holds in every
+checkout that shares the results, so nothing in it says where a checkout lies.
 """
 
 import ast
@@ -15,11 +16,11 @@ from functools import cache
 from pathlib import Path
 
 from vd import launch, paths, public
-from vd.study import ModelSettings, Run, Settings, Study
+from vd.study import Run, Settings, Study
 
-SILENT = {"vd", "vd.launch", "vd.progress", "vd.workflow"}  # how jobs are run and what they say meanwhile
+SILENT = {"vd", "vd.launch", "vd.progress", "vd.workflow"}  # how jobs are run and what they say
 API = {"vd.api_batch", "vd.api_cache", "vd.api_client", "vd.api_judge"}
-DRAWN = ("06_figures", "07_tables", "08_findings")  # made anew for a new colour, which re-trains nothing
+DRAWN = ("06_figures", "07_tables", "08_findings")  # a new colour makes these anew and no others
 SHOWN = ("sft_neutral", "sft_support", "value_gap", "low_gap")  # data sets in every stance profile,
 SHOWN_IF_THERE = ("alpaca", "ultrafeedback", "hh-rlhf")  # and those of a mirror
 JUDGED_IF_THERE = ("perspectrum", "argkp")  # to test judges
@@ -47,13 +48,14 @@ def imported(source: str) -> set[str]:
 
 
 def code_hash(notebook: Path, method: str | None = None, without: Iterable[str] = ()) -> str:
-    """Hash of a notebook's code cells and of all vd modules behind them, the same for every version of Python.
+    """Hash of a notebook's code cells and of all vd modules behind them, the same for every Python.
 
-    `method` adds a module that is found by name; `without` leaves modules out that change no number of this notebook.
+    `method` adds a module that is found by name; `without` leaves modules out that change no number
+    of this notebook.
     """
     sources, without = code_cells(notebook), SILENT | set(without)
-    wanted = {name for source in sources for name in imported(source)} | ({f"vd.methods.{method}"} if method else set())
-    seen, wanted = set(), wanted - without
+    wanted = {f"vd.methods.{method}"} if method else set()
+    seen, wanted = set(), wanted.union(*map(imported, sources)) - without
     while wanted:
         name = wanted.pop()
         seen.add(name)
@@ -62,47 +64,53 @@ def code_hash(notebook: Path, method: str | None = None, without: Iterable[str] 
 
 
 def data_hash(*names: str) -> str:
-    """Hash of data sets: of a file's content, of where a public one is read, or of a name that is no file (yet)."""
+    """Hash of data sets: a file's content, where a public one is read, a name without a file."""
     return _hash(*map(_content, sorted(set(names))))
 
 
 def made_from(study: Study) -> dict[tuple[str, str | None], str]:
-    """What every job of a study is to be made from besides the files of other jobs, by notebook and run.
+    """What every job of a study is made from besides the files of other jobs, by notebook and run.
 
     In words: hashes of settings, data and code. A job of the whole study has no run.
     """
     runs = study.runs()
     code, data = cache(code_hash), cache(data_hash)
     trains = {"base": [], "sft": ["01_sft"], "preference": ["02_preference"]}
-    asked = [(notebook, None) for notebook in ("00_data", "00_stance_profile", "05_drift", *DRAWN)]
+    jobs = [(notebook, None) for notebook in ("00_data", "00_stance_profile", "05_drift", *DRAWN)]
     for run in runs.values():
-        asked += [(notebook, run.id) for notebook in [*trains[run.phase], "03_probe", "04_judge"]]
-    found = {}
-    for notebook, run_id in asked:
+        jobs += [(notebook, run.id) for notebook in [*trains[run.phase], "03_probe", "04_judge"]]
+    asked = {}
+    for notebook, run_id in jobs:
         settings, names = _reads(study, runs, notebook, run_id)
         method = runs[run_id].method if notebook in ("01_sft", "02_preference") else None
-        parts = code(paths.notebook(notebook), method, _without(study, notebook)), data(*names)
-        found[notebook, run_id] = f"settings={_hash(*map(_as_text, settings))} data={parts[1]} code={parts[0]}"
-    return found
+        parts = {
+            "settings": _hash(*map(_as_text, settings)),
+            "data": data(*names),
+            "code": code(paths.notebook(notebook), method, _without(study, notebook)),
+        }
+        asked[notebook, run_id] = " ".join(f"{part}={value}" for part, value in parts.items())
+    return asked
 
 
 def changed(record: Path, asked: str) -> list[str]:
-    """Which of settings, data and code differ from what a finished job was made from; none if it is not finished."""
+    """Which of settings, data and code differ from what a job was made from; none for a new job."""
     before = _text(record).split() if record.exists() else asked.split()
     return [part.partition("=")[0] for part in asked.split() if part not in before]
 
 
 def make(study: str, *targets: Path) -> None:
-    """Make files that do not exist yet by running the workflow, so that every notebook can be run alone.
+    """Make files that do not exist yet by running the workflow, so that every notebook runs alone.
 
-    Says nothing while it does: what a cell prints must not depend on what was there before. Raises RuntimeError.
+    Says nothing while it does: what a cell prints must not depend on what was there before. Raises
+    RuntimeError with what Snakemake said.
     """
     missing = [target for target in targets if not target.exists()]
     if missing:
         names = [os.path.relpath(target, launch.directory(study)) for target in missing]
         code, said = launch.snakemake(study, ["--", *names])
         if code:
-            raise RuntimeError("\n".join([f"the workflow could not make {', '.join(names)}:", *said[-60:]]))
+            what = f"the workflow could not make {', '.join(names)}:"
+            raise RuntimeError("\n".join([what, *said[-60:]]))
 
 
 def _reads(
@@ -110,16 +118,18 @@ def _reads(
 ) -> tuple[list[Settings | str], list[str]]:
     """The settings and the data sets that a job reads."""
     order, trained = list(runs), [run for run in runs.values() if run.settings]
+    trains = sorted(f"{run.id} {_kind(run)}" for run in trained)
     trained_on = [run.settings.data for run in trained]
     match notebook:
         case "00_data":
             settings, data = _built(study)
-            settings += [study.probing, *map(_kind, trained), *order]
-            return settings, [*data, "prism_sample", *trained_on, *_probes(study)[1], *_of_prism(study)]
+            settings += [study.probing, *trains]
+            data += [*_probes(study)[1], *_of_prism(study), "prism_sample", *trained_on]
+            return settings, data
         case "00_stance_profile":
             judge = study.judge.model_copy(update={"api": None})
             there = [name for name in SHOWN_IF_THERE if public.mirrored(name)]
-            settings = [judge, _files(judge.source), study.bootstrap, *map(_kind, trained), *order]
+            settings = [judge, _files(judge.source), study.bootstrap, *trains]
             return settings, ["judge", "probes", "topics", *SHOWN, *there, *trained_on]
         case "01_sft" | "02_preference":
             run = runs[run_id]
@@ -138,7 +148,8 @@ def _reads(
         case "05_drift":
             return [study.bootstrap, *order], []
         case "06_figures":
-            return [*(f"{name} {a.model_dump_json()}" for name, a in study.ablations.items()), *order], []
+            ablations = [part for pair in study.ablations.items() for part in pair]
+            return [*ablations, *order], []
         case "07_tables":
             return order, []
         case "08_findings":
@@ -147,9 +158,9 @@ def _reads(
 
 
 def _built(study: Study) -> tuple[list[Settings | str], list[str]]:
-    """The settings and data that probes are built from, with the code, which stand in for the probes themselves.
+    """The settings, code and data that probes are built from, which stand in for the probes.
 
-    These do not exist yet when a workflow starts, and 00_data writes them anew when a run is added.
+    Those do not exist yet when a workflow starts, and 00_data writes them anew when a run is added.
     """
     settings = [study.vprism, _files(study.vprism.embedding.source)]
     settings.append(code_hash(paths.notebook("00_data"), None, _without(study, "00_data")))
@@ -175,15 +186,17 @@ def _vocabulary(run: Run) -> list[str]:
 
 def _of_prism(study: Study) -> list[str]:
     """PRISM's own clusters, where a mirror has them."""
-    folder = public.mirror() / "prism" if public.mirror() and "prism" in study.vprism.source else None
-    return [str(file) for file in sorted(folder.glob("cluster*.csv"))] if folder else []
+    if not public.mirror() or "prism" not in study.vprism.source:
+        return []
+    return [str(file) for file in sorted((public.mirror() / "prism").glob("cluster*.csv"))]
 
 
 def _files(source: str) -> str:
     """The files of a model that is a local folder: their names, sizes and times."""
     folder = paths.ROOT / source
     files = sorted(file for file in folder.glob("*") if file.is_file()) if folder.is_dir() else []
-    return "\n".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime:.0f}" for file in files)
+    stats = {file.name: file.stat() for file in files}
+    return "\n".join(f"{name} {stat.st_size} {stat.st_mtime:.0f}" for name, stat in stats.items())
 
 
 def _without(study: Study, notebook: str) -> frozenset[str]:
@@ -219,8 +232,8 @@ def _imports(source: str) -> set[str]:
 def _tree(source: str) -> str:
     """Hash of a syntax tree, which knows no comments, no layout and, here, no docstrings.
 
-    Neither `ast.dump` nor `ast.unparse` will do: Python 3.12 and 3.13 write the same tree differently
-    from 3.11, and some parsers leave empty pieces in f-strings.
+    Neither `ast.dump` nor `ast.unparse` will do: Python 3.12 and 3.13 write the same tree
+    differently from 3.11, and some parsers leave empty pieces in f-strings.
     """
 
     def plain(node):
@@ -233,9 +246,10 @@ def _tree(source: str) -> str:
             fields["body"] = node.body[1:]
         if isinstance(node, ast.JoinedStr):
             fields["values"] = [part for part in node.values if getattr(part, "value", None) != ""]
-        return [type(node).__name__, *([name, plain(f)] for name, f in fields.items() if f not in (None, []))]
+        fields = {name: plain(field) for name, field in fields.items() if field not in (None, [])}
+        return [type(node).__name__, fields]
 
-    return _hash(json.dumps(plain(ast.parse(source))))
+    return _hash(json.dumps(plain(ast.parse(source)), sort_keys=True))
 
 
 def _hash(*texts: str) -> str:
