@@ -4,7 +4,8 @@
 
 A process can be killed at any moment, so nothing here relies on tidying up. A lock on the study's
 results is held by Snakemake's process (the Snakefile asks for it) and ends with it, however that
-happens; it stands in for Snakemake's own lock, which a kill leaves behind. Every process ends with
+happens; it stands in for Snakemake's own lock, which a kill leaves behind. The file that is locked,
+`.running`, says who runs the study, and jobs say there how far they are. Every process ends with
 the one that started it: Snakemake with this one, jobs with Snakemake, kernels with their job. What
 is left nevertheless is removed by the next process that gets the lock.
 """
@@ -17,7 +18,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,11 +31,13 @@ from vd import paths, record
 PATIENCE = 5.0  # seconds to wait for a lock; processes whose parent was killed are gone after two
 POLL = 0.3  # seconds between two looks
 DRY = r"--dry-?run|-[a-zA-Z]*n[a-zA-Z]*"
-CHATTER = re.compile(  # what Snakemake says that the progress lines or the records say better
+CHATTER = re.compile(  # what Snakemake says that jobs or records say better
     r"Select jobs|Execute \d+ jobs|Finished jobid|\[.* 20\d\d\]$|$"
     r"|\d+ jobs? (has|have) missing provenance|Rules with missing metadata"
     r"|Assuming unrestricted shared filesystem"
+    r"|RuleException:$|CalledProcessError in file|Command 'set -euo pipefail;"
 )
+RUNNING = ".running"
 _locks = []  # open files: their locks end with this process
 
 
@@ -46,14 +48,16 @@ def main() -> None:
     check_places()
     dry = any(re.fullmatch(DRY, option) for option in options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    print(f"\n== Study {study}", flush=True)
+    _show(f"\n== Study {study}")
     _about(study)
-    if dry:
-        code, said = snakemake(study, options, _show, quiet=["host"])
-    else:
+    if not dry:
         _about(study, "--check-data")
-        start = time.monotonic()
-        code, said = _followed(study, options)
+    start = time.monotonic()
+    try:
+        code, said = snakemake(study, options, _show, ["host"] if dry else ["rules", "host"])
+    except KeyboardInterrupt:
+        _show(f"\nstopped; ./reproduce.sh {study} goes on from here")
+        sys.exit(130)
     if said and said[0].startswith("usage:"):  # an option that Snakemake does not know
         sys.exit(f"{said[-1].partition('error: ')[2]}; ./reproduce.sh --help lists options")
     if code < 0:
@@ -62,7 +66,7 @@ def main() -> None:
     if code or dry:
         sys.exit(code)
     minutes, seconds = divmod(int(time.monotonic() - start), 60)
-    print(f"\n== Done in {minutes} min {seconds} s", flush=True)
+    _show(f"\n== Done in {minutes} min {seconds} s")
     _about(study, "--where")
 
 
@@ -74,8 +78,8 @@ def snakemake(
 ) -> tuple[int, list[str]]:
     """Run the workflow of a study; returns Snakemake's exit status and what it said, line by line.
 
-    `show` is given every line at once. Where this process ends or is interrupted, Snakemake and its
-    jobs end.
+    `show` is given every line at once, and the progress of jobs between them. Where this process
+    ends or is interrupted, Snakemake and its jobs end.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", paths.NOTEBOOKS / "Snakefile"]
     command += ["--directory", directory(study), "--nolock", "--rerun-incomplete"]
@@ -85,6 +89,8 @@ def snakemake(
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     said = []
     with subprocess.Popen(command, env=env, encoding="utf-8", errors="replace", **pipe) as process:
+        if show:
+            threading.Thread(target=_follow, args=(study, process.pid, show), daemon=True).start()
         try:
             for line in map(str.rstrip, process.stdout):
                 if not CHATTER.match(line):
@@ -94,6 +100,7 @@ def snakemake(
         except BaseException:
             process.kill()
             raise
+    time.sleep(2 * POLL if show else 0)  # until the last progress is shown
     return process.returncode, said
 
 
@@ -115,9 +122,9 @@ def hold(study: str) -> None:
     check_places()
     folder = paths.results(study).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    _lock(study, folder / ".running")
+    _lock(study, folder / RUNNING)
     _kill_left(str(folder))
-    os.environ["VD_WORKFLOW"] = str(folder)  # jobs inherit it
+    os.environ |= {"VD_WORKFLOW": str(folder), "VD_PROGRESS": str(folder / RUNNING)}  # for jobs
     for place in (folder, paths.figures(study)):
         record.remove_parts(place)
     for lock in Path(".snakemake", "locks").glob("*.lock"):
@@ -221,25 +228,18 @@ def _limits() -> list[str]:
     return ["--resources", "gpu=1"] if found else []
 
 
-def _followed(study: str, options: Sequence[str]) -> tuple[int, list[str]]:
-    """Run the workflow and show its progress; an interrupt ends it and this process with a line."""
-    with tempfile.NamedTemporaryFile(prefix="value-drifts-") as progress:
-        os.environ["VD_PROGRESS"] = progress.name
-        threading.Thread(target=_follow, args=[progress.name], daemon=True).start()
-        try:
-            done = snakemake(study, options, _show)
-        except KeyboardInterrupt:
-            _show(f"\nstopped; ./reproduce.sh {study} goes on from here")
-            sys.exit(130)
-        time.sleep(2 * POLL)  # until the last line was shown
-        return done
-
-
-def _follow(file: str) -> None:
-    with open(file, encoding="utf-8") as log:
+def _follow(study: str, pid: int, show: Callable[[str], None]) -> None:
+    """Show the progress of jobs once this process has the lock."""
+    file = paths.results(study) / RUNNING
+    while not file.exists():
+        time.sleep(POLL)
+    with open(file, encoding="utf-8", errors="replace") as log:
+        while not log.readline().startswith(f"process {pid} "):
+            time.sleep(POLL)
+            log.seek(0)
         while True:
             for line in log:
-                _show(line.rstrip())
+                show(line.rstrip())
             time.sleep(POLL)
 
 
