@@ -83,7 +83,7 @@ def snakemake(
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", paths.NOTEBOOKS / "Snakefile"]
     command += ["--directory", directory(study), "--nolock", "--rerun-incomplete"]
-    command += ["--rerun-triggers", "mtime", "--quiet", *quiet]
+    command += ["--rerun-triggers", "mtime", "--scheduler", "greedy", "--quiet", *quiet]
     command += [*_limits(), "--cores", "all", *options]
     env = os.environ | {"VD_STUDY": study, "VD_LAUNCHER": str(os.getpid()), "PYTHONUTF8": "1"}
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
