@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # Set up everything and run a study, its tests, or JupyterLab. Start here: ./reproduce.sh
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+# what would lead elsewhere, or put another Python's packages before this environment's
+unset CDPATH PYTHONHOME PYTHONPATH PYTHONSTARTUP JUPYTER_PATH PIP_USER PIP_TARGET PIP_PREFIX
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+[ -d "${TMPDIR:-/tmp}" ] || unset TMPDIR
 ENV="$PWD/.venv"
+export PYTHONUTF8=1 # whatever the locale
 
 usage() {
     cat <<'END'
 ./reproduce.sh [STUDY] [WORKFLOW OPTIONS]   set up, then run a study of notebooks/configs (default: pocket)
 ./reproduce.sh test [PYTEST OPTIONS]        set up, then run all tests, then all notebooks
-./reproduce.sh lab                          set up, then open JupyterLab
+./reproduce.sh lab [JUPYTER OPTIONS]        set up, then open JupyterLab
 ./reproduce.sh lock                         renew environment.lock from environment.yml
 ./reproduce.sh --help                       this text
 
@@ -16,6 +20,7 @@ Workflow options go to Snakemake as they are, for example
   --dry-run             show what would run, and why, without running it
   --cores 8             use eight cores (default: all); --config threads=4 gives each job four
   --keep-going          go on with independent jobs after a failure
+A run that was interrupted or killed goes on from where it was: start it again.
 
 Environment variables
   VD_ENV=venv           use a plain venv although conda, mamba or micromamba is installed
@@ -26,6 +31,26 @@ END
 }
 
 say() { printf '\n== %s\n' "$*"; }
+
+stop() {
+    echo "./reproduce.sh: $*; ./reproduce.sh --help says more" >&2
+    exit 2
+}
+
+case "$PWD" in # neither an environment nor PATH can hold them
+    *:* | *$'\n'*) stop "move this checkout to a folder without ':' in its path" ;;
+esac
+
+check() { # $1: a study; before set-up, which takes minutes
+    local configs="${VD_CONFIGS:-notebooks/configs}"
+    configs="${configs/#\~/${HOME:-}}"
+    case "$1" in
+        */* | *.yaml) stop "write the name of the study alone, such as $(basename "$1" .yaml)" ;;
+    esac
+    [ -f "$configs/$1.yaml" ] && return
+    configs=$(cd "$configs" && echo *.yaml)
+    stop "no study and no command '$1'; studies are ${configs//.yaml/}"
+}
 
 find_python() { # Python 3.11, or the newest that the pins support
     for name in python3.11 python3.13 python3.12 python3; do
@@ -61,12 +86,6 @@ choose_torch() { # the CPU build is 200 MB, the CUDA build several GB
     fi
 }
 
-requirements() { # the pip section of environment.yml as a requirements file; $1 = lock to leave out the lock
-    sed -n '/- pip:/,$ s/^ \{6\}- //p' environment.yml |
-        { if [ "${1:-}" = lock ]; then grep -v -e --constraint; else sed "s|=environment.lock|=$PWD/environment.lock|"; fi; } |
-        sed "s|--editable=.|--editable=$PWD|"
-}
-
 make_venv() { # $1: where; $2: lock, to resolve versions anew
     local python
     if ! python=$(find_python) || ! "$python" -c 'import ensurepip' 2>/dev/null; then
@@ -76,8 +95,12 @@ make_venv() { # $1: where; $2: lock, to resolve versions anew
     echo "venv with $("$python" --version) from $python"
     "$python" -m venv --clear "$1"
     choose_torch
-    requirements "${2:-}" >"$1/requirements.txt"
-    "$1/bin/pip" install --quiet --disable-pip-version-check -r "$1/requirements.txt"
+    local lock=(--constraint environment.lock) pins
+    [ "${2:-}" != lock ] || lock=()
+    pins=$(sed -n 's/^ \{6\}- \([A-Za-z0-9._-]*==[^ ]*\).*/\1/p' environment.yml)
+    # shellcheck disable=SC2086 # a pin is a word
+    "$1/bin/python" -m pip install --quiet --disable-pip-version-check \
+        ${lock[@]+"${lock[@]}"} --editable . $pins
 }
 
 make_conda() { # $1: conda, mamba or micromamba
@@ -91,10 +114,28 @@ make_conda() { # $1: conda, mamba or micromamba
     fi
 }
 
+wait_for_setup() { # the lock on descriptor 9 ends when all processes that inherit it have ended
+    local python
+    python=$(find_python) || return 0
+    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null && return
+    say "Waiting for another set-up of $ENV"
+    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' || true # where there are locks
+}
+
+ready() { # $1: what it was set up from; the Python may be gone, or another machine's
+    [ "$(cat "$ENV/.ready" 2>/dev/null)" = "$1" ] || return
+    "$ENV/bin/python" -c 'import psutil' 2>/dev/null
+}
+
 setup() {
     local state tool=""
-    state=$(cat environment.yml environment.lock pyproject.toml | cksum)
-    if [ "$(cat "$ENV/.ready" 2>/dev/null)" != "$state $PWD" ]; then
+    state="$(cat environment.yml environment.lock pyproject.toml | cksum) $PWD"
+    if ! ready "$state"; then
+        [ -w . ] || stop "$PWD cannot be written to, and the environment is to be set up there"
+        exec 9>.setup.lock
+        wait_for_setup
+    fi
+    if ! ready "$state"; then
         say "Setting up $ENV (once; 3 to 10 minutes)"
         for tool in micromamba mamba conda ""; do
             [ "${VD_ENV:-}" != venv ] && [ -n "$tool" ] && command -v "$tool" >/dev/null && break
@@ -102,32 +143,11 @@ setup() {
         if [ -n "$tool" ]; then make_conda "$tool"; else make_venv "$ENV"; fi
         mkdir -p "$ENV/ipython/profile_default" # kernels on this machine need no warning about unencrypted TCP
         echo "get_config().Application.log_level = 40" >"$ENV/ipython/profile_default/ipython_kernel_config.py"
-        echo "$state $PWD" >"$ENV/.ready"
+        echo "$state" >"$ENV/.ready"
     fi
+    exec 9>&-
     export PATH="$ENV/bin:$PATH" PYTHONNOUSERSITE=1
     export IPYTHONDIR="$ENV/ipython" JUPYTER_PREFER_ENV_PATH=1 # this environment's kernel, not the user's
-}
-
-run_study() {
-    export VD_STUDY="$1"
-    shift
-    say "Study $VD_STUDY"
-    python -m vd "$VD_STUDY"
-    case " $* " in
-        *" --dry-run "* | *" -n "*)
-            exec snakemake --snakefile notebooks/Snakefile --quiet host --cores all "$@" ;;
-    esac
-    python -m vd "$VD_STUDY" --check-data
-    local limit=()
-    if nvidia-smi -L >/dev/null 2>&1; then limit=(--resources gpu=1); fi # one model at a time on the GPU
-    VD_PROGRESS="$(mktemp)"
-    export VD_PROGRESS
-    tail -n 0 -F "$VD_PROGRESS" 2>/dev/null &
-    trap 'kill %1 2>/dev/null; rm -f "$VD_PROGRESS"' EXIT
-    snakemake --snakefile notebooks/Snakefile --rerun-incomplete --quiet rules host ${limit[@]+"${limit[@]}"} --cores all "$@" 2>&1 |
-        { grep --line-buffered -vE '^(Select jobs|Execute [0-9]+ jobs|Finished jobid|\[.* 20[0-9]{2}\]$|$)' || true; }
-    say "Done in $((SECONDS / 60)) min $((SECONDS % 60)) s"
-    python -m vd "$VD_STUDY" --where
 }
 
 case "${1:-}" in
@@ -137,7 +157,7 @@ case "${1:-}" in
         make_venv "$tmp/venv" lock
         {
             echo "# All packages of the environment, made by ./reproduce.sh lock from environment.yml; do not edit."
-            "$tmp/venv/bin/pip" freeze --exclude-editable | sed 's/+cpu$//'
+            "$tmp/venv/bin/python" -m pip freeze --exclude-editable | sed 's/+cpu$//'
         } >"$tmp/lock"
         mv "$tmp/lock" environment.lock
         rm -rf "$tmp"
@@ -151,15 +171,20 @@ case "${1:-}" in
         python -m pytest notebooks --nbval-lax --nbval-current-env
         ;;
     lab)
+        shift
         setup
-        exec jupyter lab notebooks
+        # vd first: it finds a home folder that can be written to
+        exec python -c 'import vd, jupyterlab.labapp as lab; lab.main()' \
+            --ServerApp.root_dir="$PWD" --LabApp.default_url=/lab/tree/notebooks/00_data.ipynb "$@"
         ;;
     "" | -*)
+        check pocket
         setup
-        run_study pocket "$@"
+        exec python -m vd.launch pocket "$@"
         ;;
     *)
+        check "$1"
         setup
-        run_study "$@"
+        exec python -m vd.launch "$@"
         ;;
 esac

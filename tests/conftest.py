@@ -1,12 +1,15 @@
 """Tests and notebooks write to a folder of their own, so that no result of a study is ever touched by a test."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 import pytest
 
 # set before anything else is imported: notebooks run in processes that inherit the environment
 FOLDER = tempfile.mkdtemp(prefix="value-drifts-test-")
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 os.environ["VD_RESULTS"] = f"{FOLDER}/results"
 os.environ["VD_FIGURES"] = f"{FOLDER}/figures"
 os.environ.pop("VD_PROGRESS", None)

@@ -51,7 +51,7 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
     "vd.study_inputs": {"files", "paths", "public", "sources", "study_file"},
     "vd.study_checks": {"study_file", "study_inputs"},
     "vd.study": {"paths", "study_checks", "study_file", "study_inputs"},
-    "vd.record": {"paths"},
+    "vd.record": {"paths", "progress"},
     "vd.data": {"files", "paths", "public", "rows", "shown", "study"},
     "vd.finite": set(),
     "vd.chat": set(),
@@ -113,7 +113,7 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
     },
     "vd.plots": {"drift", "record", "shown"},
     "vd.tables": {"plots", "record", "shown"},
-    "vd.workflow": {"paths", "public"},
+    "vd.workflow": {"files", "launch", "paths", "public", "study"},
     "vd.corpora": set(),
     "vd.__main__": {
         "agreement",
@@ -134,6 +134,9 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
     "vd.files": set(),
     "vd.shown": set(),
     "vd.rows": {"files", "shown"},
+    "vd.progress": set(),
+    "vd.launch": {"paths", "record"},
+    "vd.job": {"launch", "progress", "record"},
 }
 
 

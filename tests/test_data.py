@@ -206,7 +206,7 @@ def test_data_that_cannot_be_read_is_named_before_any_work_starts(place):
     assert "row 2: empty text 'prompt'" in refused(built_from, pair, pair | {"prompt": " "})
     assert "row 1: there is none" in refused(trained_on)
     file.unlink()
-    with pytest.raises(ValueError, match=f"no data set '{file}'.*make it first"):
+    with pytest.raises(ValueError, match=f"no file {file}; make it first"):
         data.check(study_of(place, trained_on))
     data.check(study_of(place, lambda study: None))
 

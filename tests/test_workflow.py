@@ -6,14 +6,30 @@ import re
 import shutil
 import subprocess
 import time
+from base64 import urlsafe_b64encode
 
 import nbformat
 import pandas as pd
 import pytest
 import yaml
 
-from vd import drift, paths, probe, record, workflow
-from vd.study import load_study
+from vd import drift, launch, paths, probe, record, workflow
+from vd.study import ApiJudgeSettings, load_study
+
+ODD = "some where & 'more' \"x\" $HOME `id` ;%s ü"  # a place as people name them
+# notes in the folder of its log which of our corpora each notebook opens
+LOG_CORPORA = """
+import os, sys
+if "ipykernel_launcher" in sys.orig_argv:
+    import psutil
+    job = psutil.Process(os.getppid()).cmdline()
+    name = os.path.basename(job[job.index("papermill") + 1]) if "papermill" in job else "none"
+    def log(event, args):
+        if event == "open" and f"vd{os.sep}corpora" in os.path.dirname(str(args[0])):
+            with open(os.path.join(os.environ["OPENED"], name), "a") as file:
+                print(os.path.basename(args[0]), file=file)
+    sys.addaudithook(log)
+"""
 
 STANCES = [
     "run",
@@ -31,11 +47,11 @@ STANCES = [
 ]
 
 
-def snakemake(*words, env=None, check=True):
+def snakemake(*words, env=None, check=True, root=paths.ROOT):
     """Run the workflow from the repository's root; returns its whole output."""
     done = subprocess.run(
         ["snakemake", "--snakefile", "notebooks/Snakefile", "--cores", "2", *words],
-        cwd=paths.ROOT,
+        cwd=root,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -48,14 +64,17 @@ def snakemake(*words, env=None, check=True):
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     """Folders of a finished study `copy`, equal to smoke, and the environment that finds them."""
-    folder = tmp_path_factory.mktemp("workflow")
-    (folder / "configs").mkdir()
+    folder = tmp_path_factory.mktemp("workflow") / ODD
+    (folder / "configs").mkdir(parents=True)
     shutil.copy(paths.NOTEBOOKS / "configs" / "smoke.yaml", folder / "configs" / "copy.yaml")
     env = {f"VD_{name.upper()}": str(folder / name) for name in ("configs", "results", "figures")} | {
         "VD_STUDY": "copy"
     }
+    for name, text in (("sitecustomize.py", LOG_CORPORA), ("opened/none", "")):
+        record.write_text(text, folder.parent / name)
+    log = {"PYTHONPATH": f"{folder.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     start = time.monotonic()
-    snakemake("--quiet", "all", env=env)
+    snakemake("--quiet", "all", env=env | log | {"OPENED": str(folder.parent / "opened")})
     print(f"the study smoke took {time.monotonic() - start:.0f} s")
     return folder, env
 
@@ -67,18 +86,29 @@ def changed(smoke):
     file = folder / "configs" / "copy.yaml"
     before = file.read_text()
 
-    def jobs(change):
+    def jobs(change, **where):
         content = yaml.safe_load(before)
         change(content)
         file.write_text(yaml.safe_dump(content))
-        output = snakemake("--dry-run", "--printshellcmds", env=env)
-        return {
-            match.group(1) + " " + (match.group(3) or "")
-            for match in re.finditer(r"papermill notebooks/(\w+)\.ipynb .*-r STUDY copy( -r RUN (\S+))?", output)
-        }
+        return asked_for(snakemake("--dry-run", "--printshellcmds", env=env, **where))
 
     yield jobs
     file.write_text(before)
+
+
+def asked_for(output):
+    """Jobs that Snakemake's output asks for: notebook and run."""
+    commands = re.finditer(r"papermill notebooks/(\w+)\.ipynb .*-r STUDY copy( -r RUN (\S+))?", output)
+    return {match.group(1) + " " + (match.group(3) or "") for match in commands}
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    """A second checkout, with its own code and without notes of Snakemake."""
+    copy = tmp_path_factory.mktemp("second") / ODD
+    unwanted = shutil.ignore_patterns(".*", "results", "figures", "tests", "__pycache__")
+    shutil.copytree(paths.ROOT, copy, ignore=unwanted)
+    return copy
 
 
 def test_a_finished_study_starts_nothing_and_returns_in_seconds(smoke):
@@ -103,6 +133,70 @@ def test_one_learning_rate_reruns_that_run_and_what_depends_on_it(changed):
     }
 
 
+def test_equal_results_of_another_checkout_are_taken_over(smoke, second):
+    assert "Nothing to be done" in snakemake(env=smoke[1], root=second)
+    assert "Nothing to be done" in snakemake(env=smoke[1])
+
+
+def test_other_results_of_another_checkout_are_made_again(changed, second):
+    def change(study):
+        study["preference"]["dpo-support"]["learning_rate"] = 2.0e-3
+
+    assert changed(change, root=second) == changed(change) != set()
+
+
+def test_another_checkouts_code_makes_its_results_other_ones(smoke, second):
+    file = second / "vd" / "methods" / "simpo.py"
+    before = file.read_text()
+    file.write_text(before + "\nTWO = 2\n")
+    found = asked_for(snakemake("--dry-run", "--printshellcmds", env=smoke[1], root=second))
+    file.write_text(before)
+    run = "tiny-llama/sft-support/simpo-support/seed-0"
+    assert found == {
+        *(f"{job} {run}" for job in ("02_preference", "03_probe", "04_judge")),
+        *(f"{job} " for job in ("05_drift", "06_figures", "07_tables", "08_findings")),
+    }
+
+
+def test_what_another_checkout_has_made_meanwhile_is_made_again(smoke):
+    """Snakemake's own notes in this checkout say that all is well."""
+    folder, env = smoke
+    run = "tiny-llama/sft-support/dpo-support/seed-0"
+    file = folder / "results" / "copy" / run / "notebooks" / "02_preference.made"
+    before, times = file.read_text(), (file.stat().st_atime, file.stat().st_mtime)
+    file.write_text(re.sub("settings=.", "settings=x", before))
+    os.utime(file, times)
+    output = snakemake("--dry-run", "--printshellcmds", env=env)
+    file.write_text(before)
+    os.utime(file, times)
+    assert f"again, with other settings: 02_preference {run}" in output
+    assert {job for job in asked_for(output) if job.split()[1:]} == {
+        f"{job} {run}" for job in ("02_preference", "03_probe", "04_judge")
+    }
+
+
+def test_only_what_a_file_needs_is_made_for_it(changed, smoke):
+    def change(study):
+        for entry in study["preference"].values():
+            entry["learning_rate"] = 2.0e-3
+
+    assert len(changed(change)) > 10
+    run = "tiny-llama/sft-support/dpo-support/seed-0"
+    target = os.path.relpath(smoke[0] / "results" / "copy" / run / "responses.parquet", paths.ROOT)
+    output = snakemake("--dry-run", "--printshellcmds", "--", target, env=smoke[1])
+    assert asked_for(output) == {f"02_preference {run}", f"03_probe {run}"}
+
+
+def test_a_record_that_is_missing_is_a_job_that_is_not_finished(smoke):
+    folder, env = smoke
+    run = "tiny-llama/sft-support/simpo-support/seed-0"
+    file = folder / "results" / "copy" / run / "notebooks" / "03_probe.made"
+    file.rename(folder / "away")
+    output = snakemake("--dry-run", "--printshellcmds", env=env)
+    (folder / "away").rename(file)
+    assert {job for job in asked_for(output) if job.split()[1:]} == {f"03_probe {run}", f"04_judge {run}"}
+
+
 def test_a_parent_takes_its_children_along(changed):
     def change(study):
         study["sft"]["sft-support"]["learning_rate"] = 2.0e-3
@@ -125,6 +219,24 @@ def test_bootstrap_settings_touch_no_model(changed):
         "07_tables",
         "08_findings",
     }
+
+
+def test_every_corpus_that_a_notebook_opens_is_among_what_it_is_made_from(smoke, tmp_path, monkeypatch):
+    """What notebooks open was noted while they ran; what they are made from changes with the files' contents."""
+    opened = {file.name.removesuffix(".ipynb"): set(file.read_text().split())
+              for file in (smoke[0].parent / "opened").iterdir()}  # fmt: skip
+    assert opened.pop("none") == set() and len(opened) >= 5
+    corpora = shutil.copytree(paths.CORPORA, tmp_path / "corpora")
+    monkeypatch.setattr(paths, "CORPORA", corpora)
+    study = load_study("smoke")
+    before = workflow.made_from(study)
+    for name in set.union(*opened.values()):
+        with open(corpora / name, "a") as file:
+            file.write("\n")
+        after = workflow.made_from(study)
+        touched = {notebook for (notebook, run), asked in after.items() if asked != before[notebook, run]}
+        assert {notebook for notebook, names in opened.items() if name in names} <= touched, name
+        before = after
 
 
 def test_touching_a_notebook_runs_nothing(smoke):
@@ -152,6 +264,99 @@ def test_a_new_colour_retrains_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(workflow, "_file", lambda name: repainted if name == "vd.plots" else real(name))
     after = [workflow.code_hash(notebook, "sft", without) for without in ((), ("vd.plots",))]
     assert after[0] != before[0] and after[1] == before[1]
+
+
+def touched(change, study="smoke"):
+    """Notebooks that are made from something else after a change, which may give another study."""
+    study = load_study(study)
+    before = workflow.made_from(study)
+    after = workflow.made_from(change(study) or study)
+    assert before.keys() == after.keys()
+    return {notebook for (notebook, run), asked in after.items() if asked != before[notebook, run]}
+
+
+@pytest.fixture
+def edited(tmp_path, monkeypatch):
+    """Edit a module of vd, for hashes alone; returns the function that does it."""
+    real = workflow._file
+
+    def edit(module, old, new):
+        text = real(module).read_text()
+        assert old in text
+        copy = tmp_path / f"{module}.py"
+        copy.write_text(text.replace(old, new, 1))
+        monkeypatch.setattr(workflow, "_file", lambda name: copy if name == module else real(name))
+
+    return edit
+
+
+def test_what_is_said_while_working_changes_no_hash(edited):
+    assert touched(lambda _: edited("vd.progress", "every: float = 10.0", "every: float = 30.0")) == set()
+    assert touched(lambda _: edited("vd.launch", "PATIENCE = 5.0", "PATIENCE = 6.0")) == set()
+
+
+def test_a_pause_between_requests_is_code_of_studies_that_ask_a_server(edited):
+    assert touched(lambda _: edited("vd.api_client", "", "PAUSE = 1\n")) == set()
+    api = {"judge": load_study("smoke").judge.model_copy(update={"api": ApiJudgeSettings(model="m")})}
+
+    asking = load_study("smoke").model_copy(update=api)
+    before = workflow.made_from(asking)
+    edited("vd.api_client", "", "PAUSE = 2\n")
+    after = workflow.made_from(asking)
+    assert {job[0] for job in after if after[job] != before[job]} == {"04_judge"}
+
+
+def test_docstrings_and_comments_are_prose_and_code_is_the_same_in_every_python(edited):
+    assert touched(lambda _: edited("vd.drift", "import numpy as np", "import numpy as np  # numbers")) == set()
+    plain = 'def f(x: int, *, y=None) -> list[str]:\n    return [f"{x!r:>{y}} {{}}", "\\n", 1.5, ...]\n'
+    written = plain.replace("    return", '    """What it\'s for."""\n    # why\n    return')
+    assert workflow._tree(written) == workflow._tree(plain) == "10271162534c4aef"  # by Python 3.11, 3.12 and 3.13
+    assert workflow._tree(plain.replace("1.5", "2.5")) != workflow._tree(plain)
+
+
+def mirror_of(folder, *names):
+    for name in names:
+        record.write_text("{}\n", folder / name)
+    return folder
+
+
+def test_a_mirror_that_is_set_afterwards_is_read(tmp_path, monkeypatch):
+    def set_mirror(_):
+        monkeypatch.setenv("VD_DATA_DIR", str(mirror_of(tmp_path, "alpaca/train.jsonl", "argkp/arguments_dev.csv")))
+
+    assert touched(set_mirror) == {"00_stance_profile", "04_judge"}
+
+
+def test_clusters_of_prism_that_come_later_are_compared_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("VD_DATA_DIR", str(tmp_path))
+    assert touched(lambda _: mirror_of(tmp_path, "prism/clusters.csv") and None, "pocket-real") == {"00_data"}
+
+
+def test_an_ablations_name_is_in_its_figure():
+    def rename(study):
+        (ablation,) = study.ablations.values()
+        return study.model_copy(update={"ablations": {"another name": ablation}})
+
+    assert touched(rename) == {"06_figures"}
+
+
+def test_other_probes_are_compared_with_the_training_data():
+    def ask_fewer(study):
+        return study.model_copy(update={"probing": study.probing.model_copy(update={"per_topic": 1})})
+
+    assert touched(ask_fewer) == {"00_data", "03_probe"}
+
+
+def test_a_model_that_was_replaced_in_its_folder_is_another_model(tmp_path):
+    (tmp_path / "model.safetensors").write_text("weights")
+
+    def local(study, when):
+        os.utime(tmp_path / "model.safetensors", (when, when))
+        models = {name: m.model_copy(update={"source": str(tmp_path)}) for name, m in study.models.items()}
+        return workflow.made_from(study.model_copy(update={"models": models}))
+
+    before, after = local(load_study("smoke"), 1000), local(load_study("smoke"), 2000)
+    assert {job[0] for job in after if after[job] != before[job]} == {"01_sft", "02_preference", "03_probe"}
 
 
 def test_latex_has_no_bare_percent(smoke):
@@ -228,6 +433,29 @@ def test_same_study_twice_gives_identical_numbers(smoke, tmp_path):
     target = os.path.relpath(tmp_path / "results" / "copy" / "drift.csv", paths.ROOT)
     snakemake("--quiet", "all", "--", target, env=again)
     assert (tmp_path / "results/copy/drift.csv").read_bytes() == (folder / "results/copy/drift.csv").read_bytes()
+
+
+def test_making_a_file_goes_on_after_a_kill(smoke, monkeypatch):
+    """What kill -9 leaves: Snakemake's lock, its mark of an unfinished job, and half a table."""
+    for name, value in smoke[1].items():
+        monkeypatch.setenv(name, value)
+    table = paths.table("copy", "tables/drift_all.md")
+    before = table.read_text()
+    table.unlink()
+    half = paths.table("copy", "refusals.999999.part.csv")
+    half.write_text("run,")
+    unfinished = os.path.relpath(paths.table("copy", "refusals.csv"), paths.ROOT)
+    marks = {"incomplete/" + urlsafe_b64encode(unfinished.encode()).decode(): "{}", "locks/0.output.lock": unfinished}
+    for name, content in marks.items():
+        record.write_text(content, paths.ROOT / ".snakemake" / name)
+    workflow.make("copy", table)
+    assert table.read_text() == before and not half.exists()
+
+
+def test_a_study_may_be_named_like_a_number(place):
+    shutil.copy(paths.NOTEBOOKS / "configs" / "smoke.yaml", place / "configs" / "2024.yaml")
+    code, said = launch.snakemake("2024", ["--dry-run", "--printshellcmds"], quiet=["host"])
+    assert code == 0 and len([line for line in said if "papermill" in line and "-r STUDY 2024" in line]) == 26
 
 
 def test_a_file_is_whole_or_absent(tmp_path):

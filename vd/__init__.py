@@ -6,6 +6,7 @@ Data flows one way: study -> data -> methods (training) -> checkpoints -> probe 
 
 import os
 import warnings
+from pathlib import Path
 
 # Executed notebooks are evidence: progress bars and advice of libraries do not belong in them.
 # A variable that is already set wins.
@@ -19,3 +20,29 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 # The pinned TRL and peft still ask transformers 5.23 for a property under its old name.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+
+def _find_home() -> None:
+    """Where the home folder is missing or cannot be written to, as in containers, take another one.
+
+    Snakemake, Jupyter, matplotlib and numba keep files there and would stop. What the hub's library
+    has kept in the old one (models, a token) can still be read.
+    """
+    home = Path(os.path.expanduser("~"))
+    if home.is_dir() and os.access(home, os.W_OK):
+        return
+    import tempfile
+
+    folder = Path(tempfile.gettempdir(), f"value-drifts-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid():  # somebody else could lay files there
+        folder = Path(tempfile.mkdtemp(prefix="value-drifts-"))
+    hub = home / ".cache" / "huggingface"
+    if hub.is_dir():
+        os.environ.setdefault("HF_HUB_CACHE", str(hub / "hub"))
+        os.environ.setdefault("HF_TOKEN_PATH", str(hub / "token"))
+    os.environ["HOME"] = str(folder)
+    os.environ.setdefault("USER", str(os.getuid()))  # a user without a name has no home either
+
+
+_find_home()

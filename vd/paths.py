@@ -2,8 +2,9 @@
 
 A run id is the run's lineage: `model/base/seed-S`, `model/SFT run/seed-S` or `model/SFT run/preference run/seed-S`;
 it is also the run's folder under `results/<study>/` and the value of the column `run` in every table.
-The environment variables VD_CONFIGS, VD_RESULTS and VD_FIGURES move the folders of studies, results and
-figures; relative ones are meant from the repository's root.
+The environment variables VD_CONFIGS, VD_RESULTS, VD_FIGURES and VD_CACHE move the folders of
+studies, results, figures and of what is kept for all studies; relative ones are meant from the
+repository's root, and `~` is the home folder.
 """
 
 import os
@@ -15,25 +16,30 @@ CORPORA = ROOT / "vd" / "corpora"
 PROMPTS = ROOT / "vd" / "prompts"
 
 
+def place(variable: str, default: str = "") -> Path:
+    """The folder that an environment variable names; not set, or empty, it means the default."""
+    return _from_root(os.environ.get(variable) or default)
+
+
 def cache() -> Path:
     """Folder of models, trained judges and paid judgements, of all studies (VD_CACHE or ~/.cache/value-drifts)."""
-    return Path(os.environ.get("VD_CACHE", "~/.cache/value-drifts")).expanduser()
+    return place("VD_CACHE", "~/.cache/value-drifts")
 
 
 def results(study: str) -> Path:
     """Folder of a study's tables and runs."""
-    return ROOT / os.environ.get("VD_RESULTS", "results") / study
+    return place("VD_RESULTS", "results") / study
 
 
 def figures(study: str) -> Path:
     """Folder of a study's figures, each with its data beside it."""
-    return ROOT / os.environ.get("VD_FIGURES", "figures") / study
+    return place("VD_FIGURES", "figures") / study
 
 
 def data_file(name: str) -> Path:
     """A file that a study names, from the repository's root; one in results/ is meant to follow VD_RESULTS."""
     head, _, rest = name.partition("/")
-    return ROOT / os.environ.get("VD_RESULTS", "results") / rest if head == "results" else ROOT / name
+    return results(rest) if head == "results" else _from_root(name)
 
 
 def run(study: str, run_id: str) -> Path:
@@ -109,7 +115,7 @@ def figure(study: str, name: str) -> Path:
 
 def configs() -> Path:
     """Folder of the studies."""
-    return ROOT / os.environ.get("VD_CONFIGS", "notebooks/configs")
+    return place("VD_CONFIGS", "notebooks/configs")
 
 
 def prompt(name: str) -> Path:
@@ -125,3 +131,17 @@ def config(study: str) -> Path:
 def notebook(name: str) -> Path:
     """A numbered notebook by its name without ending."""
     return NOTEBOOKS / f"{name}.ipynb"
+
+
+def executed(study: str, notebook: str, run_id: str | None = None) -> Path:
+    """Where a notebook executed for a run, or for the whole study, is kept."""
+    return (run(study, run_id) if run_id else results(study)) / "notebooks" / f"{notebook}.ipynb"
+
+
+def made(study: str, notebook: str, run_id: str | None = None) -> Path:
+    """The record, beside an executed notebook, of what it was made from; written last of all."""
+    return executed(study, notebook, run_id).with_suffix(".made")
+
+
+def _from_root(name: str) -> Path:
+    return ROOT / Path(name).expanduser()

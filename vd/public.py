@@ -319,7 +319,7 @@ def _words(row: dict) -> int:
 
 def mirror() -> Path | None:
     """The folder of local copies of public data sets, VD_DATA_DIR (relative: to the repository); None if not set."""
-    return paths.ROOT / os.environ["VD_DATA_DIR"] if os.environ.get("VD_DATA_DIR") else None
+    return paths.place("VD_DATA_DIR") if os.environ.get("VD_DATA_DIR") else None
 
 
 def mirrored(name: str) -> Path | None:

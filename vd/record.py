@@ -6,35 +6,54 @@ Every table, figure and record goes through `replace`, so a reader never sees a 
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
+import psutil
 
 from vd import paths
+from vd.progress import Progress as Progress  # apart, since no number depends on it
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "numpy", "pandas", "scikit-learn")
 
 
 @contextmanager
 def replace(path: Path):
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if not."""
+    """Yield a temporary path beside `path`, which takes its place if the block succeeds.
+
+    What is renamed has reached the disk, so a power cut leaves the old file or the new one. A
+    process that is killed leaves its part, which `remove_parts` finds by its name.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield part
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def write_table(frame: pd.DataFrame, path: Path) -> Path:
+def remove_parts(folder: Path) -> None:
+    """Remove what `replace` left in a folder, and below it, in processes that were killed."""
+    for part in folder.rglob("*.part*"):
+        pid = re.search(r"\.(\d+)\.part(\.\w+)?$", part.name)
+        if pid and not psutil.pid_exists(int(pid[1])):
+            part.unlink(missing_ok=True)
+
+
+def write_table(frame: "pd.DataFrame", path: Path) -> Path:
     """Write a table atomically as parquet or CSV, whichever the path's ending says."""
     with replace(path) as part:
         frame.to_parquet(part, index=False) if path.suffix == ".parquet" else frame.to_csv(part, index=False)
@@ -44,7 +63,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> Path:
 def write_text(text: str, path: Path) -> Path:
     """Write a text file atomically."""
     with replace(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
     return path
 
 
@@ -55,7 +74,7 @@ def write_json(content: dict, path: Path) -> Path:
 
 def read_json(path: Path) -> dict:
     """Read a JSON file."""
-    return json.loads(Path(path).read_text())
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 class Timer:
@@ -132,37 +151,7 @@ def _git_commit() -> str | None:
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
-        for line in info.read_text().splitlines():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-class Progress:
-    """Progress of one stage of one run, one line at most every `every` seconds, to the file named by VD_PROGRESS.
-
-    `reproduce.sh` shows that file. Nothing is printed, so an executed notebook holds results and no clock times.
-    """
-
-    def __init__(self, stage: str, run_id: str, total: int, every: float = 10.0):
-        self.stage, self.run_id, self.total, self.every = stage, run_id, total, every
-        self.start = self.last = time.monotonic()
-        self.first = 0
-
-    def resume(self, done: int) -> None:
-        """Start counting from `done` units, for a stage that continues an interrupted one."""
-        self.first = done
-
-    def __call__(self, done: int, note: str = "") -> None:
-        """Report `done` of `total` units."""
-        now = time.monotonic()
-        if (now - self.last < self.every and done < self.total) or "VD_PROGRESS" not in os.environ:
-            return
-        self.last = now
-        left = (now - self.start) / max(done - self.first, 1) * (self.total - done)
-        line = (
-            f"{datetime.now():%H:%M:%S}  {self.stage:<6} {self.run_id}  {done}/{self.total}"
-            f"  about {left:.0f} s left  {note}".rstrip()
-        )
-        with open(os.environ["VD_PROGRESS"], "a") as log:
-            log.write(line + "\n")
