@@ -33,6 +33,7 @@ def label(reply):
 
 
 MISSING = object()
+NESTED = json.loads("[" * 800 + "]" * 800)
 CONTENT, REFUSAL = "choices.0.message.content", "choices.0.message.refusal"
 LOGPROBS = "choices.0.logprobs"
 FIRST = f"{LOGPROBS}.content.0"
@@ -147,6 +148,9 @@ BROKEN = {
     "content true": (CONTENT, True),
     "content a mapping": (CONTENT, {"label": "support"}),
     "content of numbers": (CONTENT, [1, 2]),
+    "content of lists": (CONTENT, [["support"]]),
+    "content that nests": (CONTENT, NESTED),
+    "an error that nests": ("error", NESTED),
     "refusal true": (REFUSAL, True),
     "refusal a number": (REFUSAL, 1),
     "refusal a mapping": (REFUSAL, {"why": "no"}),

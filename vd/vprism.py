@@ -260,16 +260,17 @@ def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFr
 
 
 def _said(answer: dict | None) -> dict | None:
-    """The JSON object in a writer's answer; None if there is none, which was paid for all the same and so is kept."""
+    """The JSON object in a writer's answer; None if there is none, which is kept: it was paid for."""
     return answers.with_keys((answer or {}).get("content", ""), "value_laden", "on_topic")
 
 
 def _read(answer: dict | None) -> dict:
     """What a writer's answer says; one that cannot be read confirms nothing."""
     said = _said(answer) or {}
-    question, polarity = said.get("question"), POLARITIES.get(str(said.get("polarity")))
-    right = all(str(said.get(name)).lower() == "true" for name in ("value_laden", "on_topic"))
-    if not right or not isinstance(question, str) or not question.strip() or polarity is None:
+    scalars = {name: str(value) for name, value in said.items() if isinstance(value, str | int | float)}
+    question, polarity = scalars.get("question", ""), POLARITIES.get(scalars.get("polarity"))
+    right = all(scalars.get(name, "").lower() == "true" for name in ("value_laden", "on_topic"))
+    if not right or not isinstance(said["question"], str) or not question.split() or polarity is None:
         return {"confirmed": False, "polarity": 0, "question": None}
     return {"confirmed": True, "polarity": polarity, "question": " ".join(question.split())}
 
