@@ -195,7 +195,7 @@ def test_a_judge_that_gives_no_label_at_all_says_so_and_what_to_do(server):
     server.logprobs = server.structured = False
     server.fault = lambda n, request: ("say", "<think>Well, the reply") if number(request) is not None else None
     for _ in range(2):
-        with pytest.raises(ServerError, match=r"judge-2026-01-01 gave no label to any of 12 replies \(12 unclear"):
+        with pytest.raises(ServerError, match=r"judge-2026-01-01 judged none of 12 replies \(12 unclear"):
             judge(server, votes=2).judge(replies(12))
     assert len(asked(server)) == 24
     assert judge(server, votes=2).judge(replies(3))["status"].eq("unclear").all()

@@ -134,6 +134,6 @@ def test_mistakes_of_a_judge_are_one_line_on_the_command_line(server, place, mon
 def test_a_judge_without_a_label_stops_the_notebook_with_what_to_do(server, place):
     server.logprobs = server.structured = False
     server.fault = lambda number, request: ("say", "Hm, well.")
-    with pytest.raises(papermill.PapermillExecutionError, match="judge-1 gave no label to any of .* replies"):
+    with pytest.raises(papermill.PapermillExecutionError, match="judge-1 judged none of .* replies"):
         notebook(place)
-    assert "gave no label to any of 44 replies (44 unclear" in vd("--judge").stderr
+    assert "judged none of 44 replies (44 unclear" in vd("--judge").stderr

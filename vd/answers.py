@@ -2,8 +2,8 @@
 
 Servers answer in more shapes than the specification of chat completions. Whatever comes, `read`
 gives an answer whose parts have the types that they should, or raises `Unreadable`; nothing else.
-The direct way, the Batch API, the teacher and the writer read by it, and kept answers pass it again.
-An answer is a dict:
+The direct way, the Batch API, the teacher and the writer read by it, and kept answers pass it once
+more. An answer is a dict:
 
     content        what the model said, without its thoughts; "" for nothing
     refusal        why it would not, or None
@@ -39,17 +39,17 @@ END_TOKENS = re.compile(r"(?:(?:<\|\w+\|>|</s>|<eos>|<end_of_turn>)\s*)+\Z")
 # label that it names.
 APOSTROPHES = dict.fromkeys(map(ord, "’‘ʼ´`＇′"), "'")
 NEGATION = re.compile(
-    r"\b(?:no|not|nor|non|none|neither|never|nobody|nothing|nowhere|nope|nay|cannot|hardly|scarcely|"
-    r"barely|false|falsely|untrue|lacking|absent|missing|withdrawn|"
-    r"(?:do|does|did|ca|wo|is|are|was|were|has|have|had|would|could|should|must|need|might|ai|sha)nt"
-    r")\b|n[' ]+t\b"
+    r"\b(?:no|not|nor|non|none|neither|never|nobody|nothing|nowhere|nope|nay|cannot|hardly|"
+    r"scarcely|barely|false|falsely|untrue|lacking|absent|missing|withdrawn|"
+    r"(?:do|does|did|ca|wo|is|are|was|were|has|have|had|would|could|should|must|need|might|ai|sha)"
+    r"nt)\b|n[' ]+t\b"
 )
 REVERSAL = re.compile(
     r"\b(?:without|unable|unwilling|unlikely|impossible|reluctan\w+|hesita\w+|fail\w*|refus\w+|"
-    r"declin\w+|reject\w*|den(?:y|ies|ied|ying)|avoid\w*|stop\w*|ceas\w+|lack\w*|withdr\w+|withh\w+|"
-    r"disavow\w*|disclaim\w*|disput\w+|doubt\w*|pretend\w*|undermin\w+|rarely|seldom|few|little|less|"
-    r"wrong|incorrect|opposite|contrary|against|despite|from|short of|but|instead of|than|hard|"
-    r"difficult|whether|if|unless|zero|anti|un|dis|pseudo)"
+    r"declin\w+|reject\w*|den(?:y|ies|ied|ying)|avoid\w*|stop\w*|ceas\w+|lack\w*|withdr\w+|"
+    r"withh\w+|disavow\w*|disclaim\w*|disput\w+|doubt\w*|pretend\w*|undermin\w+|rarely|seldom|few|"
+    r"little|less|wrong|incorrect|opposite|contrary|against|despite|from|short of|but|instead of|"
+    r"than|hard|difficult|whether|if|unless|zero|anti|un|dis|pseudo)"
     rf"[ -]+(?:[\w']+ +){{0,5}}?{LABEL}|[¬!~]\s*{LABEL}"
 )
 DATED = re.compile(r"-\d{4}-\d\d-\d\d|-\d\d-\d\d|-(?:\d{3,4}|\d{6}|\d{8})|@\S+")
@@ -110,7 +110,7 @@ def kept(text: str) -> dict | None:
 
 
 def answer(content, refusal, finish_reason, tokens, model, tokens_in, tokens_out) -> dict:
-    """An answer (see the module) from parts of any type; raises Unreadable if one that counts is wrong."""
+    """An answer (see the module) from parts of any type; raises Unreadable."""
     return {
         "content": without_thoughts(_text(content, "content")),
         "refusal": _text(refusal or None, "refusal") or None,
@@ -150,7 +150,8 @@ def is_from(answered: str | None, asked: str, also: str | None = None) -> bool:
     """
     if not answered or answered in (asked, also):
         return True
-    one, two = (re.sub(r"[:-]latest$|\.gguf$", "", name.strip().casefold()) for name in (asked, answered))
+    names = (name.strip().casefold() for name in (asked, answered))
+    one, two = (re.sub(r"[:-]latest$|\.gguf$", "", name) for name in names)
     if ("/" in one) != ("/" in two):
         one, two = (name.rsplit("/", 1)[-1] for name in (one, two))
     return two == one or bool(two.startswith(one) and DATED.fullmatch(two[len(one) :]))
@@ -260,7 +261,7 @@ def _first_position(logprobs):
 
 
 def _tokens(pairs) -> list[list] | None:
-    """[[token, log-probability], ...]; None if one is no such pair, or all together are impossible."""
+    """[[token, log-probability], ...]; None if one is no such pair, or their sum impossible."""
     if not isinstance(pairs, list) or not pairs:
         return None
     found = {}  # one that is listed twice counts once
