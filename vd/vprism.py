@@ -235,7 +235,7 @@ def write(settings: VPrismSettings, drawn: pd.DataFrame, file: Path) -> pd.DataF
 
 def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
     """See `confirm`. Answers are kept, like those of an API judge, under a hash of what was asked."""
-    writer, asks = settings.writer, yaml.safe_load(paths.prompt(PROMPT).read_text())["template"]
+    writer, asks = settings.writer, yaml.safe_load(paths.prompt(PROMPT).read_bytes())["template"]
     propositions = data.topics().set_index("topic")["proposition"]
     requests = {}
     for row in candidates.itertuples():
