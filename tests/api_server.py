@@ -1,8 +1,9 @@
 """A server on this machine that speaks chat completions, files and batches, and fails as it is told.
 
-`RIGHT`, `VOTES`, `BROKEN` and `NO_LABEL` are shapes in which servers answer beside the specification: those that are
-read as if they were in it, those with log-probabilities that cannot be gone by, those that are no answer, and words
-that name a label and give none. A shape is what is put where in a completion, or a function of the whole of it.
+`RIGHT`, `VOTES`, `BROKEN` and `NO_LABEL` are shapes in which servers answer beside the
+specification: those that are read as if they were in it, those with log-probabilities of no use,
+those that are no answer, and words that name a label and give none. A shape is what is put where in
+a completion, or a function of the whole of it.
 
 Its stance on a reply is a function of the reply's text, so that a row that was mixed up shows. `python
 tests/api_server.py PORT LATENCY` runs one by itself, for the benchmark.
@@ -33,6 +34,8 @@ def label(reply):
 
 
 MISSING = object()
+SEPARATORS = {"id": "\u2028\u2029\x85\x0c"}
+NESTED = json.loads("[" * 800 + "]" * 800)
 CONTENT, REFUSAL = "choices.0.message.content", "choices.0.message.refusal"
 LOGPROBS = "choices.0.logprobs"
 FIRST = f"{LOGPROBS}.content.0"
@@ -42,15 +45,30 @@ RIGHT = {
     "content in strings": (CONTENT, lambda text: [text[:2], text[2:]]),
     "content after a thinking part": (
         CONTENT,
-        lambda text: [{"type": "thinking", "thinking": [{"type": "text", "text": "oppose?"}]}, {"type": "text", "text": text}],
+        lambda text: [
+            {"type": "thinking", "thinking": [{"type": "text", "text": "oppose?"}]},
+            {"type": "text", "text": text},
+        ],
     ),
-    "content of a value": (CONTENT, lambda text: [{"type": "text", "text": {"value": text, "annotations": []}}]),
-    "content after thoughts": (CONTENT, "<think>\nsupport, neutral or oppose?\n</think>\n\n{}".format),
-    "content after the end of thoughts": (CONTENT, "It may support or oppose.\n</think>\n\n{}".format),
+    "content of a value": (
+        CONTENT,
+        lambda text: [{"type": "text", "text": {"value": text, "annotations": []}}],
+    ),
+    "content after thoughts": (
+        CONTENT,
+        "<think>\nsupport, neutral or oppose?\n</think>\n\n{}".format,
+    ),
+    "content after the end of thoughts": (
+        CONTENT,
+        "It may support or oppose.\n</think>\n\n{}".format,
+    ),
     "content in capitals": (CONTENT, str.upper),
     "content with an end token": (CONTENT, "{}<|im_end|>".format),
     "content in a fence": (CONTENT, "```json\n{}\n```".format),
-    "reasoning beside content": ("choices.0.message.reasoning_content", "It does not support, it may oppose."),
+    "reasoning beside content": (
+        "choices.0.message.reasoning_content",
+        "It does not support, it may oppose.",
+    ),
     "refusal missing": (REFUSAL, MISSING),
     "refusal empty": (REFUSAL, ""),
     "refusal a list": (REFUSAL, []),
@@ -79,22 +97,31 @@ RIGHT = {
     "error null": ("error", None),
     "tool_calls null": ("choices.0.message.tool_calls", None),
     "more choices": ("choices", lambda choices: [*choices, None]),
-    "tokens with marks": (TOP, lambda top: [t | {"token": t["token"].replace(" ", "Ġ")} for t in top]),
-    "tokens with other marks": (TOP, lambda top: [t | {"token": t["token"].replace(" ", "▁")} for t in top]),
+    "tokens with marks": (
+        TOP,
+        lambda top: [t | {"token": t["token"].replace(" ", "Ġ")} for t in top],
+    ),
+    "tokens with other marks": (
+        TOP,
+        lambda top: [t | {"token": t["token"].replace(" ", "▁")} for t in top],
+    ),
     "tokens twice": (TOP, lambda top: top + top),
     "token that cannot be": (TOP, lambda top: [*top, {"token": "-inf", "logprob": -math.inf}]),
     "token that hardly can be": (TOP, lambda top: [*top, {"token": "oppose", "logprob": -9999.0}]),
     "token with half a character": (TOP, lambda top: [*top, {"token": "\ud83d", "logprob": -20.0}]),
     "byte order mark": lambda whole: b"\xef\xbb\xbf" + json.dumps(whole).encode(),
-    "bytes that are no text": lambda whole: json.dumps(whole | {"id": "?"}).encode().replace(b"?", b"\xff\xfe"),
-    "unescaped separators": lambda whole: json.dumps(whole | {"id": "\u2028\u2029\x85"}, ensure_ascii=False),
+    "bytes that are no text": lambda whole: json.dumps(whole).encode()[:-1] + b', "x": "\xff\xfe"}',
+    "unescaped separators": lambda whole: json.dumps(whole | SEPARATORS, ensure_ascii=False),
 }
 VOTES = {
     "logprobs missing": (LOGPROBS, MISSING),
     "logprobs null": (LOGPROBS, None),
     "logprobs empty": (LOGPROBS, {}),
     "logprobs a text": (LOGPROBS, "x"),
-    "logprobs of old": (LOGPROBS, {"tokens": ["sup"], "token_logprobs": [-0.1], "top_logprobs": [{"sup": -0.1}]}),
+    "logprobs of old": (
+        LOGPROBS,
+        {"tokens": ["sup"], "token_logprobs": [-0.1], "top_logprobs": [{"sup": -0.1}]},
+    ),
     "logprobs of nothing": (f"{LOGPROBS}.content", None),
     "logprobs of no token": (f"{LOGPROBS}.content", []),
     "logprobs of a null": (f"{LOGPROBS}.content", [None]),
@@ -119,7 +146,10 @@ VOTES = {
     "logprob huge": (f"{TOP}.0.logprob", 1e6),
     "logprob beyond numbers": (f"{TOP}.0.logprob", 10**400),
     "all as likely as can be": (TOP, lambda top: [t | {"logprob": 0.0} for t in top]),
-    "probabilities, no logarithms": (TOP, lambda top: [t | {"logprob": math.exp(t["logprob"])} for t in top]),
+    "probabilities, no logarithms": (
+        TOP,
+        lambda top: [t | {"logprob": math.exp(t["logprob"])} for t in top],
+    ),
 }
 BROKEN = {
     "null": lambda whole: "null",
@@ -147,11 +177,14 @@ BROKEN = {
     "content true": (CONTENT, True),
     "content a mapping": (CONTENT, {"label": "support"}),
     "content of numbers": (CONTENT, [1, 2]),
+    "content of lists": (CONTENT, [["support"]]),
+    "content that nests": (CONTENT, NESTED),
+    "an error that nests": ("error", NESTED),
     "refusal true": (REFUSAL, True),
     "refusal a number": (REFUSAL, 1),
     "refusal a mapping": (REFUSAL, {"why": "no"}),
     "an error": lambda whole: json.dumps({"error": {"message": "overloaded", "code": 502}}),
-    "an error without a number": lambda whole: json.dumps({"error": {"message": "overloaded", "code": None}}),
+    "an error without a number": lambda whole: '{"error": {"message": "no", "code": null}}',
     "an error in words": lambda whole: json.dumps({"error": "Unexpected endpoint or method."}),
     "an error beside choices": ("error", {"message": "overloaded"}),
     "an error in the choice": ("choices.0.error", {"code": 502, "message": "overloaded"}),
@@ -212,10 +245,21 @@ class ApiServer:
     def __init__(self, port=0, latency=0.0):
         self.latency, self.fault = latency, lambda number, request: None
         self.logprobs, self.structured, self.unknown = True, True, set()  # keys that it refuses
-        self.requests, self.keys, self.files, self.batches, self.flying, self.most = [], [], {}, {}, 0, 0
+        self.requests, self.keys, self.files, self.batches, self.flying, self.most = (
+            [],
+            [],
+            {},
+            {},
+            0,
+            0,
+        )
         self.headers, self.dribble, self.per_page = {}, 0.05, 100
         self.route_fault = lambda method, path: None
-        self.polls_to_end, self.line_fault, self.batch_end = 1, lambda body, batch: None, lambda batch: "completed"
+        self.polls_to_end, self.line_fault, self.batch_end = (
+            1,
+            lambda body, batch: None,
+            lambda batch: "completed",
+        )
         self.loop = asyncio.new_event_loop()
         self.server = self.loop.run_until_complete(asyncio.start_server(self.serve, "127.0.0.1", port, backlog=512))
         self.port = self.server.sockets[0].getsockname()[1]
@@ -271,19 +315,31 @@ class ApiServer:
                               "purpose": "batch", "status": "processed"})  # fmt: skip
         if path.startswith("/v1/files/"):
             content = self.files.get(path.split("/")[3])
-            return http(404, {"error": {"message": "no such file"}}) if content is None else http(200, content)
+            if content is None:
+                return http(404, {"error": {"message": "no such file"}})
+            return http(200, content)
         if path == "/v1/batches" and method == "POST":
             asked = json.loads(body)
             name = f"batch-{len(self.batches)}"
-            new = {"id": name, "object": "batch", "created_at": 0, "status": "validating", "completion_window": "24h"}
-            self.batches[name] = new | {"polls": 0, **{k: asked[k] for k in ("input_file_id", "metadata", "endpoint")}}
+            new = {
+                "id": name,
+                "object": "batch",
+                "created_at": 0,
+                "status": "validating",
+                "completion_window": "24h",
+            }
+            self.batches[name] = new | {
+                "polls": 0,
+                **{k: asked[k] for k in ("input_file_id", "metadata", "endpoint")},
+            }
             return None if self.route_fault("made", path) else http(200, self.batches[name])
         if path == "/v1/batches":
             after = parse_qs(query).get("after", [None])[0]
             names = list(self.batches)
             names = names[names.index(after) + 1 :] if after else names
             page = [self.batches[name] for name in names[: self.per_page]]
-            return http(200, {"object": "list", "data": page, "has_more": len(names) > self.per_page})
+            more = len(names) > self.per_page
+            return http(200, {"object": "list", "data": page, "has_more": more})
         batch = self.batches[path.split("/")[3]]
         batch["polls"] += 1
         if batch["polls"] >= self.polls_to_end and "output_file_id" not in batch:
@@ -300,8 +356,9 @@ class ApiServer:
             if isinstance(fault, tuple) or callable(fault):
                 body = shaped(self.completion(asked["body"]), fault)
                 body = body if isinstance(body, str) else body.decode("utf-8-sig", "replace")
-                # unescaped, as some servers write it
-                rows["output"].append('{"custom_id": "%s", "response": {"status_code": 200, "body": %s}}' % (asked["custom_id"], body))
+                line = f'{{"custom_id": "{asked["custom_id"]}", "response": {{"status_code": 200, '
+                line += '"body": '
+                rows["output"].append(f"{line}{body}}}}}")  # unescaped, as some servers write it
                 continue
             if isinstance(fault, dict):
                 row |= fault
@@ -335,7 +392,10 @@ class ApiServer:
             case ("model", name):
                 return http(200, self.completion(request) | {"model": name})
             case ("reply", content, reason):
-                return http(200, shaped(self.completion(request, content), ("choices.0.finish_reason", reason)))
+                return http(
+                    200,
+                    shaped(self.completion(request, content), ("choices.0.finish_reason", reason)),
+                )
             case "stall":
                 await asyncio.sleep(60)
                 return None

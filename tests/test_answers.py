@@ -1,4 +1,4 @@
-"""Reading what servers say: right values from every shape that is an answer, one error for all that is none."""
+"""Reading what servers say: a right value from every shape of an answer, else one error."""
 
 import json
 
@@ -28,10 +28,14 @@ def read(shape, **asked):
 def test_shapes_beside_the_specification_are_read_as_in_it(shape):
     by_tokens = api_judge.by_tokens(read(shape, logprobs=True, top_logprobs=20))
     right = np.array(shares("Reply 1.")) / 0.97
-    assert np.allclose(by_tokens[:3], right, atol=1e-6) and by_tokens[3:6] == (label("Reply 1."), "ok", "logprobs")
+    assert np.allclose(by_tokens[:3], right, atol=1e-6) and by_tokens[3:6] == (
+        label("Reply 1."),
+        "ok",
+        "logprobs",
+    )
 
 
-TOKENS = [shape for shape in RIGHT.values() if "logprobs" in str(shape[0] if isinstance(shape, tuple) else "")]
+TOKENS = [shape for shape in RIGHT.values() if "logprobs" in str(shape)]
 
 
 @pytest.mark.parametrize("structured", [True, False])
@@ -62,7 +66,8 @@ def test_what_is_no_answer_is_repeated_and_said_with_server_and_fix(shape):
     trouble = digest(200, {}, body.encode(), SETTINGS, read_answer)
     assert isinstance(trouble, Trouble) and trouble.passes
     said = str(trouble.error(SETTINGS))
-    assert said.startswith("http://localhost:1/v1: ") and "run again to go on" in said and "\n" not in said
+    assert said.startswith("http://localhost:1/v1: ") and "run again to go on" in said
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize("text", NO_LABEL)
@@ -93,7 +98,10 @@ def test_every_apostrophe_negates(apostrophe):
         ('Here it is: {"label": "oppose"}', "oppose"),
         ("<think>It does not oppose it.</think>support", "support"),
         ("[THINK]oppose[/THINK]support", "support"),
-        ("<|channel|>analysis<|message|>oppose<|end|><|start|>assistant<|channel|>final<|message|>support", "support"),
+        (
+            "<|channel|>analysis<|message|>oppose<|end|><|channel|>final<|message|>support",
+            "support",
+        ),
         ("the opposite", None),
         ("unopposed", None),
         ("what?", None),
@@ -163,15 +171,35 @@ def test_who_answered_is_who_was_asked_or_a_dated_form_of_it(asked, answered, sa
 def test_kept_answers_pass_the_same_reader():
     answer = read(RIGHT["tokens twice"], logprobs=True, top_logprobs=20)
     assert answers.kept(json.dumps(answer)) == answer
-    old = answer | {"content": [{"type": "text", "text": "support"}], "tokens": [["support", None]], "refusal": ""}
-    assert answers.kept(json.dumps(old)) == answer | {"content": "support", "tokens": None, "refusal": None}
-    for broken in ({"content": 5}, {"content": "x", "refusal": True}, {"refusal": None}, [], None, "x"):
+    old = answer | {
+        "content": [{"type": "text", "text": "support"}],
+        "tokens": [["support", None]],
+        "refusal": "",
+    }
+    assert answers.kept(json.dumps(old)) == answer | {
+        "content": "support",
+        "tokens": None,
+        "refusal": None,
+    }
+    for broken in (
+        {"content": 5},
+        {"content": "x", "refusal": True},
+        {"refusal": None},
+        [],
+        None,
+        "x",
+    ):
         assert answers.kept(json.dumps(broken)) is None
-    assert answers.kept("{") is None and answers.kept(b"\xff") is None and answers.kept(None) is None
+    for broken in ("{", b"\xff", None):
+        assert answers.kept(broken) is None
 
 
 def test_objects_are_found_fenced_nested_and_among_words():
-    for text in ('{"a": 1, "b": {}}', 'So {here}: ```json\n{"a": 1, "b": {}}\n```', '{"x": {"a": 1, "b": {}}}'):
+    for text in (
+        '{"a": 1, "b": {}}',
+        'So {here}: ```json\n{"a": 1, "b": {}}\n```',
+        '{"x": {"a": 1, "b": {}}}',
+    ):
         assert answers.with_keys(text, "a", "b") == {"a": 1, "b": {}}
     assert answers.with_keys('{"a": 1}', "a", "b") is None
     assert answers.with_keys('{"a":' * 100_000, "a") is None
@@ -180,7 +208,15 @@ def test_objects_are_found_fenced_nested_and_among_words():
 def test_the_key_is_blanked_whole_cut_and_in_another_case(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", " sk-secret-0123456789\n")
     key = "sk-secret-0123456789"
-    for said in (key, key.upper(), key[:9], key[5:12], key[-6:], f"{key[:10]} {key[10:]}", f"{key[:6]}…{key[-4:]}"):
+    for said in (
+        key,
+        key.upper(),
+        key[:9],
+        key[5:12],
+        key[-6:],
+        f"{key[:10]} {key[10:]}",
+        f"{key[:6]}…{key[-4:]}",
+    ):
         shown = api_key.blank(f"no, {said}!")
         assert not [n for n in range(len(key) - 3) if key[n : n + 4] in shown.lower()]
         assert shown.startswith("no, ***") and shown.endswith("***!")

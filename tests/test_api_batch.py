@@ -132,7 +132,11 @@ def test_the_budget_holds_for_batches(server):
 
 def of(number, fault):
     """A fault of the line about one reply, in the first batch."""
-    return lambda body, batch: fault if batch["id"] == "batch-0" and reply_of(body) == number else None
+
+    def line(body, batch):
+        return fault if batch["id"] == "batch-0" and reply_of(body) == number else None
+
+    return line
 
 
 def test_separators_inside_a_text_do_not_end_a_line(server):
@@ -150,10 +154,14 @@ def test_separators_inside_a_text_do_not_end_a_line(server):
 def test_batches_are_read_by_the_same_reader(server):
     right, broken = list(RIGHT.values()), list(BROKEN.values())
     shapes = right + broken
-    server.line_fault = lambda body, batch: shapes[reply_of(body)] if batch["id"] == "batch-0" else None
+
+    def line(body, batch):
+        return shapes[reply_of(body)] if batch["id"] == "batch-0" else None
+
+    server.line_fault = line
     rows = replies(len(shapes))
     assert_right(rows, judge(server, batch=True).judge(rows))
-    assert sizes(server) == [len(shapes), len(broken)], "lines that are no answer are submitted again"
+    assert sizes(server) == [len(shapes), len(broken)], "what is no answer is submitted again"
 
 
 ROWS = {
@@ -184,7 +192,8 @@ def test_a_line_that_is_there_twice_is_paid_for_once_and_the_readable_one_counts
         first = json.loads(lines[0])
         other = dict(zip("id", "o", strict=False)) | first | {"response": None}
         false = json.loads(lines[1]) | {"custom_id": first["custom_id"]}
-        server.files["batch-0-output"] = "\n".join(map(json.dumps, [other, first, false])) + "\n" + lines[1]
+        rows = [*map(json.dumps, [other, first, false]), lines[1]]
+        server.files["batch-0-output"] = "\n".join(rows)
         return "completed"
 
     server.batch_end = twice
@@ -205,23 +214,31 @@ def test_a_batch_under_way_is_found_among_hundreds(server, monkeypatch, others):
     ours = server.batches.pop("batch-0")
     for n in range(others):
         odd = [None, {}, {"by": "value-drifts"}, "x", ["by"]][n]
-        server.batches[f"other-{n}"] = {"id": f"other-{n}", "object": "batch", "metadata": odd, "polls": 0}
+        server.batches[f"other-{n}"] = {"id": f"other-{n}", "metadata": odd, "polls": 0}
     server.batches["batch-0"] = ours | {"request_counts": None}
     server.polls_to_end = 1
     assert_right(replies(10), judge(server, batch=True).judge(replies(10)))
     assert list(server.files)[:1] == ["file-0"] and len(server.batches) == others + 1
 
 
-def test_a_listing_that_begins_anew_for_ever_ends(server, monkeypatch):
+def listed(page):
+    """A fault: this page in place of the list of batches."""
+    return lambda method, path: (200, page) if (method, path) == ("GET", "/v1/batches") else None
+
+
+def test_a_listing_that_begins_anew_for_ever_ends(server):
     server.batches["other"] = {"id": "other", "object": "batch", "metadata": None}
     page = {"object": "list", "data": [server.batches["other"]], "has_more": True}
-    server.route_fault = lambda method, path: (200, page) if (method, path) == ("GET", "/v1/batches") else None
+    server.route_fault = listed(page)
     assert_right(replies(2), judge(server, batch=True).judge(replies(2)))
 
 
-@pytest.mark.parametrize("page", [None, [], {}, {"data": None}, {"data": [None]}, {"data": [{"id": None}]}])
+PAGES = [None, [], {}, {"data": None}, {"data": [None]}, {"data": [{"id": None}]}]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_an_odd_listing_is_one_line(server, page):
-    server.route_fault = lambda method, path: (200, page) if (method, path) == ("GET", "/v1/batches") else None
+    server.route_fault = listed(page)
     with pytest.raises(api_client.ServerError, match="a broken answer: it holds no") as error:
         judge(server, batch=True, retries=1).judge(replies(2))
     assert "\n" not in str(error.value) and server.url in str(error.value)
@@ -241,12 +258,13 @@ def test_a_batch_whose_input_is_gone_is_awaited_before_anything_is_submitted(ser
 
 
 def test_answers_that_are_gone_are_counted_and_asked_again_only_in_another_run(server):
-    def gone(batch):
+    def lose(batch):
         del server.files["batch-0-output"]
         return "completed"
 
-    server.batch_end = gone
-    with pytest.raises(api_client.ServerError, match=r"batch-0 failed: its answers are gone \(404\); run again to have it"):
+    server.batch_end = lose
+    gone = r"batch-0 failed: its answers are gone \(404\); run again to have it"
+    with pytest.raises(api_client.ServerError, match=gone):
         judge(server, batch=True).judge(replies(4))
     assert sizes(server) == [4] and spent()[0] == 1 + 4
     server.batch_end = lambda batch: "completed"
@@ -278,23 +296,28 @@ def test_passing_trouble_of_every_request_is_waited_out(server, monkeypatch, whe
 
 def test_a_server_without_batches_says_what_to_remove(server):
     server.route_fault = lambda method, path: (404, {"detail": "Not Found"})
-    with pytest.raises(api_client.ServerError, match=r"no Batch API there \(404\); remove batch: true"):
+    with pytest.raises(api_client.ServerError, match=r"no Batch API there \(404\); remove"):
         judge(server, batch=True).judge(replies(3))
     server.route_fault = lambda method, path: (400, {"error": "no batches"})
-    with pytest.raises(api_client.ServerError, match=r"400: no batches; if it has no Batch API, remove batch: true"):
+    said = "400: no batches; if it has no Batch API, remove batch: true"
+    with pytest.raises(api_client.ServerError, match=said):
         judge(server, batch=True).judge(replies(3))
 
 
 def test_a_batch_of_another_model_is_not_kept_and_not_lost(server):
     server.line_fault = lambda body, batch: ("model", "judge-mini")
     for _ in range(2):
-        with pytest.raises(api_client.ServerError, match="asked for the model judge-2026-01-01, but judge-mini answered"):
+        both = "asked for the model judge-2026-01-01, but judge-mini answered"
+        with pytest.raises(api_client.ServerError, match=both):
             judge(server, batch=True).judge(replies(3))
     assert_right(replies(3), judge(server, batch=True, answers_as="judge-mini").judge(replies(3)))
     assert sizes(server) == [3] and spent()[0] == 4
 
 
-@pytest.mark.parametrize("errors", [None, {}, {"data": None}, {"data": [None]}, {"data": [{"message": None}]}, [{"message": "x"}]])
+ERRORS = [None, {}, {"data": None}, {"data": [None]}, {"data": [{"message": None}]}, [{}]]
+
+
+@pytest.mark.parametrize("errors", ERRORS)
 def test_odd_reasons_of_a_batch_that_failed(server, errors):
     server.line_fault = lambda body, batch: 500
     server.batch_end = lambda batch: batch.update(errors=errors) or "failed"

@@ -1,4 +1,4 @@
-"""Kept answers in files that are read-only, locked, damaged, or of another version: they serve, or one line says why not."""
+"""Kept answers in files that are read-only, locked, damaged or older: they serve, or it says why."""
 
 import os
 import sqlite3
@@ -51,10 +51,13 @@ def test_a_read_only_cache_serves_what_it_holds_and_asks_nothing_else(server):
     paid = len(server.requests)
     with read_only(paths.cache()):
         with pytest.raises(OSError):
-            open(paths.cache() / "new", "w")
+            (paths.cache() / "new").touch()
         assert_right(rows, judge(server).judge(rows))
         assert "5 answers kept, 0 to pay" in judge(server).cost_line(rows)
-        with pytest.raises(CacheError, match=r"judgements.sqlite: cannot be written, so nothing is asked; set VD_CACHE"):
+        with pytest.raises(
+            CacheError,
+            match=r"judgements.sqlite: cannot be written, so nothing is asked; set VD_CACHE",
+        ):
             judge(server).judge(replies(6))
         with pytest.raises(CacheError, match="nothing is asked; set VD_CACHE"):
             judge(server, model="other").judge(rows)
@@ -74,7 +77,10 @@ def test_a_read_only_cache_whose_last_answers_are_not_merged_yet(server):
 
 def test_no_cache_where_none_can_be_made(server, tmp_path):
     (tmp_path / "cache").mkdir()
-    with read_only(tmp_path / "cache"), pytest.raises(CacheError, match=r"judgements.sqlite: .* set VD_CACHE"):
+    with (
+        read_only(tmp_path / "cache"),
+        pytest.raises(CacheError, match=r"judgements.sqlite: .* set VD_CACHE"),
+    ):
         judge(server).judge(replies(1))
     (tmp_path / "cache").rmdir()
     (tmp_path / "cache").write_text("a file")
@@ -89,18 +95,26 @@ def test_a_file_that_somebody_keeps_writing_to(server, monkeypatch):
     file = paths.cache() / "judgements.sqlite"
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("begin immediate")
-    with pytest.raises(CacheError, match=r"judgements.sqlite: another process keeps writing to it; wait for it, or end it"):
+    with pytest.raises(
+        CacheError,
+        match=r"judgements.sqlite: another process keeps writing to it; wait for it, or end it",
+    ):
         judge(server).judge(replies(3))
     other.execute("rollback")
     assert_right(replies(3), judge(server).judge(replies(3)))
 
 
-@pytest.mark.parametrize("content", [b"not a database, " * 100, b"\0" * 5000, b"SQLite format 3\0" + b"\xff" * 8000])
+DAMAGED = [b"not a database, " * 100, b"\0" * 5000, b"SQLite format 3\0" + b"\xff" * 8000]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_file(server, content):
     paths.cache().mkdir()
     file = paths.cache() / "judgements.sqlite"
     file.write_bytes(content)
-    with pytest.raises(CacheError, match=r"judgements.sqlite: it is damaged; put a copy back, or move it away") as error:
+    with pytest.raises(
+        CacheError, match=r"judgements.sqlite: it is damaged; put a copy back, or move it away"
+    ) as error:
         judge(server).judge(replies(1))
     assert "\n" not in str(error.value) and not server.requests
     file.unlink()
@@ -109,7 +123,7 @@ def test_a_damaged_file(server, content):
 
 def test_a_folder_in_its_place(server):
     (paths.cache() / "judgements.sqlite").mkdir(parents=True)
-    with pytest.raises(CacheError, match=r"judgements.sqlite: it cannot be opened or made; set VD_CACHE"):
+    with pytest.raises(CacheError, match="sqlite: it cannot be opened or made; set VD_CACHE"):
         judge(server).judge(replies(1))
 
 
@@ -134,5 +148,8 @@ def test_a_file_of_another_program(server):
     paths.cache().mkdir()
     with sqlite3.connect(paths.cache() / "judgements.sqlite") as other:
         other.execute("create table answers (question, answer)")
-    with pytest.raises(CacheError, match=r"judgements.sqlite: it was made by another version or program; move it away"):
+    with pytest.raises(
+        CacheError,
+        match=r"judgements.sqlite: it was made by another version or program; move it away",
+    ):
         judge(server).judge(replies(1))

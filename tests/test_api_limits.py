@@ -1,4 +1,4 @@
-"""Interruptions, time limits and pauses of requests: what has not left never leaves, and nothing waits for ever."""
+"""Interruptions, time limits, pauses: what has not left never leaves, nothing waits for ever."""
 
 import asyncio
 import signal
@@ -39,7 +39,8 @@ def server(monkeypatch, tmp_path):
 
 def kept():
     with Cache(paths.cache() / "judgements.sqlite") as cache:
-        return cache.rows.execute("select count(*) from answers").fetchone()[0], cache.spent("study")[0]
+        answers = cache.rows.execute("select count(*) from answers").fetchone()[0]
+        return answers, cache.spent("study")[0]
 
 
 def until(found, seconds=60):
@@ -51,7 +52,8 @@ def until(found, seconds=60):
 
 def interrupted(server, last, when):
     """Requests that had left, and seconds until its end, of a process that was interrupted."""
-    process = subprocess.Popen([sys.executable, "-c", CODE % server.url + last], cwd=paths.ROOT, stderr=subprocess.PIPE)
+    command = [sys.executable, "-c", CODE % server.url + last]
+    process = subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.PIPE)
     until(when)
     process.send_signal(signal.SIGINT)
     sent, start = len(server.requests), time.monotonic()
@@ -64,7 +66,8 @@ def interrupted(server, last, when):
 def test_an_interruption_stops_what_has_not_left_and_keeps_what_has(server, last):
     server.latency = 0.05
     sent, _ = interrupted(server, last, lambda: len(server.requests) > 60)
-    assert len(server.requests) <= sent + (4 if last == "work()" else 12)  # a thread ends with the main one
+    more = 4 if last == "work()" else 12  # another thread sees that the main one has ended
+    assert len(server.requests) <= sent + more
     answers, calls = kept()
     assert answers == len(server.requests) - 1 and calls == len(server.requests)
     server.latency = 0
@@ -80,7 +83,8 @@ def test_an_interruption_ends_a_pause_that_the_server_asked_for(server):
 
 def test_an_interruption_does_not_wait_for_ever_for_what_is_in_flight(server):
     server.fault = lambda n, request: "stall" if n > 20 else None
-    sent, seconds = interrupted(server, "api_client.GRACE = 1\nwork()", lambda: len(server.requests) == 24)
+    last = "api_client.GRACE = 1\nwork()"
+    sent, seconds = interrupted(server, last, lambda: len(server.requests) == 24)
     assert seconds < 8 and len(server.requests) == sent == 24
     assert kept() == (19, 24), "what may have been charged is counted"
 
@@ -94,7 +98,8 @@ def test_the_stop_button_of_a_notebook_stops(server):
         manager.interrupt_kernel()
         sent = len(server.requests)
         reply = client.get_shell_msg(timeout=30)
-        assert reply["parent_header"]["msg_id"] == asked_for and reply["content"]["ename"] == "KeyboardInterrupt"
+        assert reply["parent_header"]["msg_id"] == asked_for
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
         assert len(server.requests) <= sent + 4 and kept()[0] == len(server.requests) - 1
     finally:
         client.stop_channels()
@@ -114,13 +119,14 @@ def test_a_server_that_dribbles_holds_no_request_longer_than_its_limit(server):
     assert_right(replies(4), judge(server, timeout=0.5).judge(replies(4)))
     assert time.monotonic() - start < 5 and len(asked(server)) == 6
     server.fault = lambda n, request: "dribble"
-    with pytest.raises(ServerError, match=r"no answer within 0.5 s; raise timeout or lower max_in_flight"):
+    with pytest.raises(ServerError, match=r"no answer within 0\.5 s; raise timeout"):
         judge(server, timeout=0.5, retries=1).judge(replies(2, start=50))
 
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Retry-After": said} for said in ("-5", "nan", "-inf", "soon", "", "0", "1e", "Wed, 99 Foo", "٣", "2001-01-01")]
+    [{"Retry-After": said} for said in ("-5", "nan", "-inf", "soon", "", "0", "1e", "Wed, 99 Foo")]
+    + [{"Retry-After": said} for said in ("٣", "2001-01-01")]
     + [{"retry-after-ms": said} for said in ("soon", "-1", "nan", "30")],
     ids=str,
 )
@@ -138,22 +144,36 @@ def test_who_is_asked_to_wait_longer_than_an_hour_is_told_when_to_come_back(serv
     wish = format_datetime(then, usegmt=True) if wish == "date" else wish
     server.fault = lambda n, request: (429, {"Retry-After": wish}) if n > 2 else None
     start = time.monotonic()
-    with pytest.raises(ServerError, match=r"asks to be left alone \(429\); come back after \d{4}-\d\d-\d\d \d\d:\d\d;") as error:
+    with pytest.raises(
+        ServerError,
+        match=r"asks to be left alone \(429\); come back after \d{4}-\d\d-\d\d \d\d:\d\d;",
+    ) as error:
         judge(server, max_in_flight=1).judge(replies(3))
     assert time.monotonic() - start < 2 and len(server.requests) == 3
     if wish in ("7200", "date"):
         said = str(error.value).split("come back after ")[1][:16]
-        assert abs(datetime.strptime(said, "%Y-%m-%d %H:%M") - then.astimezone().replace(tzinfo=None)) < timedelta(minutes=2)
+        said = datetime.strptime(said, "%Y-%m-%d %H:%M").astimezone()
+        assert abs(said - then) < timedelta(minutes=2)
+
+
+RESETS = ["", "soon", "1..2s", "nan", "inf", "-5s", "2026-11-23T10:00:00Z", "20h0m0s", "٣s"]
 
 
 @pytest.mark.parametrize("remaining", ["0", " 0", "-1", "none", ""])
-@pytest.mark.parametrize("reset", ["", "soon", "1..2s", "nan", "inf", "-5s", "2026-11-23T10:00:00Z", "20h0m0s", "٣s"])
+@pytest.mark.parametrize("reset", RESETS)
 def test_odd_rate_limits_are_a_second_or_nothing(remaining, reset):
     headers = {"x-ratelimit-remaining-requests": remaining, "x-ratelimit-reset-requests": reset}
     assert api_pace.until_renewal(headers) in (0.0, 1.0)
 
 
 def test_rate_limits_in_every_way_to_write_durations():
-    for reset, seconds in {"6m0s": 360, "1.5s": 1.5, "20ms": 0.02, "1h": 3600, "12": 12, "1m0.5s": 60.5}.items():
+    for reset, seconds in {
+        "6m0s": 360,
+        "1.5s": 1.5,
+        "20ms": 0.02,
+        "1h": 3600,
+        "12": 12,
+        "1m0.5s": 60.5,
+    }.items():
         headers = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": reset}
         assert api_pace.until_renewal(headers) == pytest.approx(seconds)

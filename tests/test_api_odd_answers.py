@@ -1,4 +1,4 @@
-"""The API judge against servers that answer in other shapes, as another model, or without any label."""
+"""The API judge and servers that answer in other shapes, as another model, or without a label."""
 
 import json
 import sqlite3
@@ -24,7 +24,7 @@ def server(monkeypatch, tmp_path):
 
 
 def number(request):
-    """The number of the reply that a request is about; None for what finds out what a server can do."""
+    """Of the reply that a request is about; None for what finds out what a server can do."""
     text = str(request)
     return int(text.split("Reply ")[1].split(".")[0]) if "Reply " in text else None
 
@@ -41,7 +41,11 @@ def kept():
 
 def test_shapes_beside_the_specification_are_read_at_once(server):
     shapes = list(RIGHT.values())
-    server.fault = lambda n, request: None if number(request) is None else ("shape", shapes[number(request)])
+
+    def fault(n, request):
+        return None if number(request) is None else ("shape", shapes[number(request)])
+
+    server.fault = fault
     rows = replies(len(shapes))
     assert_right(rows, judge(server).judge(rows))
     assert_right(rows, judge(server).judge(rows))
@@ -52,7 +56,8 @@ def test_log_probabilities_that_cannot_be_gone_by_give_way_to_votes(server):
     shapes = list(VOTES.values())
 
     def fault(n, request):
-        return ("shape", shapes[number(request)]) if "logprobs" in request and number(request) is not None else None
+        asks = "logprobs" in request and number(request) is not None
+        return ("shape", shapes[number(request)]) if asks else None
 
     server.fault = fault
     rows = replies(len(shapes))
@@ -68,7 +73,8 @@ def test_log_probabilities_that_cannot_be_gone_by_give_way_to_votes(server):
 def test_at_first_contact_too(server, shape):
     server.fault = lambda n, request: ("shape", VOTES[shape]) if "logprobs" in request else None
     judged = judge(server, votes=1).judge(replies(2))
-    assert judged["path"].eq("votes").all() and judged["label"].tolist() == [label(f"Reply {i}.") for i in range(2)]
+    assert judged["path"].eq("votes").all()
+    assert judged["label"].tolist() == [label(f"Reply {i}.") for i in range(2)]
 
 
 def test_what_is_no_answer_is_asked_again_and_its_upper_bound_counted(server):
@@ -90,16 +96,20 @@ def test_what_is_no_answer_is_asked_again_and_its_upper_bound_counted(server):
 @pytest.mark.parametrize("shape", BROKEN.values(), ids=BROKEN)
 def test_a_server_that_never_answers_rightly_is_named_at_first_contact(server, shape):
     server.fault = lambda n, request: ("shape", shape)
-    with pytest.raises(ServerError, match=r"^http://127.0.0.1:\d+/v1: .*; answers so far are kept, run again to go on$"):
+    with pytest.raises(
+        ServerError,
+        match=r"^http://127.0.0.1:\d+/v1: .*; answers so far are kept, run again to go on$",
+    ):
         judge(server, retries=1).judge(replies(3))
     assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("fault", [("shape", BROKEN["content a number"]), 500])
-def test_one_request_that_alone_fails_is_missing_with_its_reason_and_asked_again_later(server, fault):
+def test_one_request_that_alone_fails_is_missing_with_its_reason(server, fault):
     server.fault = lambda n, request: fault if number(request) == 1 else None
     judged = judge(server, retries=2).judge(replies(5))
-    assert judged["status"].tolist() == ["ok", "rejected", "ok", "ok", "ok"] and judged.loc[[1], P].isna().all(axis=None)
+    assert judged["status"].tolist() == ["ok", "rejected", "ok", "ok", "ok"]
+    assert judged.loc[[1], P].isna().all(axis=None)
     assert judged["answer"][1].startswith(("a broken answer: its content is no text", "500: no, "))
     assert len(asked(server)) == 4 + 3
     server.fault = lambda n, request: None
@@ -145,15 +155,25 @@ def test_what_an_older_reader_kept_in_another_shape_is_not_paid_for_again(server
         for name, text in file.execute("select key, content from answers").fetchall():
             answer = json.loads(text)
             parts = [{"type": "text", "text": answer["content"]}]
-            odd = {"content": parts, "tokens": [["support", None]], "refusal": "", "tokens_in": "100", "model": None}
-            file.execute("update answers set content = ? where key = ?", (json.dumps(answer | odd), name))
+            odd = {
+                "content": parts,
+                "tokens": [["support", None]],
+                "refusal": "",
+                "tokens_in": "100",
+                "model": None,
+            }
+            change = "update answers set content = ? where key = ?"
+            file.execute(change, (json.dumps(answer | odd), name))
     judged = judge(server, votes=1).judge(rows)
-    assert judged["label"].tolist() == [label(reply) for reply in rows["response"]] and len(asked(server)) == 3
+    assert judged["label"].tolist() == [label(reply) for reply in rows["response"]]
+    assert len(asked(server)) == 3
 
 
 def test_votes_that_say_the_opposite_are_none(server):
     server.logprobs = server.structured = False
-    server.fault = lambda n, request: ("say", NO_LABEL[number(request)]) if number(request) in range(len(NO_LABEL)) else None
+    server.fault = lambda n, request: (
+        ("say", NO_LABEL[number(request)]) if number(request) in range(len(NO_LABEL)) else None
+    )
     rows = replies(len(NO_LABEL) + 1)
     judged = judge(server, votes=2).judge(rows)
     assert judged["status"].tolist() == ["unclear"] * len(NO_LABEL) + ["ok"]
@@ -174,7 +194,10 @@ def test_another_model_than_the_one_asked_for_stops_with_both_names(server):
 
 def test_a_dated_or_revised_name_is_the_same_model_and_recorded(server):
     names = ["judge", "judge-2026-01-01", "judge@5d2a", None, "JUDGE"]
-    server.fault = lambda n, request: ("model", "judge" if number(request) is None else names[number(request)])
+    server.fault = lambda n, request: (
+        "model",
+        "judge" if number(request) is None else names[number(request)],
+    )
     judged = judge(server, model="judge").judge(replies(5))
     assert_right(replies(5), judged)
     assert judged["answered"].fillna("").tolist() == [name or "" for name in names]
@@ -184,7 +207,8 @@ def test_a_dated_or_revised_name_is_the_same_model_and_recorded(server):
 def test_kept_answers_of_another_model_are_asked_again(server):
     judge(server).judge(replies(3))
     with kept() as file:
-        file.execute("update answers set content = replace(content, 'judge-2026-01-01', 'judge-mini')")
+        other = "replace(content, 'judge-2026-01-01', 'judge-mini')"
+        file.execute(f"update answers set content = {other}")
     assert judge(server, answers_as="judge-mini").cost(replies(3))["calls"] == 0
     assert judge(server).cost(replies(3))["calls"] == 3
     assert_right(replies(3), judge(server).judge(replies(3)))
@@ -193,15 +217,21 @@ def test_kept_answers_of_another_model_are_asked_again(server):
 
 def test_a_judge_that_gives_no_label_at_all_says_so_and_what_to_do(server):
     server.logprobs = server.structured = False
-    server.fault = lambda n, request: ("say", "<think>Well, the reply") if number(request) is not None else None
+
+    def fault(n, request):
+        return None if number(request) is None else ("say", "<think>Well, the reply")
+
+    server.fault = fault
     for _ in range(2):
-        with pytest.raises(ServerError, match=r"judge-2026-01-01 gave no label to any of 12 replies \(12 unclear"):
+        with pytest.raises(ServerError, match=r"judge-2026-01-01 judged none of 12 replies \(12 "):
             judge(server, votes=2).judge(replies(12))
     assert len(asked(server)) == 24
     assert judge(server, votes=2).judge(replies(3))["status"].eq("unclear").all()
 
 
-def test_what_a_server_can_do_is_found_out_anew_where_that_cannot_be_read_or_is_not_so_any_more(server):
+def test_what_a_server_can_do_is_found_out_anew_where_that_cannot_be_read_or_is_not_so_any_more(
+    server,
+):
     judge(server).judge(replies(2))
     with kept() as file:
         file.execute("""update abilities set found = '{"logprobs": "x"}'""")
@@ -215,7 +245,8 @@ def test_what_a_server_can_do_is_found_out_anew_where_that_cannot_be_read_or_is_
 
 def test_a_server_that_complains_of_the_same_for_ever_is_not_asked_for_ever(server):
     server.logprobs = False
-    server.fault = lambda n, request: None if "logprobs" in request else (400, "json_schema is not what I like")
+    complaint = 400, "json_schema is not what I like"
+    server.fault = lambda n, request: None if "logprobs" in request else complaint
     with pytest.raises(ServerError, match="400: json_schema is not what I like"):
         judge(server).judge(replies(1))
     assert len(server.requests) == 3

@@ -1,4 +1,4 @@
-"""V-PRISM's writer: what its answers say in every shape, and that nothing is read into those that say nothing."""
+"""V-PRISM's writer: what its answers say in every shape; nothing is read into what says nothing."""
 
 import json
 import sqlite3
@@ -52,7 +52,21 @@ def test_answers_are_read_in_every_shape(server, text):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("polarity", value) for value in ("1e999", "true", "null", "0.5", "2", '"yes"', "[1]", "-1e999", "NaN", "9" * 5000)]
+    [
+        ("polarity", value)
+        for value in (
+            "1e999",
+            "true",
+            "null",
+            "0.5",
+            "2",
+            '"yes"',
+            "[1]",
+            "-1e999",
+            "NaN",
+            "9" * 5000,
+        )
+    ]
     + [("question", value) for value in ("null", "5", '""', '" "', "[]")]
     + [("value_laden", value) for value in ("false", "null", "1", '"maybe"', "[true]")],
 )
@@ -67,22 +81,28 @@ def test_what_is_no_right_value_confirms_nothing_and_is_paid_for_once(server, ke
 
 def test_what_is_no_answer_is_asked_again_until_it_is_one(server):
     shapes = list(BROKEN.values())
-    server.fault = lambda number, request: ("shape", shapes[number // 2]) if number % 2 else ("say", json.dumps(SAID))
+    said = "say", json.dumps(SAID)
+    server.fault = lambda number, request: ("shape", shapes[number // 2]) if number % 2 else said
     found = confirm(server, len(shapes) - 1)
     assert found["confirmed"].all() and len(server.requests) == 2 * (len(shapes) - 1)
 
 
-@pytest.mark.parametrize("poison", ['{"content": 5}', "null", '{"content": [1]}', "{", '{"refusal": "x"}'])
+POISON = ['{"content": 5}', "null", '{"content": [1]}', "{", '{"refusal": "x"}']
+
+
+@pytest.mark.parametrize("poison", POISON)
 def test_what_an_older_reader_kept_and_cannot_be_read_is_asked_again(server, poison):
     server.fault = lambda number, request: ("say", json.dumps(SAID))
     confirm(server)
     with sqlite3.connect(paths.cache() / "vprism" / "answers.sqlite") as file:
-        file.execute("update answers set content = ? where key = (select min(key) from answers)", (poison,))
+        first = "(select min(key) from answers)"
+        file.execute(f"update answers set content = ? where key = {first}", (poison,))
     assert confirm(server)["confirmed"].all() and len(server.requests) == 4
 
 
 def test_a_rejected_prompt_confirms_nothing_and_is_asked_again_later(server):
-    server.fault = lambda number, request: 400 if "zoo 1" in str(request) else ("say", json.dumps(SAID))
+    said = "say", json.dumps(SAID)
+    server.fault = lambda number, request: 400 if "zoo 1" in str(request) else said
     assert confirm(server)["confirmed"].tolist() == [True, False, True]
     server.fault = lambda number, request: ("say", json.dumps(SAID))
     assert confirm(server)["confirmed"].all() and len(server.requests) == 4
@@ -90,13 +110,17 @@ def test_a_rejected_prompt_confirms_nothing_and_is_asked_again_later(server):
 
 def test_a_writer_that_never_answers_as_asked_is_named(server):
     server.fault = lambda number, request: ("say", "I would call it value-laden.")
-    with pytest.raises(ValueError, match=r"/v1: no answer of writer is as vprism-v1 asks; name another vprism.writer"):
+    with pytest.raises(
+        ValueError,
+        match=r"/v1: no answer of writer is as vprism-v1 asks; name another vprism.writer",
+    ):
         confirm(server, 10)
     assert not confirm(server, 9)["confirmed"].any()
 
 
 def test_another_model_than_the_writer_stops_with_both_names(server):
     server.fault = lambda number, request: ("model", "writer-mini")
-    with pytest.raises(api_client.ServerError, match="asked for the model writer, but writer-mini answered"):
+    both = "asked for the model writer, but writer-mini answered"
+    with pytest.raises(api_client.ServerError, match=both):
         confirm(server)
     assert len(server.requests) == 1

@@ -26,7 +26,8 @@ def saying(content, reason="stop"):
     """A completion with a content of any type."""
 
     def shape(whole):
-        whole["choices"][0] |= {"finish_reason": reason, "message": {"role": "assistant", "content": content}}
+        message = {"role": "assistant", "content": content}
+        whole["choices"][0] |= {"finish_reason": reason, "message": message}
         whole["usage"] = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
         return json.dumps(whole)
 
@@ -47,7 +48,7 @@ class Judge:
 
 @pytest.fixture
 def server(monkeypatch):
-    """Replies with the side that is asked for; `plan` maps a request's number (from 1) to another status or reply."""
+    """Replies with the side asked for; `plan` maps requests' numbers (from 1) to something else."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setattr(api_client, "LONGEST_PAUSE", 0.02)
     server = ApiServer().start()
@@ -169,7 +170,8 @@ def test_passing_trouble_is_waited_out(server, file, status):
     ],
 )
 def test_errors_stop_at_once_in_one_line_without_the_key(server, file, status, said):
-    server.always, server.latency = status, 0.1  # as long as it takes a slow machine to call off the other requests
+    # as long as it takes a slow machine to call off the other requests
+    server.always, server.latency = status, 0.1
     with pytest.raises(ServerError, match=said) as caught:
         teacher.write_pairs(PROMPTS, settings(server, retries=5 if status != 429 else 0), file)
     assert len(server.requests) < len(PROMPTS) and server.url in str(caught.value)
@@ -206,12 +208,13 @@ def test_empty_and_cut_replies_are_counted_and_never_used(server, file):
         teacher.check(pairs.head(3), Judge())
 
 
+SEPARATED = "I agree.\u2028Really\x85so\x0c\u2029."
 REPLIES = {
-    "in parts": ([{"type": "text", "text": "I agree"}, {"type": "text", "text": " with it."}], "I agree with it."),
+    "in parts": ([{"type": "text", "text": "I agree"}, {"text": " with it."}], "I agree with it."),
     "after thoughts": ("<think>\nI agree?\n</think>\n\nI agree.", "I agree."),
-    "after a thinking part": ([{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "I agree."}], "I agree."),
+    "after a thinking part": ([{"type": "thinking", "thinking": "Hm."}, "I agree."], "I agree."),
     "with an end token": ("I agree.<|im_end|>", "I agree."),
-    "with separators": ("I agree.\u2028Really\x85so\x0c\u2029.", "I agree.\u2028Really\x85so\x0c\u2029."),
+    "with separators": (SEPARATED, SEPARATED),
     "with half a character": ("I agree \ud83d.", "I agree ?."),
 }
 
@@ -228,7 +231,8 @@ def test_replies_in_every_shape_are_read_and_kept(server, file, said, reply):
 def test_a_teacher_that_never_leaves_its_thoughts_has_said_nothing(server, file):
     server.plan = {1: ("<think>I might agree", "length"), 2: ("<think>I might not", "stop")}
     pairs = teacher.write_pairs(PROMPTS.head(1), settings(server), file)
-    assert pairs["chosen_failure"].tolist() == ["length"] and pairs["rejected_failure"].tolist() == ["empty"]
+    assert pairs["chosen_failure"].tolist() == ["length"]
+    assert pairs["rejected_failure"].tolist() == ["empty"]
 
 
 def test_what_is_no_reply_is_asked_again(server, file):
@@ -237,7 +241,7 @@ def test_what_is_no_reply_is_asked_again(server, file):
     assert pairs["chosen"].str.startswith("I agree.").all() and len(server.requests) == 4
 
 
-BROKEN_LINES = [b"null", b"[1]", b"{", b"{}", b"\xff\xfe", b"", b'{"key": 5}', b'{"key": "x", "reply": null}']
+BROKEN = [b"null", b"[1]", b"{", b"{}", b"\xff\xfe", b"", b'{"key": 5}', b'{"reply": null}']
 
 
 def test_lines_that_nobody_can_read_are_no_replies_and_nothing_is_lost(server, file):
@@ -248,23 +252,27 @@ def test_lines_that_nobody_can_read_are_no_replies_and_nothing_is_lost(server, f
     other = json.loads(lines[7]) | {"model": "writer-mini"}
     lines[3], lines[5], lines[7] = (json.dumps(row).encode() for row in (odd, strange, other))
     lines[9] = json.dumps(json.loads(lines[9]), ensure_ascii=False).encode()
-    file.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join([*lines[:6], *BROKEN_LINES, *lines[6:]]) + b"\n" + lines[0][:40])
+    whole = b"\r\n".join([*lines[:6], *BROKEN, *lines[6:]])
+    file.write_bytes(b"\xef\xbb\xbf" + whole + b"\n" + lines[0][:40])
     again = teacher.write_pairs(PROMPTS, settings(server), file)
     assert len(server.requests) == 12 + 3 and again.equals(pairs)
-    assert teacher.write_pairs(PROMPTS, settings(server), file).equals(pairs) and len(server.requests) == 15
+    assert teacher.write_pairs(PROMPTS, settings(server), file).equals(pairs)
+    assert len(server.requests) == 15
 
 
 def test_two_processes_at_once_ask_nothing_twice(server, file):
     server.latency = 0.1
     code = (
         "import pandas as pd, sys; from pathlib import Path; from vd import teacher\n"
-        "settings = teacher.TeacherSettings(model='writer', base_url=sys.argv[2], max_in_flight=2)\n"
-        "print(teacher.write_pairs(pd.read_json(sys.argv[1]), settings, Path(sys.argv[3]))['chosen'].notna().sum())"
+        "asked = teacher.TeacherSettings(model='writer', base_url=sys.argv[2], max_in_flight=2)\n"
+        "pairs = teacher.write_pairs(pd.read_json(sys.argv[1]), asked, Path(sys.argv[3]))\n"
+        "print(pairs['chosen'].notna().sum())"
     )
     prompts = file.parents[1] / "prompts.json"
     PROMPTS.to_json(prompts)
     command = [sys.executable, "-c", code, str(prompts), server.url, str(file)]
-    processes = [subprocess.Popen(command, cwd=paths.ROOT, stdout=subprocess.PIPE) for _ in range(2)]
+    how = {"cwd": paths.ROOT, "stdout": subprocess.PIPE}
+    processes = [subprocess.Popen(command, **how) for _ in range(2)]
     assert [process.communicate()[0].strip() for process in processes] == [b"6", b"6"]
     assert len(server.requests) == 12 and file.read_bytes().count(b"\n") == 12
 
@@ -272,7 +280,8 @@ def test_two_processes_at_once_ask_nothing_twice(server, file):
 def test_another_model_than_the_teacher_stops_with_both_names(server, file):
     server.always = ("model", "writer-mini")
     server.fault = lambda number, request: server.always
-    with pytest.raises(ServerError, match="asked for the model writer, but writer-mini answered: write model: writer-mini"):
+    both = "asked for the model writer, but writer-mini answered: write model: writer-mini"
+    with pytest.raises(ServerError, match=both):
         teacher.write_pairs(PROMPTS, settings(server), file)
     assert len(server.requests) == 1 and not file.read_text()
     assert len(teacher.write_pairs(PROMPTS, settings(server, answers_as="writer-mini"), file)) == 6

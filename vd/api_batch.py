@@ -1,15 +1,18 @@
 """The Batch API: files of requests that a server answers within a day, at half the price.
 
-The server knows every batch, and the cache knows which were collected. So a process that is killed or a machine that
-is switched off loses nothing: the next call takes up the batches that are under way. What a batch left unanswered,
-because lines failed or it expired or was cancelled, is submitted again.
+The server knows every batch, and the cache knows which were collected. So a process that is killed
+or a machine that is switched off loses nothing: the next call takes up the batches that are under
+way. What a batch left unanswered, because lines failed or it expired or was cancelled, is submitted
+again.
 """
 
 import contextlib
 import io
 import json
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 
 from vd import answers, api_client
 from vd.api_budget import BudgetError, Spending
@@ -23,6 +26,7 @@ PRICE = 0.5  # of the usual one
 MOST_REQUESTS, MOST_BYTES = 50_000, 150_000_000  # of a batch and of its file
 ROUNDS = 5  # how often what stayed unanswered is submitted
 POLL = 30.0  # seconds
+ENDPOINT = "/v1/chat/completions"
 ENDED = ("completed", "failed", "expired", "cancelled")
 FILES = 30  # times the time limit of a request, for a file that is sent or fetched
 PAGE = 100  # batches that are listed at once
@@ -40,20 +44,21 @@ def ask(
 ) -> dict[str, str]:
     """As `vd.api_client.ask`, by batches; returns when all are answered, which may take a day.
 
-    Batches carry `purpose` (model and prompt); earlier ones with the same purpose are taken up first.
+    Batches carry `purpose` (model and prompt); earlier ones with the same are taken up first.
     """
     session = _Session(requests, settings, keep, spending, progress, cache, purpose)
     under_way = session.take_up()
     for _ in range(ROUNDS):
         flying = set().union(*under_way.values())
-        under_way |= session.submit({k: r for k, r in session.waiting().items() if k not in flying})
+        waiting = session.waiting().items()
+        under_way |= session.submit({name: r for name, r in waiting if name not in flying})
         for batch, asked in under_way.items():
             session.collect(batch, asked)
         under_way = {}
         if not session.waiting():
             return session.rejected
-    left = len(session.waiting())
-    raise ServerError(f"{settings.base_url}: {left} requests unanswered after {ROUNDS} batches; run again to go on")
+    left = f"{len(session.waiting())} requests unanswered after {ROUNDS} batches"
+    raise ServerError(f"{settings.base_url}: {left}; run again to go on")
 
 
 class _Session:
@@ -70,7 +75,7 @@ class _Session:
         return {name: request for name, request in self.requests.items() if name not in self.done}
 
     def take_up(self) -> dict[str, dict[str, float]]:
-        """Batches submitted before and not collected: id to the keys and upper bounds of cost of their requests."""
+        """Batches submitted before and not collected: id to what they were asked, as `_reserve`."""
         found = {}
         for batch in self._listed():
             metadata = batch.get("metadata")
@@ -79,7 +84,7 @@ class _Session:
                 asked = self._asked(batch)
                 if asked:
                     found[batch["id"]] = asked
-                else:  # what it was asked is not known, so its answers must be there before anything is submitted
+                else:  # what it was asked is not known: its answers must be there before any other
                     self.collect(batch["id"], asked)
         return found
 
@@ -90,11 +95,12 @@ class _Session:
         if requests and not affordable:
             raise BudgetError(self.spending.exhausted())
         for name, request in affordable.items():
-            line = json.dumps({"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": request})
+            line = {"custom_id": name, "method": "POST", "url": ENDPOINT, "body": request}
+            line = json.dumps(line)
             if part and (len(part) == MOST_REQUESTS or size + len(line) > MOST_BYTES):
                 batches |= self._create(part, affordable)
                 part, size = {}, 0
-            part[name], size = line, size + len(line.encode()) + 1
+            part[name], size = line, size + len(line) + 1
         return batches | (self._create(part, affordable) if part else {})
 
     def collect(self, batch_id: str, asked: dict[str, float]) -> None:
@@ -102,24 +108,25 @@ class _Session:
         batch = self._ended(batch_id)
         known, costs, lost = bool(asked), {}, []
         for kind in ("output_file_id", "error_file_id"):
-            for row in rows(self._file(batch.get(kind), lost)):
-                name = row.get("custom_id")
-                if not isinstance(name, str) or (name in costs and name in self.done):  # one that is there twice
+            for name, response in _responses(self._file(batch.get(kind), lost)):
+                if name in costs and name in self.done:  # it is there twice
                     continue
                 if not known and name in self.requests and name not in asked:
                     asked |= self._reserve({name: self.requests[name]})
                 if name in asked:
-                    costs[name] = self._read(name, row.get("response"), asked[name])
+                    costs[name] = self._read(name, response, asked[name])
         gone = batch.get("output_file_id") in lost
         for name, bound in asked.items():
             self.spending.end(bound, costs.get(name, bound if gone else None))
         self.cache.collect(batch_id)
-        if batch["status"] == "failed" or gone:
-            why = "its answers are gone (404); run again to have it asked, and paid for, anew" if gone else _errors(batch)
-            raise ServerError(f"{self.settings.base_url}: batch {batch_id} failed: {why}")
+        if gone:
+            why = "its answers are gone (404); run again to have it asked, and paid for, anew"
+            raise self._error(f"batch {batch_id} failed: {why}")
+        if batch["status"] == "failed":
+            raise self._error(f"batch {batch_id} failed: {_faults(batch)}")
 
     def _read(self, name: str, response, bound: float) -> float | None:
-        """Keep what one line of a batch's output answers, and return its cost; no answer leaves its request open."""
+        """Keep what one line of a batch's output answers, and return its cost."""
         response = response if isinstance(response, dict) else {}
         status, body = response.get("status_code"), response.get("body")
         if status in REJECTED:
@@ -128,16 +135,17 @@ class _Session:
             return None
         try:
             answer = read_answer(body)
-        except answers.Unreadable:
+        except answers.Unreadable:  # the request stays open
             return bound if status == 200 else None
         if trouble := stranger(answer, self.settings):
             raise trouble.error(self.settings)
         self.keep(name, answer)
         self.done.add(name)
-        return self.spending.cost(answer["tokens_in"], answer["tokens_out"], bound / PRICE) * PRICE
+        tokens = answer["tokens_in"], answer["tokens_out"]
+        return self.spending.cost(*tokens, bound / PRICE) * PRICE
 
-    def _create(self, part: dict[str, str], requests: dict[str, dict]) -> dict[str, dict[str, float]]:
-        """Submit a batch. If the answer to that is lost, the batch is looked for before it is submitted again."""
+    def _create(self, part: dict[str, str], requests: dict[str, dict]) -> dict[str, dict]:
+        """Submit a batch; if the answer to that is lost, look for it before submitting it again."""
         content, sent = "\n".join(part.values()).encode(), []
 
         async def upload(client):
@@ -150,33 +158,39 @@ class _Session:
                 if file.encode() in listed.http_response.content:
                     return listed
             sent.append(file)
-            how = {"endpoint": "/v1/chat/completions", "completion_window": "24h", "metadata": self.metadata}
-            return await client.batches.with_raw_response.create(input_file_id=file, **how)
+            return await client.batches.with_raw_response.create(
+                input_file_id=file,
+                endpoint=ENDPOINT,
+                completion_window="24h",
+                metadata=self.metadata,
+            )
 
         def submitted(body: bytes) -> str:
             found = answers.parse(body)
             if isinstance(found, dict) and "data" in found:
-                found = next((b for b in listing(body)[0] if b.get("input_file_id") == file), None)
+                ours = (b for b in listing(body)[0] if b.get("input_file_id") == file)
+                found = next(ours, None)
             return thing(found)["id"]
 
         file = self._call(upload, thing, FILES)["id"]
-        return {self._call(submit, submitted): {name: self.spending.bound(requests[name]) * PRICE for name in part}}
+        bounds = {name: self.spending.bound(requests[name]) * PRICE for name in part}
+        return {self._call(submit, submitted): bounds}
 
     def _asked(self, batch: dict) -> dict[str, float]:
-        """Keys and upper bounds of cost of a batch's requests, put aside; none if its file is gone."""
-        found = rows(self._file(batch.get("input_file_id"), []))
-        asked = {row["custom_id"]: row.get("body") for row in found if isinstance(row.get("custom_id"), str)}
+        """What a batch was asked, as `_reserve`; nothing if that is gone."""
+        lines = rows(self._file(batch.get("input_file_id"), []))
+        asked = {row["custom_id"]: row.get("body") for row in lines if _is_named(row)}
         return self._reserve({name: self.requests.get(name, body) for name, body in asked.items()})
 
     def _ended(self, batch_id: str) -> dict:
         """A batch once it has ended."""
         deadline = time.monotonic() + LONGEST
         while True:
-            batch = self._call(lambda client: client.batches.with_raw_response.retrieve(batch_id), thing)
+            batch = self._call(lambda c: c.batches.with_raw_response.retrieve(batch_id), thing)
             if batch.get("status") in ENDED:
                 return batch
             if time.monotonic() > deadline:
-                raise ServerError(f"{self.settings.base_url}: batch {batch_id} does not end; run again to go on")
+                raise self._error(f"batch {batch_id} does not end; run again to go on")
             counts = batch.get("request_counts")
             completed = counts.get("completed") if isinstance(counts, dict) else None
             if self.progress and isinstance(completed, int):
@@ -185,26 +199,25 @@ class _Session:
 
     def _listed(self) -> list[dict]:
         """All batches that the server knows, page by page."""
-        found, more, after = {}, True, {}
+        found, more, page = {}, True, {"limit": PAGE}
         while more:
             try:
-                listed = self._call(lambda c, after=after: c.batches.with_raw_response.list(limit=PAGE, **after), listing)
+                batches, more = self._call(partial(_list, page=page), listing)
             except NotFound:
-                listed = None
-            if listed is None:
-                raise ServerError(f"{self.settings.base_url}: no Batch API there (404); remove batch: true")
-            batches, more = listed
-            more = more and any(batch["id"] not in found for batch in batches)  # some servers begin anew
+                batches = None
+            if batches is None:
+                raise self._error("no Batch API there (404); remove batch: true")
+            more = more and any(batch["id"] not in found for batch in batches)  # or it begins anew
             found |= {batch["id"]: batch for batch in batches}
-            after = {"after": batches[-1]["id"]} if batches else {}
+            page |= {"after": batches[-1]["id"]} if batches else {}
         return list(found.values())
 
     def _file(self, name, lost: list) -> bytes:
-        """The content of a file, nothing for none; the name of one that is not there any more is added to `lost`."""
+        """The content of a file, nothing for none; the name of one that is gone goes to `lost`."""
         if not name or not isinstance(name, str):
             return b""
         try:
-            return self._call(lambda client: client.files.with_raw_response.content(name), bytes, FILES)
+            return self._call(lambda c: c.files.with_raw_response.content(name), bytes, FILES)
         except NotFound:
             lost.append(name)
             return b""
@@ -214,7 +227,10 @@ class _Session:
             return api_client.call(self.settings, send, read, times)
         except Rejected as rejected:
             why = f"{rejected}"
-        raise ServerError(f"{self.settings.base_url}: {why}; if it has no Batch API, remove batch: true")
+        raise self._error(f"{why}; if it has no Batch API, remove batch: true")
+
+    def _error(self, why: str) -> ServerError:
+        return ServerError(f"{self.settings.base_url}: {why}")
 
     def _affordable(self, requests: dict[str, dict]) -> dict[str, dict]:
         """The requests that fit into the budget, their cost put aside."""
@@ -227,19 +243,20 @@ class _Session:
         return fitting
 
     def _reserve(self, requests: dict[str, dict]) -> dict[str, float]:
-        """Put aside what requests cost at most: key to dollars. What is no request that we send costs nothing."""
+        """Put aside what requests cost at most: key to dollars; what is none costs nothing."""
         bounds = {}
         for name, request in requests.items():
             try:
-                bounds[name] = self.spending.bound(request) * PRICE
-            except (KeyError, TypeError, AttributeError):
-                bounds[name] = 0.0
+                bound = self.spending.bound(request) * PRICE
+            except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+                bound = 0.0
+            bounds[name] = bound if math.isfinite(bound) else 0.0
             self.spending.start(bounds[name])
         return bounds
 
 
 def rows(content: bytes) -> Iterator[dict]:
-    """The objects of JSON lines, which end in \n only; what is none is left out."""
+    """The objects of JSON lines, which end in line feeds only; what is none is left out."""
     for line in content.split(b"\n"):
         with contextlib.suppress(answers.Unreadable):
             row = answers.parse(line)
@@ -260,10 +277,24 @@ def listing(body: bytes) -> tuple[list[dict], bool]:
     found = answers.parse(body)
     if not isinstance(found, dict) or not isinstance(found.get("data"), list):
         raise answers.Unreadable("it holds no list of batches")
-    return [thing(entry) for entry in found["data"]], found.get("has_more", len(found["data"]) >= PAGE) is True
+    whole = len(found["data"]) >= PAGE
+    return [thing(entry) for entry in found["data"]], found.get("has_more", whole) is True
 
 
-def _errors(batch: dict) -> str:
+def _responses(content: bytes) -> Iterator[tuple[str, object]]:
+    """Key and response of every line of a batch's output that says which request it is about."""
+    return ((row["custom_id"], row.get("response")) for row in rows(content) if _is_named(row))
+
+
+def _is_named(row: dict) -> bool:
+    return isinstance(row.get("custom_id"), str)
+
+
+def _list(client, page: dict) -> Awaitable:
+    return client.batches.with_raw_response.list(**page)
+
+
+def _faults(batch: dict) -> str:
     """Why a batch failed."""
     errors = batch.get("errors")
     listed = errors.get("data") if isinstance(errors, dict) else errors

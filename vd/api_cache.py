@@ -1,8 +1,9 @@
 """What a server has answered, kept for good: nothing that was paid for is asked again.
 
-One SQLite file holds every answer under a hash of what was asked, from the moment it arrives; a process that is killed
-loses only requests in flight. It also holds what each study has spent, what servers are able to do, and which batches
-were collected. A kept answer that cannot be read, or that another model gave, counts as not there.
+One SQLite file holds every answer under a hash of what was asked, from the moment it arrives; a
+process that is killed loses only requests in flight. It also holds what each study has spent, what
+servers are able to do, and which batches were collected. A kept answer that cannot be read, or that
+another model gave, counts as not there.
 """
 
 import hashlib
@@ -20,10 +21,22 @@ from vd import answers
 
 PATIENCE = 60.0  # seconds to wait for another process that is writing
 TABLES = {  # columns by table; one that an older file lacks is added
-    "answers": ["key text primary key", "base_url", "model", "prompt", "content", "tokens_in", "tokens_out", "at"],
-    "spent": ["study", "base_url", "model", "calls integer", "dollars real", "at"],
-    "abilities": ["base_url", "model", "found", "at", "primary key (base_url, model)"],
-    "batches": ["id text primary key", "at"],
+    "answers": "key text primary key, base_url, model, prompt, content, tokens_in, tokens_out, at",
+    "spent": "study, base_url, model, calls integer, dollars real, at",
+    "abilities": "base_url, model, found, at",
+    "batches": "id text primary key, at",
+}
+
+
+MOVE = "set VD_CACHE to a folder of yours"
+DAMAGED = "it is damaged; put a copy back, or move it away (then all is asked, and paid for, anew)"
+FIXES = {  # by the beginning of SQLite's names of errors
+    "SQLITE_BUSY": "another process keeps writing to it; wait for it, or end it",
+    "SQLITE_CANTOPEN": f"it cannot be opened or made; {MOVE}",
+    "SQLITE_READONLY": f"it cannot be written; {MOVE}",
+    "SQLITE_FULL": "the disk is full; make room and run again",
+    "SQLITE_IOERR": "the disk cannot be read or written; set VD_CACHE to a folder on another",
+    "SQLITE_ERROR": "it was made by another version or program; move it away",
 }
 
 
@@ -38,7 +51,7 @@ def key(base_url: str, request: dict, number: int = 0) -> str:
 
 
 class Cache:
-    """The SQLite file; use it as a context manager. Its methods may be called from one other thread.
+    """The SQLite file; use it as a context manager. Methods may be called from one other thread.
 
     A file that may not be written is read all the same. Every method raises CacheError.
     """
@@ -61,33 +74,36 @@ class Cache:
         self.rows.close()
 
     def keep(self, name: str, base_url: str, model: str, prompt: str, answer: dict) -> None:
-        """Write down one answer (see vd.answers) under its key; a second one under the same key replaces it."""
-        counted = answer["tokens_in"], answer["tokens_out"]
-        self._write("answers", name, base_url, model, prompt, json.dumps(answer), *counted, time.time())
+        """Write down one answer (see vd.answers) under its key, in place of an earlier one."""
+        what = json.dumps(answer), answer["tokens_in"], answer["tokens_out"]
+        self._write("answers", name, base_url, model, prompt, *what, time.time())
 
     def keeper(self, base_url: str, model: str, prompt: str) -> Callable[[str, dict], None]:
         """`keep` for the answers of one model to one prompt: a function of key and answer."""
         return lambda name, answer: self.keep(name, base_url, model, prompt, answer)
 
     def answers(self, names: Iterable[str], settings=None) -> dict[str, dict]:
-        """The answers that are there and can be read, by key; with settings of a server, those of its model only."""
+        """Answers that are there and can be read, by key; with settings, of their model only."""
         wanted = "select key, content from answers where key in (select value from json_each(?))"
         rows = self._execute(wanted, json.dumps(list(names)))
         found = {name: answer for name, content in rows if (answer := answers.kept(content))}
-        if settings:
-            found = {n: a for n, a in found.items() if answers.is_from(a["model"], settings.model, settings.answers_as)}
-        return found
+        if not settings:
+            return found
+        asked = settings.model, settings.answers_as
+        return {name: a for name, a in found.items() if answers.is_from(a["model"], *asked)}
 
-    def complete(self, requests: dict[str, dict], settings, ask: Callable[[dict], dict]) -> dict[str, dict]:
-        """Answers to requests by key: those kept, and for the missing ones what `ask` then makes the server give.
+    def complete(self, requests: dict[str, dict], settings, ask: Callable) -> dict[str, dict]:
+        """Answers to requests by key: those kept, and those that `ask` gets for the missing ones.
 
-        `ask` returns reasons by key for what has no answer; these come as {"rejected": reason}. One process asks at a
-        time, so budgets and rate limits are one and nothing is asked twice.
+        `ask` takes requests by key, has their answers kept, and returns reasons by key for what has
+        none; these come as {"rejected": reason}. One process asks at a time, so budgets and rate
+        limits are one and nothing is asked twice.
         """
         found, rejected = self.answers(requests, settings), {}
         if len(found) < len(requests):
             with self.alone():
-                found |= self.answers(requests.keys() - found.keys(), settings)  # what others asked meanwhile
+                # what others asked meanwhile
+                found |= self.answers(requests.keys() - found.keys(), settings)
                 missing = {name: request for name, request in requests.items() if name not in found}
                 rejected = ask(missing) if missing else {}
                 found |= self.answers(missing, settings)
@@ -102,7 +118,7 @@ class Cache:
         except OSError:
             held = None
         if not held:
-            raise CacheError(f"{self.file}: cannot be written, so nothing is asked; set VD_CACHE to a folder of yours")
+            raise CacheError(f"{self.file}: cannot be written, so nothing is asked; {MOVE}")
         with held:
             yield
 
@@ -113,8 +129,8 @@ class Cache:
 
     def mean_tokens(self, base_url: str, model: str) -> float | None:
         """Mean prompt tokens of a model's answers; None without any."""
-        mean = "select avg(tokens_in) from answers where base_url = ? and model = ? and typeof(tokens_in) = 'integer'"
-        return self._execute(mean, base_url, model)[0][0]
+        mean = "select avg(tokens_in) from answers where base_url = ? and model = ?"
+        return self._execute(f"{mean} and typeof(tokens_in) = 'integer'", base_url, model)[0][0]
 
     def spend(self, study: str, base_url: str, model: str, dollars: float, calls: int = 1) -> None:
         """Write down what was sent and what it cost, in dollars."""
@@ -127,14 +143,16 @@ class Cache:
 
     def abilities(self, base_url: str, model: str) -> dict | None:
         """What the server was found able to do; None if it was never asked."""
-        rows = self._execute("select found from abilities where base_url = ? and model = ?", base_url, model)
+        found = "select found from abilities where base_url = ? and model = ? order by at desc"
+        rows = self._execute(found, base_url, model)
         try:
             return json.loads(rows[0][0]) if rows else None
         except (ValueError, TypeError):
             return None
 
     def keep_abilities(self, base_url: str, model: str, found: dict | None) -> None:
-        """Write down what the server is able to do; None to find it out anew."""
+        """Write down what the server is able to do; None to have that found out anew."""
+        self._execute("delete from abilities where base_url = ? and model = ?", base_url, model)
         self._write("abilities", base_url, model, json.dumps(found), time.time())
 
     def is_collected(self, batch: str) -> bool:
@@ -146,9 +164,8 @@ class Cache:
         self._write("batches", batch, time.time())
 
     def _write(self, table: str, *values) -> None:
-        names = [column.split()[0] for column in TABLES[table] if "(" not in column]
-        marks = ", ".join("?" * len(values))
-        self._execute(f"insert or replace into {table} ({', '.join(names)}) values ({marks})", *values)
+        names, marks = ", ".join(_columns(table)), ", ".join("?" * len(values))
+        self._execute(f"insert or replace into {table} ({names}) values ({marks})", *values)
 
     def _open(self, place: str) -> None:
         # autocommit: each answer is a transaction of its own
@@ -159,7 +176,7 @@ class Cache:
             raise CacheError(f"{self.file}: {_fix(error)}") from None
 
     def _open_to_read(self) -> None:
-        """Open a file that may not be written; the second way is for a folder in which nothing can be made either."""
+        """Open a file that may not be written; the second way if nothing can be made beside it."""
         for how in ("mode=ro", "immutable=1"):
             try:
                 self._open(f"{self.file.absolute().as_uri()}?{how}")
@@ -169,12 +186,12 @@ class Cache:
         raise failed
 
     def _prepare(self) -> None:
-        """Make what is not there yet, so that a file of an older version gets the columns that it lacks."""
+        """Make what is not there yet; a file of an older version gets the columns that it lacks."""
         for table, columns in TABLES.items():
-            self._execute(f"create table if not exists {table} ({', '.join(columns)})")
+            self._execute(f"create table if not exists {table} ({columns})")
             there = {row[1] for row in self._execute(f"pragma table_info({table})")}
-            for column in columns:
-                if "(" not in column and column.split()[0] not in there:
+            for name, column in _columns(table).items():
+                if name not in there:
                     self._execute(f"alter table {table} add column {column}")
 
     def _execute(self, statement: str, *values) -> list[tuple]:
@@ -182,6 +199,11 @@ class Cache:
             return self.rows.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise CacheError(f"{self.file}: {_fix(error)}") from None
+
+
+def _columns(table: str) -> dict[str, str]:
+    """Columns of a table: name to definition."""
+    return {column.split()[0]: column for column in TABLES[table].split(", ")}
 
 
 def _can_write(file: Path) -> bool:
@@ -198,14 +220,5 @@ def _can_write(file: Path) -> bool:
 def _fix(error: sqlite3.Error) -> str:
     """What is wrong with a file of answers and what to do about it."""
     name = getattr(error, "sqlite_errorname", "")
-    fixes = {
-        "SQLITE_BUSY": "another process keeps writing to it; wait for it, or end it",
-        "SQLITE_CANTOPEN": "it cannot be opened or made; set VD_CACHE to a folder of yours",
-        "SQLITE_READONLY": "it cannot be written; set VD_CACHE to a folder of yours",
-        "SQLITE_FULL": "the disk is full; make room and run again",
-        "SQLITE_IOERR": "the disk cannot be read or written; set VD_CACHE to a folder on another",
-        "SQLITE_ERROR": "it was made by another version or program; move it away (its answers are then asked anew)",
-    }
-    fix = next((fix for begin, fix in fixes.items() if name.startswith(begin)), None)
-    fix = fix or "it is damaged; put a copy back, or move it away (its answers are then asked, and paid for, anew)"
+    fix = next((fix for begin, fix in FIXES.items() if name.startswith(begin)), DAMAGED)
     return f"{fix} ({error})"

@@ -1,10 +1,11 @@
-"""Asking an OpenAI-compatible server many things at once: nothing lost, nothing beyond the budget, no hammering.
+"""Asking an OpenAI-compatible server many things at once: nothing lost, nothing beyond the budget.
 
-Requests are bodies of chat completions. A bounded number is in flight, each for `timeout` seconds at most, from sending
-it to the last byte of its answer. Failures that may pass (408, 409, 425, 429, 5xx, lost connections, time-outs, broken
-or empty replies) are repeated after exponential pauses with jitter; where a server says how long to wait (Retry-After,
-exhausted rate limits), all requests wait. What cannot pass (a refused key, an unknown model, no credit) stops at once,
-and so does an interruption: what has not left by then never leaves.
+Requests are bodies of chat completions. A bounded number is in flight, each for `timeout` seconds
+at most, from sending it to the last byte of its answer. Failures that may pass (408, 409, 425, 429,
+5xx, lost connections, time-outs, broken or empty replies) are repeated after exponential pauses
+with jitter; where a server says how long to wait (Retry-After, exhausted rate limits), all requests
+wait. What cannot pass (a refused key, an unknown model, no credit) stops at once, and so does an
+interruption: what has not left by then never leaves.
 """
 
 import asyncio
@@ -21,7 +22,15 @@ import openai
 
 from vd import api_key, api_pace
 from vd.api_budget import BudgetError, Spending
-from vd.api_response import PROXIES, ServerError, Trouble, digest, read_answer, stranger, unconnected
+from vd.api_response import (
+    PROXIES,
+    ServerError,
+    Trouble,
+    digest,
+    read_answer,
+    stranger,
+    unconnected,
+)
 from vd.record import Progress
 from vd.study import ServerSettings
 
@@ -29,6 +38,7 @@ HOPELESS = 5  # requests rejected, and none answered: no more are sent
 LONGEST_PAUSE = 60.0  # seconds; a server's own Retry-After may be longer
 GRACE = 10.0  # seconds that requests in flight get to come back in after an interruption
 MOST_IN_FLIGHT = 1000  # the client makes no more connections
+CONNECTING = 0.9  # of the time limit: what never left is told from what was not answered
 
 
 class RejectsAll(ServerError):
@@ -36,7 +46,7 @@ class RejectsAll(ServerError):
 
 
 class Rejected(Exception):
-    """The server understood one request and will not answer it (400, 413, 422), such as one that is too long."""
+    """The server understood one request and will not answer it, such as one that is too long."""
 
 
 def ask(
@@ -46,12 +56,13 @@ def ask(
     spending: Spending,
     progress: Progress | None = None,
 ) -> dict[str, str]:
-    """Send requests (chat completion bodies by key) and hand every answer to `keep` the moment it arrives.
+    """Send requests (chat completion bodies by key) and hand every answer to `keep` as it arrives.
 
-    Answers are as `vd.answers` says. Returns what has no answer, key to reason: what the server rejected, and what it
-    failed at again and again while it answered others. Raises ServerError when the server cannot be asked, keeps
-    failing, or answers as another model, BudgetError when the budget is used up; both after all requests in flight have
-    come back. After an interruption (Ctrl-C, a notebook's stop button) these have GRACE seconds to do so.
+    Answers are as `vd.answers` says. Returns what has no answer, key to reason: what the server
+    rejected, and what it failed at again and again while it answered others. Raises ServerError
+    when the server cannot be asked, keeps failing, or answers as another model, BudgetError when
+    the budget is used up; both after all requests in flight have come back. After an interruption
+    (Ctrl-C, a notebook's stop button) these have GRACE seconds to do so.
     """
     session = _Session(settings, keep, spending, progress)
     session.run(lambda: session.send_all(requests))
@@ -70,10 +81,11 @@ def ask_once(request: dict, settings: ServerSettings, spending: Spending) -> dic
     return kept[""]
 
 
-def call(settings: ServerSettings, send: Callable, read: Callable[[bytes], object], times: float = 1.0):
-    """What `read` makes of the body that the coroutine function `send` gets from a client, with the same repetitions.
+def call(settings: ServerSettings, send: Callable, read: Callable, times: float = 1.0):
+    """What `read` makes of the body that the coroutine function `send` gets from a client.
 
-    `times` stretches the time limit, for large files. Raises ServerError, and Rejected as the server says so.
+    With the same repetitions; `times` stretches the time limit, for large files. Raises
+    ServerError, and Rejected as the server says so.
     """
     server = Server(settings)
 
@@ -88,16 +100,16 @@ def call(settings: ServerSettings, send: Callable, read: Callable[[bytes], objec
 
 
 class Server:
-    """A connection to a server: requests that are repeated, pauses that hold for all, and an end that comes at once."""
+    """A connection to a server: repetitions, pauses that hold for all, an end that is at once."""
 
     def __init__(self, settings: ServerSettings):
         if fault := api_key.fault(settings.base_url):
             raise ServerError(f"{api_key.blank(settings.base_url)}: {fault}")
-        self.settings, self.until = settings, 0.0
+        self.settings, self.url, self.until = settings, settings.base_url, 0.0
         self.error, self.interrupted, self.loop = None, False, None
 
     def run(self, work: Callable[[], Awaitable]):
-        """The result of a coroutine function, run in a thread of its own: a notebook's has an event loop already."""
+        """The result of a coroutine function, in a thread of its own: a notebook's has a loop."""
         result = Future()
 
         async def watched():
@@ -119,31 +131,26 @@ class Server:
             return result.result()
         except BaseException:
             if not result.done():
-                self.interrupted = True  # before anything is scheduled, so that nothing leaves meanwhile
-                with contextlib.suppress(AttributeError, RuntimeError):  # it has not begun, or is over
+                self.interrupted = True  # before anything is scheduled: nothing leaves meanwhile
+                with contextlib.suppress(AttributeError, RuntimeError):  # not begun, or over
                     self.loop.call_soon_threadsafe(self._interrupt)
                 thread.join(GRACE + 1)
             raise
 
     def connect(self) -> openai.AsyncOpenAI:
         """A client of the server, as an asynchronous context manager."""
-        url, http = self.settings.base_url, None
-        # a redirect would hand the texts on to somebody else, and no proxy can reach the servers
-        # of this machine; without the environment's proxies its certificates need a word
-        how = {"follow_redirects": False}
-        if api_key.is_here(url):
+        http, how = None, {"follow_redirects": False}  # these would hand the texts on to others
+        if api_key.is_here(self.url):  # no proxy can reach it, and certificates need a word then
             how |= {"trust_env": False, "verify": ssl.create_default_context()}
         with contextlib.suppress(Exception):  # not shown: a proxy's address may hold a password
             http = openai.DefaultAsyncHttpxClient(**how)
         if http is None:
-            raise ServerError(f"{url}: {PROXIES} or SSL_CERT_FILE cannot be used; unset or correct it")
-        # connecting takes a little less than everything, so that what never left is told from what
-        # was not answered
-        limit = openai.Timeout(None, connect=0.9 * self.settings.timeout)
+            fault = f"{PROXIES} or SSL_CERT_FILE cannot be used; unset or correct it"
+            raise ServerError(f"{self.url}: {fault}")
         self.client = openai.AsyncOpenAI(
-            api_key=api_key.for_server(url),
-            base_url=url,
-            timeout=limit,
+            api_key=api_key.for_server(self.url),
+            base_url=self.url,
+            timeout=openai.Timeout(None, connect=CONNECTING * self.settings.timeout),
             max_retries=0,
             http_client=http,
         )
@@ -161,20 +168,22 @@ class Server:
         return not self.error
 
     async def persist(self, attempt: Callable[[], Awaitable]):
-        """What an attempt gives, or its last Trouble; one whose trouble may pass is made again after a pause."""
-        for number in range(self.settings.retries + 1):
+        """What an attempt gives, made again while its Trouble may pass; None if all is stopped."""
+        retries = self.settings.retries
+        for number in range(retries + 1):
             await self._wait(lambda: self.until - time.monotonic())
             outcome = await attempt() if self.goes_on() else None
-            if not isinstance(outcome, Trouble) or not outcome.passes or number == self.settings.retries:
+            if not isinstance(outcome, Trouble) or not outcome.passes or number == retries:
                 return outcome
             if outcome.wait:
                 self.hold(outcome.wait)
             else:
-                end = time.monotonic() + min(LONGEST_PAUSE, 0.5 * 2**number) * random.uniform(0.5, 1)
+                pause = min(LONGEST_PAUSE, 0.5 * 2 ** min(number, 20)) * random.uniform(0.5, 1)
+                end = time.monotonic() + pause
                 await self._wait(lambda end=end: end - time.monotonic())
 
-    async def attempt(self, send: Callable, read: Callable[[bytes], object], times: float = 1.0):
-        """What `read` makes of a response, or the Trouble with it; not raised, so that no error carries another."""
+    async def attempt(self, send: Callable, read: Callable, times: float = 1.0):
+        """What `read` makes of a response, or Trouble; not raised, so no error carries another."""
         limit = self.settings.timeout * times
         try:
             async with asyncio.timeout(limit):
@@ -188,11 +197,12 @@ class Server:
             return Trouble(why, passes=True, charged=True)
         except UnicodeEncodeError:
             return Trouble("it holds characters that cannot be sent", rejected=True)
-        self.hold(api_pace.until_renewal(response.headers))
-        return digest(response.status_code, response.headers, response.content, self.settings, read)
+        status, headers = response.status_code, response.headers
+        self.hold(api_pace.until_renewal(headers))
+        return digest(status, headers, response.content, self.settings, read)
 
     def hold(self, seconds: float) -> None:
-        """Let all requests wait, with jitter, so that they do not all come back in the same instant."""
+        """Let all requests wait, with jitter, so that they do not all come back in one instant."""
         self.until = max(self.until, time.monotonic() + seconds * random.uniform(1, 1.1))
 
     async def _wait(self, left: Callable[[], float]) -> None:
@@ -203,7 +213,7 @@ class Server:
 
     def _interrupt(self) -> None:
         self.interrupted = True
-        self.stop(ServerError(f"{self.settings.base_url}: interrupted; answers so far are kept, run again to go on"))
+        self.stop(Trouble("interrupted").error(self.settings))
 
 
 class _Session(Server):
@@ -223,7 +233,8 @@ class _Session(Server):
             count = min(self.settings.max_in_flight, len(requests), MOST_IN_FLIGHT)
             working = [asyncio.create_task(self._work(queue)) for _ in range(count)]
             ending = asyncio.create_task(self._interruption())
-            await asyncio.wait([asyncio.gather(*working), ending], return_when=asyncio.FIRST_COMPLETED)
+            both = [asyncio.gather(*working), ending]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             for task in (ending, *working):
                 task.cancel()
             await asyncio.gather(ending, *working, return_exceptions=True)
@@ -240,11 +251,8 @@ class _Session(Server):
                 if outcome is None:
                     return
                 self._settle(name, outcome)
-                self.done += 1
-                if self.progress:
-                    rate = self.done / (time.monotonic() - self.started)
-                    self.progress(self.done, f"{rate:.1f}/s  ${self.spending.dollars - self.first_dollars:.2f} so far")
-            except Exception as error:  # the others stop too, once their requests in flight are back
+                self._report()
+            except Exception as error:  # the others stop too, once those in flight are back
                 self.stop(error)
 
     def _settle(self, name: str, outcome: dict | Trouble) -> None:
@@ -255,34 +263,45 @@ class _Session(Server):
         elif outcome.rejected:
             self.rejected[name] = outcome.why
             if len(self.rejected) == HOPELESS and not self.answered:
-                self.stop(RejectsAll(f"{self.settings.base_url}: rejects everything: {outcome.why}"))
-        elif outcome.alone and not self.unsure:  # this request is at fault, or the server: the next one shows
+                self.stop(RejectsAll(f"{self.url}: rejects everything: {outcome.why}"))
+        elif outcome.alone and not self.unsure:  # this request or the server: the next one shows
             self.failed[name], self.unsure = outcome, True
         else:
             self.stop(outcome.error(self.settings))
 
+    def _report(self) -> None:
+        self.done += 1
+        if self.progress:
+            rate = self.done / (time.monotonic() - self.started)
+            dollars = self.spending.dollars - self.first_dollars
+            self.progress(self.done, f"{rate:.1f}/s  ${dollars:.2f} so far")
+
     async def _paid(self, request: dict) -> dict | Trouble | None:
         """One attempt within the budget; None if there was an error meanwhile."""
-        bound = self.spending.bound(request)
+        spending, bound = self.spending, self.spending.bound(request)
         async with self.settled:
-            await self.settled.wait_for(lambda: self.spending.fits(bound) or not self.spending.flying_calls)
+            await self.settled.wait_for(lambda: spending.fits(bound) or not spending.flying_calls)
             if not self.goes_on():
                 return None
-            if not self.spending.fits(bound):
-                raise BudgetError(self.spending.exhausted())
-            self.spending.start(bound)
+            if not spending.fits(bound):
+                raise BudgetError(spending.exhausted())
+            spending.start(bound)
         cost = bound  # of a request that is given up
         try:
-            outcome = await self.attempt(lambda c: c.chat.completions.with_raw_response.create(**request), read_answer)
+            outcome = await self.attempt(lambda c: _complete(c, request), read_answer)
             if isinstance(outcome, Trouble):
                 cost = bound if outcome.charged else None
             else:
-                cost = self.spending.cost(outcome["tokens_in"], outcome["tokens_out"], bound)
+                cost = spending.cost(outcome["tokens_in"], outcome["tokens_out"], bound)
                 outcome = stranger(outcome, self.settings) or outcome
             return outcome
         finally:
             try:
-                self.spending.end(bound, cost)
+                spending.end(bound, cost)
             finally:
                 async with self.settled:
                     self.settled.notify_all()
+
+
+def _complete(client: openai.AsyncOpenAI, request: dict) -> Awaitable:
+    return client.chat.completions.with_raw_response.create(**request)

@@ -6,22 +6,21 @@ Elsewhere several answers vote, by structured output if the server knows it. Wha
 The prompt is a file of vd/prompts. A reply that could not be judged has no probabilities, and a status that says why.
 """
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import pandas as pd
-import yaml
 
 from vd import api_batch, api_client, paths, ppi
 from vd.answers import LABELS, begins, label_in, label_in_json
 from vd.api_budget import Spending
 from vd.api_cache import Cache, key
 from vd.api_client import Rejected, RejectsAll
+from vd.api_prompt import Prompt
 from vd.api_response import ServerError, shorten
 from vd.record import Progress
-from vd.study import ApiJudgeSettings, Study, StudyError
+from vd.study import ApiJudgeSettings, Study
 
 MOST_LEFT = 0.5  # of the probability; with more on other tokens than on the labels, answers vote instead
 ABLE = {  # what a server may be able to do; only what it will not take is struck
@@ -45,48 +44,9 @@ SCHEMA = {
         "additionalProperties": False,
     },
 }
-COLUMNS = ["p_support", "p_neutral", "p_oppose", "label", "status", "path", "left", "answer", "answered"]
-COLUMNS += ["model", "base_url", "prompt_version", "temperature", "seed", "votes"]
-
-
-class Prompt:
-    """A file of vd/prompts: what labels mean and what is asked; `version` is its name and the hash of its content.
-
-    Raises StudyError where the file is missing or not of this form.
-    """
-
-    def __init__(self, name: str):
-        file = paths.prompt(name)
-        try:
-            content = file.read_bytes()
-            read = yaml.safe_load(content)
-            self.labels, self.template = read["labels"], read["template"]
-            fault = self._fault()
-        except (OSError, yaml.YAMLError, UnicodeError, LookupError, TypeError) as error:
-            fault = f"no mapping with labels and template ({shorten(str(error))})"
-        if fault:
-            raise StudyError(f"{file}: {fault}; start from {paths.prompt('stance-v1')}")
-        self.version = f"{name}@{hashlib.sha256(content).hexdigest()[:8]}"
-
-    def _fault(self) -> str | None:
-        if sorted(self.labels) != sorted(LABELS):
-            return f"labels: must be {', '.join(LABELS)}"
-        try:
-            text = self.text("<a question>", "<a reply>")
-        except (LookupError, ValueError, AttributeError):
-            text = ""
-        if not all(part in text for part in ("<a question>", "<a reply>", *map(str, self.labels.values()))):
-            return "template: needs {definitions}, {labels}, {question} and {reply}; other braces are doubled"
-        return None
-
-    def text(self, question: str, reply: str, order: tuple[str, ...] = LABELS) -> str:
-        """What is sent, with the labels in this order."""
-        return self.template.format(
-            definitions="\n".join(f"{label}: {self.labels[label]}" for label in order),
-            labels=f"{', '.join(order[:-1])} or {order[-1]}",
-            question=question,
-            reply=reply,
-        )
+JUDGED = ["p_support", "p_neutral", "p_oppose", "label", "status", "path", "left", "answer"]
+JUDGED += ["answered"]
+COLUMNS = [*JUDGED, "model", "base_url", "prompt_version", "temperature", "seed", "votes"]
 
 
 class ApiJudge:
@@ -102,18 +62,19 @@ class ApiJudge:
     def judge(self, responses: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
         """Judgements of replies (columns prompt, response), index kept: the columns `COLUMNS`.
 
-        `status` is ok, unclear (no label in the answer), refused (the judge declined) or rejected (the server would not
-        take the request, or failed at it alone); all but ok have no probabilities and no label. `left` is the
-        probability of other tokens than labels, or the share of votes without one; `answered` the name under which the
-        server answered. Identical replies are judged once and no answer is asked for twice. Raises
-        vd.api_client.ServerError (also if not one of many replies gets a label), BudgetError and
-        vd.api_cache.CacheError.
+        `status` is ok, unclear (no label in the answer), refused (the judge declined) or rejected
+        (the server would not take the request, or failed at it alone); all but ok have no
+        probabilities and no label. `left` is the probability of other tokens than labels, or the
+        share of votes without one; `answered` the name by which the answers are signed. Identical
+        replies are judged once and no answer is asked for twice. Raises vd.api_client.ServerError
+        (also if not one of many replies gets a label), BudgetError and vd.api_cache.CacheError.
         """
         with Cache(self.file) as cache:
             found = self._judge(cache, _pairs(responses), progress)
         self._any_label(found)
         pairs = zip(responses["prompt"], responses["response"], strict=True)
-        table = pd.DataFrame([found[pair] for pair in pairs], index=responses.index, columns=COLUMNS[:9])
+        rows = [found[pair] for pair in pairs]
+        table = pd.DataFrame(rows, index=responses.index, columns=JUDGED)
         voted = table["path"] == "votes"
         return table.assign(
             model=self.settings.model,
@@ -179,26 +140,32 @@ class ApiJudge:
         return found | {pair: (*by_votes(given), _names(given)) for pair, given in voted.items()}
 
     def _any_label(self, found: dict[tuple, tuple]) -> None:
-        """Raise ServerError if not one of many replies has a label: the fault is the judge's, not theirs."""
-        if len(found) < MANY or any(row[4] == "ok" for row in found.values()):
+        """Raise ServerError if not one of many replies has a label: that is not their fault."""
+        statuses = Counter(row[4] for row in found.values())
+        if len(found) < MANY or statuses["ok"]:
             return
-        statuses, said = Counter(row[4] for row in found.values()), next(row[7] for row in found.values())
+        why = ", ".join(f"{n:,} {status}" for status, n in statuses.items())
+        said = shorten(next(row[7] for row in found.values()))
+        model = self.settings.model
         raise ServerError(
-            f"{self.settings.base_url}: {self.settings.model} gave no label to any of {len(found):,} replies ("
-            f"{', '.join(f'{n:,} {status}' for status, n in statuses.items())}; such as {shorten(said)!r}): choose a "
-            "model that follows instructions, and turn off its thinking if it thinks before it answers"
+            f"{self.settings.base_url}: {model} judged none of {len(found):,} replies "
+            f"({why}; such as {said!r}): choose a model that follows instructions, and turn its "
+            "thinking off if it thinks before it answers"
         )
 
     def _answers(self, cache, pairs, able, voting, progress) -> dict[tuple, list[dict]]:
-        """All answers on each pair, from the cache or the server; one that was rejected is {"rejected": reason}."""
+        """All answers on each pair, kept or given; one that is rejected is {"rejected": reason}."""
         asked = list(self._requests(pairs, able, voting))
 
         def ask(missing: dict[str, dict]) -> dict[str, str]:
             how = missing, self.settings, self._keeper(cache), self._spending(cache), progress
-            return api_batch.ask(*how, cache, self.name) if self.settings.batch else api_client.ask(*how)
+            if self.settings.batch:
+                return api_batch.ask(*how, cache, self.name)
+            return api_client.ask(*how)
 
         try:
-            kept = cache.complete({name: request for _, name, request in asked}, self.settings, ask)
+            requests = {name: request for _, name, request in asked}
+            kept = cache.complete(requests, self.settings, ask)
         except RejectsAll:  # it may be another server than before at the same address
             cache.keep_abilities(self.settings.base_url, self.settings.model, None)
             raise
@@ -236,14 +203,15 @@ class ApiJudge:
             able = dict(ABLE)
             if not self._try(cache, able, False)["tokens"]:
                 able["logprobs"] = 0
-                able["structured"] = label_in_json(self._try(cache, able, True)["content"]) is not None
+                said = self._try(cache, able, True)["content"]
+                able["structured"] = label_in_json(said) is not None
             cache.keep_abilities(self.settings.base_url, self.settings.model, able)
         return able
 
     def _kept_abilities(self, cache: Cache) -> dict | None:
-        """What the server was found able to do; None if it was never asked, or that cannot be read."""
+        """What the server was found able to do; None if that is not known, or cannot be read."""
         able = cache.abilities(self.settings.base_url, self.settings.model)
-        if not isinstance(able, dict) or {n: type(v) for n, v in able.items()} != {n: type(v) for n, v in ABLE.items()}:
+        if not isinstance(able, dict) or _types(able) != _types(ABLE):
             return None
         return able if able["length"] in ("max_tokens", "max_completion_tokens") else None
 
@@ -294,7 +262,8 @@ def by_tokens(answer: dict) -> tuple | None:
 
 def by_votes(answers: list[dict]) -> tuple:
     """A judgement from several answers: the share of each label among those that name one."""
-    named = [found for a in answers if "rejected" not in a and not a["refusal"] and (found := label_in(a["content"]))]
+    given = [a for a in answers if "rejected" not in a and not a["refusal"]]
+    named = [name for a in given if (name := label_in(a["content"]))]
     said = " | ".join(a.get("rejected") or a["refusal"] or a["content"] for a in answers)
     left = 1 - len(named) / len(answers)
     if not named:
@@ -302,6 +271,10 @@ def by_votes(answers: list[dict]) -> tuple:
         return (*NOTHING, "rejected" if rejected else "refused" if refused else "unclear", "votes", left, said)
     shares = [named.count(name) / len(named) for name in LABELS]
     return (*shares, max(LABELS, key=named.count), "ok", "votes", left, said)
+
+
+def _types(able: dict) -> dict:
+    return {name: type(value) for name, value in able.items()}
 
 
 def _names(answers: list[dict]) -> str | None:

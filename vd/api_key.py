@@ -1,6 +1,7 @@
-"""The key to a server: where it comes from, to whom it may go, and that nobody else ever sees a part of it.
+"""The key to a server: where it comes from, to whom it may go, and that nobody else sees any of it.
 
-It is taken from OPENAI_API_KEY and goes to base_url over https, or over http to this machine itself; nowhere else.
+It is taken from OPENAI_API_KEY and goes to base_url over https, or over http to this machine
+itself; nowhere else.
 """
 
 import ipaddress
@@ -23,8 +24,9 @@ def fault(base_url: str) -> str | None:
     """Why the key cannot be used with this server, and what to do; None if it can."""
     key = find()
     if key is None:
-        wanted = urlsplit(base_url).hostname == "api.openai.com"
-        return "set the environment variable OPENAI_API_KEY, or base_url to another server" if wanted else None
+        if urlsplit(base_url).hostname != "api.openai.com":
+            return None
+        return "set the environment variable OPENAI_API_KEY, or base_url to another server"
     if not re.fullmatch(r"[!-~]+", key):
         return "OPENAI_API_KEY holds white space or characters that no key has; copy it again"
     if len(key) >= SHORTEST and key in base_url:
@@ -33,7 +35,7 @@ def fault(base_url: str) -> str | None:
 
 
 def for_server(base_url: str) -> str:
-    """The key as it is sent to this server; "none" (clients insist on one) where there is none or it must not go."""
+    """The key as this server gets it; "none" (clients insist on one) if there is none for it."""
     return (may_have_it(base_url) and find()) or "none"
 
 
@@ -56,19 +58,18 @@ def is_here(base_url: str) -> bool:
 
 
 def blank(text: str, part: int = PART) -> str:
-    """A text with *** for every run of at least `part` characters that it shares with the key, and so for the key.
+    """A text with *** for every run of at least `part` characters that is also in the key.
 
-    Keys as short as words (none, EMPTY) are no secrets, and words are what a text holds; they are left alone.
+    Keys as short as words (none, EMPTY) are no secrets, and texts hold words; they are left alone.
     """
     key, low = (find() or "").lower(), text.lower()
-    if len(key) < (PART if part == PART else SHORTEST):
-        return text
     size = min(part, len(key))
-    if len(text) < size:
+    if len(key) < (PART if part == PART else SHORTEST) or len(text) < size:
         return text
-    parts = {key[n : n + size] for n in range(len(key) - size + 1)}
     low = low if len(low) == len(text) else text  # a few letters become two
+    parts = {key[n : n + size] for n in range(len(key) - size + 1)}
     starts = [n for n in range(len(low) - size + 1) if low[n : n + size] in parts]
     hidden = {n for start in starts for n in range(start, start + size)}
     runs = groupby(range(len(text)), hidden.__contains__)
-    return "".join("***" if hide else "".join(text[n] for n in run) for hide, run in runs) if hidden else text
+    shown = ("***" if hide else "".join(text[n] for n in run) for hide, run in runs)
+    return "".join(shown) if hidden else text

@@ -1,4 +1,4 @@
-"""How long a server asks to be left alone, read from the headers of its responses, whatever stands in them."""
+"""How long a server asks to be left alone, in the headers of its responses, whatever they hold."""
 
 import math
 import re
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 
-LONGEST_WAIT = 3600.0  # seconds that are waited for; who is asked to wait longer is told when to come back
+LONGEST_WAIT = 3600.0  # seconds; who is asked to wait longer is told when to come back
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+", re.ASCII)
 FARTHEST = 10 * 365 * 86400.0  # seconds; later dates may be none
 
 
 def wanted(headers: Mapping[str, str]) -> float:
-    """Seconds that Retry-After asks for, as milliseconds, seconds or a date; 0 if it asks for none."""
+    """Seconds that Retry-After asks for, in milliseconds, seconds or a date; 0 for none."""
     said = headers.get("retry-after", "").strip()
     seconds = _number(headers.get("retry-after-ms", "")) / 1000
     if math.isnan(seconds):
@@ -25,7 +25,7 @@ def wanted(headers: Mapping[str, str]) -> float:
 
 
 def until_renewal(headers: Mapping[str, str]) -> float:
-    """Seconds until an exhausted rate limit is renewed; 0 if none is, or if that takes too long to be waited for."""
+    """Seconds until an exhausted rate limit is renewed; 0 if none is, or if that takes too long."""
     waits = [
         _duration(headers.get(f"x-ratelimit-reset-{what}", ""))
         for what in ("requests", "tokens")
@@ -36,7 +36,8 @@ def until_renewal(headers: Mapping[str, str]) -> float:
 
 def moment(seconds: float) -> str:
     """The date and time in that many seconds, of which more than ten years count as ten."""
-    return f"{datetime.now() + timedelta(seconds=min(seconds, FARTHEST)):%Y-%m-%d %H:%M}"
+    then = datetime.now() + timedelta(seconds=min(seconds, FARTHEST))
+    return f"{then:%Y-%m-%d %H:%M}"
 
 
 def _number(text: str) -> float:
@@ -57,6 +58,7 @@ def _duration(text: str) -> float:
     """Seconds of a duration such as 6m0s, 1.5s, 20ms or 3; 1 if it is written otherwise."""
     text = text.strip()
     if DURATION.fullmatch(text):
-        return sum(float(n) * UNITS[unit] for n, unit in re.findall(r"([\d.]+)(ms|d|h|m|s)", text))
+        parts = re.findall(r"([\d.]+)(ms|d|h|m|s)", text)
+        return sum(float(number) * UNITS[unit] for number, unit in parts)
     seconds = _number(text)
     return seconds if seconds >= 0 else 1.0

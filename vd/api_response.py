@@ -1,4 +1,4 @@
-"""What a response of a server means: an answer, or the trouble with it in one line that names what to do.
+"""What a response of a server means: an answer, or trouble, in a line that says what to do.
 
 Nothing of the key is in that line, not even where a server quotes a part of it.
 """
@@ -47,7 +47,11 @@ class Trouble:
 
 
 def digest(
-    status: int, headers: Mapping[str, str], body: bytes, settings: ServerSettings, read: Callable
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    settings: ServerSettings,
+    read: Callable,
 ):
     """What `read` makes of a body, or the Trouble with a response. `read` raises Unreadable."""
     if 200 <= status < 300:
@@ -125,7 +129,10 @@ def _refusal(status: int, headers: Mapping[str, str], body: bytes, settings: Ser
 
 
 def _hopeless(
-    status: int, headers: Mapping[str, str], body: bytes, settings: ServerSettings
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    settings: ServerSettings,
 ) -> str | None:
     """Why nothing will be answered, and what to do; None if that may pass.
 

@@ -33,6 +33,8 @@ from vd import paths, study_checks, study_file, study_inputs
 from vd.study_file import StudyError
 
 OPENAI = "https://api.openai.com/v1"
+ADDRESS = re.compile(r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[!-~]*)?", re.ASCII)
+WORDS = r"^\S(.*\S)?$"  # on one line, without white space around them
 
 
 def _once(values: list) -> list:
@@ -156,11 +158,14 @@ class ServerSettings(Settings):
     Keys that change no answer are left out when settings are written down or hashed, so changing them re-runs nothing.
     """
 
-    model: str = Field(min_length=1)  # the name that the server gives it; a dated one, since others change
+    # the name that the server gives it; a dated one, since what others mean changes
+    model: str = Field(min_length=1, pattern=WORDS)
     base_url: str = OPENAI  # mostly ends in /v1
-    answers_as: str | None = Field(None, exclude=True)  # its name in answers, where the server knows it by another
+    # the name by which it signs its answers, where that is another: an alias, a deployment
+    answers_as: str | None = Field(None, min_length=1, pattern=WORDS, exclude=True)
     max_in_flight: PositiveInt = Field(32, exclude=True)  # requests at a time
-    timeout: PositiveFloat = Field(60.0, exclude=True, le=86400)  # seconds per request, from sending to the last byte
+    # seconds per request, from sending it to the last byte of its answer
+    timeout: PositiveFloat = Field(60.0, exclude=True, le=86400)
     retries: int = Field(10, ge=0, exclude=True)  # after 408, 409, 429, 5xx, lost connections and broken replies
     price_in: float = Field(0.0, ge=0, exclude=True)  # dollars for a million prompt tokens
     price_out: float = Field(0.0, ge=0, exclude=True)  # dollars for a million reply tokens
@@ -171,11 +176,9 @@ class ServerSettings(Settings):
     @classmethod
     def _address(cls, url: str) -> str:
         if re.search(r"[?#@]", url):
-            raise PydanticCustomError(
-                "secret", "write the address alone, without name, password, '?' or '#'; the key goes into OPENAI_API_KEY"
-            )
-        if not re.fullmatch(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[!-~]*)?", url, re.ASCII):
-            raise ValueError("write http:// or https://, the server's name and mostly /v1, without spaces")
+            raise ValueError("write the address alone; a key goes into OPENAI_API_KEY")
+        if not ADDRESS.fullmatch(url):
+            raise ValueError("write http:// or https://, the server's name, and mostly /v1")
         if url.rstrip("/").endswith("/completions"):
             raise ValueError("leave out what follows /v1")
         return url

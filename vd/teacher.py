@@ -121,17 +121,19 @@ def _key(request: dict) -> str:
 
 
 def _kept(file: Path, settings: TeacherSettings) -> dict[str, dict]:
-    """Replies by key; lines that cannot be read, or that another model wrote, count as not there."""
-    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []  # the rest is what a killed process left
-    rows = filter(None, map(_row, lines))
-    return {r["key"]: r for r in rows if answers.is_from(r["model"], settings.model, settings.answers_as)}
+    """Replies by key; lines that cannot be read, or are another model's, count as not there."""
+    lines = file.read_bytes().split(b"\n") if file.exists() else [b""]
+    rows = filter(None, map(_row, lines[:-1]))  # the last one is what a killed process left
+    asked = settings.model, settings.answers_as
+    return {row["key"]: row for row in rows if answers.is_from(row["model"], *asked)}
 
 
 def _row(line: bytes) -> dict | None:
     """One line of the file; None if it is none that we wrote."""
     try:
         row = answers.parse(line)
-        told = answers.answer(row["reply"], None, None, None, row["model"], row["prompt_tokens"], row["reply_tokens"])
+        tokens = row["prompt_tokens"], row["reply_tokens"]
+        told = answers.answer(row["reply"], None, None, None, row["model"], *tokens)
         right = isinstance(row["key"], str) and row["failure"] in FAILURES
     except (answers.Unreadable, LookupError, TypeError):
         return None
@@ -144,7 +146,8 @@ def _ask(wanted: dict[str, dict], settings: TeacherSettings, file: Path) -> None
     if fault := api_key.fault(settings.base_url):  # before there is an empty file
         raise ServerError(f"{settings.base_url}: {fault}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"), open(file, "ab") as log:  # one process at a time asks, and writes
+    # one process at a time asks, and writes
+    with FileLock(f"{file}.lock"), open(file, "ab") as log:
         kept = _kept(file, settings)
         missing = {key: request for key, request in wanted.items() if key not in kept}
         log.truncate(file.read_bytes().rfind(b"\n") + 1)  # a line without its end, see `_kept`
@@ -154,9 +157,11 @@ def _ask(wanted: dict[str, dict], settings: TeacherSettings, file: Path) -> None
             log.flush()
 
         progress = Progress("teach", settings.model, len(missing))
-        rejected = api_client.ask(missing, settings, keep, Spending(settings, (0, 0.0), lambda cost: None), progress)
+        spending = Spending(settings, (0, 0.0), lambda cost: None)
+        rejected = api_client.ask(missing, settings, keep, spending, progress)
     if rejected:
-        raise ServerError(f"{settings.base_url}: {len(rejected)} requests rejected: {next(iter(rejected.values()))}")
+        why = f"{len(rejected)} requests rejected: {next(iter(rejected.values()))}"
+        raise ServerError(f"{settings.base_url}: {why}")
 
 
 def _reply(request: dict, answer: dict) -> dict:

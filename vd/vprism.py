@@ -30,7 +30,7 @@ from vd.study import VPrismSettings
 
 WORDS = (3, 60)  # of a prompt that is kept
 PROMPT = "vprism-v1"  # a file of vd/prompts
-POLARITIES = {"1": 1, "+1": 1, "1.0": 1, "0": 0, "0.0": 0, "-0.0": 0, "-1": -1, "-1.0": -1}  # as writers write them
+POLARITIES = {"1": 1, "+1": 1, "1.0": 1, "0": 0, "0.0": 0, "-0.0": 0, "-1": -1, "-1.0": -1}
 MANY = 10  # answers; if none of them can be read, something is wrong with the writer
 COLUMNS = ["prompt_id", "topic", "prompt", "polarity"]
 COLUMNS += ["original", "form", "rewritten_by", "confirmed_by", "probability", "cluster", "embedding", "source"]
@@ -283,8 +283,7 @@ def write(settings: VPrismSettings, drawn: pd.DataFrame, file: Path) -> pd.DataF
 
 def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
     """See `confirm`. Answers are kept, like those of an API judge, under a hash of what was asked."""
-    writer, prompt = settings.writer, paths.prompt(PROMPT).read_text(encoding="utf-8")
-    asks = yaml.safe_load(prompt)["template"]
+    writer, asks = settings.writer, yaml.safe_load(paths.prompt(PROMPT).read_bytes())["template"]
     propositions = data.topics().set_index("topic")["proposition"]
     requests = {}
     for row in candidates.itertuples():
@@ -301,26 +300,30 @@ def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFr
             return api_client.ask(missing, writer, keep, spending, progress)
 
         # finished work needs neither server nor key
-        given = cache.complete({keys[index]: request for index, request in requests.items()}, writer, ask)
+        wanted = {keys[index]: request for index, request in requests.items()}
+        given = cache.complete(wanted, writer, ask)
     if len(given) >= MANY and not any(map(_said, given.values())):
-        raise ValueError(f"{writer.base_url}: no answer of {writer.model} is as {PROMPT} asks; name another vprism.writer")
+        fault = f"no answer of {writer.model} is as {PROMPT} asks; name another vprism.writer"
+        raise ValueError(f"{writer.base_url}: {fault}")
     rows = [_read(given[keys[index]]) for index in candidates.index]
     return pd.DataFrame(rows, index=candidates.index).assign(confirmed_by=writer.model)
 
 
 def _said(answer: dict | None) -> dict | None:
-    """The JSON object in a writer's answer; None if there is none, which was paid for all the same and so is kept."""
+    """The JSON object in a writer's answer; None if there is none: that is kept too, being paid."""
     return answers.with_keys((answer or {}).get("content", ""), "value_laden", "on_topic")
 
 
 def _read(answer: dict | None) -> dict:
     """What a writer's answer says; one that cannot be read confirms nothing."""
     said = _said(answer) or {}
-    question, polarity = said.get("question"), POLARITIES.get(str(said.get("polarity")))
-    right = all(str(said.get(name)).lower() == "true" for name in ("value_laden", "on_topic"))
-    if not right or not isinstance(question, str) or not question.strip() or polarity is None:
+    words = {name: str(v) for name, v in said.items() if isinstance(v, str | int | float)}
+    asked, polarity = said.get("question"), POLARITIES.get(words.get("polarity"))
+    question = " ".join(asked.split()) if isinstance(asked, str) else ""
+    right = all(words.get(name, "").lower() == "true" for name in ("value_laden", "on_topic"))
+    if not right or not question or polarity is None:
         return {"confirmed": False, "polarity": 0, "question": None}
-    return {"confirmed": True, "polarity": polarity, "question": " ".join(question.split())}
+    return {"confirmed": True, "polarity": polarity, "question": question}
 
 
 def _umap(vectors: np.ndarray, settings: VPrismSettings, n_components: int, min_dist: float) -> np.ndarray:
