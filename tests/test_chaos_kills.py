@@ -1,7 +1,8 @@
-"""Chaos: smoke, killed with -9 at random moments and started again, ends with the tables of an uninterrupted run.
+"""Chaos: smoke, killed with -9 at random moments and started again, ends with the same tables.
 
-Slow, so it is run by name: `VD_KILLS=50 python -m pytest -m slow -s tests/test_chaos_kills.py`. VD_KILLS_SEED draws other
-moments.
+Slow, so it is run by name, with other moments for another VD_KILLS_SEED:
+
+    VD_KILLS=50 python -m pytest -m slow -s tests/test_chaos_kills.py
 """
 
 import os
@@ -49,7 +50,8 @@ def living(folder):
 
 def tables(folder):
     """Content of everything that must not depend on kills, by path."""
-    files = [file for place in ("results", "figures") for end in TABLES for file in (folder / place).rglob(end)]
+    found = [folder.glob(f"{place}/**/{end}") for place in ("results", "figures") for end in TABLES]
+    files = [file for files in found for file in files]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
@@ -97,8 +99,9 @@ def test_killed_anywhere_smoke_goes_on_to_the_same_tables(tmp_path):
         for file in [*(chaos / "results").rglob("*"), *(chaos / "cache").rglob("*")]:
             file.unlink() if file.is_file() else None  # once more, from the beginning
     assert living(chaos) == [] and longest < 10
+    seconds = time.monotonic() - began
     print(
-        f"\n{kills['group']} kills of the process group and {kills['top']} of the top process alone, {done} times through: "
-        f"{len(right)} tables equal byte for byte; no process lived longer than {longest:.1f} s after a kill; "
-        f"{time.monotonic() - began:.0f} s in all, {alone:.0f} s for smoke alone"
+        f"\n{kills['group']} kills of the process group, {kills['top']} of the top process alone; "
+        f"{done} times through, {len(right)} tables equal byte for byte; no process lived "
+        f"{longest + 0.1:.1f} s after a kill; {seconds:.0f} s in all, {alone:.0f} s for smoke alone"
     )

@@ -167,8 +167,8 @@ def _wrong_with(variable: str) -> str | None:
     if variable in ("VD_CONFIGS", "VD_DATA_DIR"):
         there = paths.place(variable).is_dir()
         return None if there else "no such folder; make it or unset the variable"
-    folders = {"VD_RESULTS": paths.results(""), "VD_FIGURES": paths.figures("")}
-    folder = folders.get(variable, paths.cache())
+    folder = {"VD_RESULTS": lambda: paths.results(""), "VD_FIGURES": lambda: paths.figures("")}
+    folder = folder.get(variable, paths.cache)()
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not there.is_dir():
         return f"{there} is a file; name a folder"

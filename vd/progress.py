@@ -7,7 +7,7 @@ from datetime import datetime
 
 
 def say(words: str) -> None:
-    """Add a line, with the time of day, to the file named by VD_PROGRESS, which `vd.launch` sets and shows.
+    """Add a line, with the time of day, to the file named by VD_PROGRESS, as `vd.launch` shows it.
 
     Nothing is printed, so an executed notebook holds results and no clock times. Without that file,
     or where it cannot be written, nothing is said.
