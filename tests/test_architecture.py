@@ -82,7 +82,7 @@ ALLOWED = {  # arrows point one way, from what is asked to what is shown
         "record",
         "study",
     },
-    "vd.api_prompt": {"answers", "paths", "study"},
+    "vd.api_prompt": {"answers", "api_response", "paths", "study"},
     "vd.agreement": {"files", "record", "shown"},
     "vd.ppi": {"drift"},
     "vd.drift": set(),
