@@ -408,7 +408,7 @@ def test_weights_that_are_no_numbers_are_neither_trained_on_nor_probed(place):
     stored = load_file(file)
     name = next(n for n in stored if "lora_B" in n)
     save_file(stored | {name: stored[name] * float("nan")}, file)
-    with pytest.raises(NotFiniteError, match="weight .*lora_B.* is not a finite number"):
+    with pytest.raises(NotFiniteError, match=r"weight .*lora_B.* is not a finite number"):
         methods.train(study.run(DPO_RUN))
     with pytest.raises(NotFiniteError, match=f"{file.parent}.* is not a finite number"):
         models.for_inference(study.models["tiny-llama"], file.parent)
