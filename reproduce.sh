@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Set up everything and run a study, its tests, or JupyterLab. Start here: ./reproduce.sh
 set -euo pipefail
-# what would lead elsewhere, or put another Python's packages before this environment's
-unset CDPATH PYTHONHOME PYTHONPATH PYTHONSTARTUP JUPYTER_PATH PIP_USER PIP_TARGET PIP_PREFIX
+# what would lead elsewhere, or bring another Python's packages, or leave out assertions
+unset CDPATH PYTHONHOME PYTHONPATH PYTHONSTARTUP PYTHONOPTIMIZE PYTHONWARNINGS JUPYTER_PATH
+unset PIP_USER PIP_TARGET PIP_PREFIX
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 [ -d "${TMPDIR:-/tmp}" ] || unset TMPDIR
 ENV="$PWD/.venv"

@@ -89,26 +89,27 @@ def test_a_place_that_cannot_be_is_one_line_before_any_work(place, monkeypatch, 
     value = value if value.startswith("~") else str(place / value)
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit, match=rf"^{variable}={re.escape(value)}: [^\n]+$"):
-        launch.check_places()
+        launch.check_places("s")
 
 
 def test_places_that_are_not_there_yet_are_no_mistake(place, monkeypatch):
     for variable in WRITTEN:
         monkeypatch.setenv(variable, str(place / ODD / variable))
-    launch.check_places()
+    launch.check_places("s")
     monkeypatch.setenv("VD_RESULTS", str(place / "{run}"))
     with pytest.raises(SystemExit, match=r"^VD_RESULTS=\S+: Snakemake takes braces"):
-        launch.check_places()
+        launch.check_places("s")
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
 def test_a_results_folder_that_is_read_only_is_one_line_and_such_a_cache_none(place, monkeypatch):
-    (place / "results").chmod(0o500)
-    with pytest.raises(SystemExit, match=r"^VD_RESULTS=\S+ cannot be written to; name another"):
-        launch.check_places()
-    monkeypatch.setenv("VD_CACHE", str(place / "results"))
-    monkeypatch.delenv("VD_RESULTS")
-    launch.check_places()
+    (place / "figures" / "s").mkdir()
+    (place / "figures" / "s").chmod(0o500)
+    with pytest.raises(SystemExit, match=r"^VD_FIGURES=\S+ \S+/s cannot be written to; name"):
+        launch.check_places("s")
+    launch.check_places("t")
+    monkeypatch.setenv("VD_CACHE", str(place / "figures" / "s"))
+    launch.check_places("t")
 
 
 @pytest.mark.parametrize("home", ["/dev/null", "/nonexistent/home"])
@@ -358,6 +359,14 @@ def job(folder, *cells):
     output = folder / ODD / "0.ipynb"
     made = [folder / "0.made", "settings=1 data=2 code=3"]
     return [*made, "papermill", folder / "0.ipynb", output, "-r", "STUDY", "2024"], output
+
+
+def test_a_job_is_alone_whatever_started_it(tmp_path):
+    cell = "import os; print(sorted(n for n in os.environ if 'RANK' in n or 'WORLD' in n))"
+    cluster = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "2"}
+    words, output = job(tmp_path, cell)
+    assert python("-c", JOB, *words, **cluster)[1] == 0
+    assert '"[]\\n"' in output.read_text()
 
 
 @pytest.mark.parametrize(("given", "seen"), [({}, "'0'"), ({"CUDA_VISIBLE_DEVICES": ""}, "''")])

@@ -4,10 +4,14 @@ The Snakefile runs `python -m vd.job PARENT RECORD MADE_FROM papermill NOTEBOOK 
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
 from vd import launch, progress, record
+
+# what starters of several processes set; one that trains alone would wait for the others
+LAUNCHED = r"ACCELERATE_\w+|(OMPI_COMM_WORLD|MV2_COMM_WORLD|PMI)_\w+|(LOCAL_)?RANK|WORLD_SIZE"
 
 
 def main() -> None:
@@ -19,6 +23,8 @@ def main() -> None:
     parent, made, made_from, _, notebook, output, *options = sys.argv[1:]
     launch.end_with(int(parent))
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one GPU; empty means none
+    for name in filter(re.compile(LAUNCHED).fullmatch, list(os.environ)):
+        del os.environ[name]
     job = f"{Path(notebook).stem} {options[-1]}"
     failed = Path(output).with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)

@@ -43,9 +43,9 @@ _locks = []  # open files: their locks end with this process
 
 def main() -> None:
     """Say what a study will do, check what can be checked, run it, say where its results are."""
-    study, *options = sys.argv[1:]
+    study, *options = sys.argv[1:] or ["pocket"]
     check_names(study, options)
-    check_places()
+    check_places(study)
     dry = any(re.fullmatch(DRY, option) for option in options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _show(f"\n== Study {study}")
@@ -119,7 +119,7 @@ def hold(study: str) -> None:
     """
     if launcher := os.environ.pop("VD_LAUNCHER", None):
         end_with(int(launcher))
-    check_places()
+    check_places(study)
     folder = paths.results(study).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     _lock(study, folder / RUNNING)
@@ -152,23 +152,23 @@ def check_names(study: str, options: Sequence[str]) -> None:
             sys.exit(f"{study} {option}: one study at a time")
 
 
-def check_places() -> None:
+def check_places(study: str) -> None:
     """SystemExit, in a line, if a folder that an environment variable names cannot be used."""
     for variable in ("VD_RESULTS", "VD_FIGURES", "VD_CACHE", "VD_CONFIGS", "VD_DATA_DIR"):
         try:
-            wrong = _wrong_with(variable)
+            wrong = _wrong_with(variable, study)
         except (OSError, RuntimeError) as error:  # such as ~ of a user who does not exist
             wrong = f"{error}"
         if wrong:
             sys.exit(f"{variable}={os.environ.get(variable, '')}: {wrong}")
 
 
-def _wrong_with(variable: str) -> str | None:
+def _wrong_with(variable: str, study: str) -> str | None:
     if variable in ("VD_CONFIGS", "VD_DATA_DIR"):
         there = paths.place(variable).is_dir()
         return None if there else "no such folder; make it or unset the variable"
-    folder = {"VD_RESULTS": lambda: paths.results(""), "VD_FIGURES": lambda: paths.figures("")}
-    folder = folder.get(variable, paths.cache)()
+    of_study = {"VD_RESULTS": paths.results, "VD_FIGURES": paths.figures}.get(variable)
+    folder = of_study(study) if of_study else paths.cache()
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not there.is_dir():
         return f"{there} is a file; name a folder"
