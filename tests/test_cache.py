@@ -1,4 +1,4 @@
-"""What the cache keeps: made once, by one process, readable by others, and anew when what it comes from changes."""
+"""What the cache keeps: made once, readable by others, and anew when its origin changes."""
 
 import os
 import shutil
@@ -67,7 +67,8 @@ def test_several_processes_on_an_empty_cache_make_one_model(cache):
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = {process.communicate()[0] for process in running}
     assert len(said) == 1 and all(process.returncode == 0 for process in running)
-    assert [p.name for p in (cache / "random").iterdir() if p.is_dir()] == [os.path.basename(said.pop().strip())]
+    made = [path.name for path in (cache / "random").iterdir() if path.is_dir()]
+    assert made == [os.path.basename(said.pop().strip())]
 
 
 TEXTS = pd.Series([f"Should {word} be free?" for word in ("tea", "trade", "time", "speech")])
@@ -78,12 +79,12 @@ def kept(cache, step):
 
 
 SETTINGS = VPrismSettings(min_cluster_size=5, n_neighbors=5, n_components=2)
-EDITS = [  # file of vd, what stands there, what is written in its place, steps that have to be taken anew
+EDITS = [  # file of vd, what stands there, what is written in its place, tables kept of each step
     ("topics.py", "max_length=256", "max_length=8", {"embed": 2, "clusters": 1}),
-    ("vprism.py", 'cluster_selection_method="eom"', 'cluster_selection_method="leaf"', {"embed": 1, "clusters": 2}),
+    ("vprism.py", 'method="eom"', 'method="leaf"', {"embed": 1, "clusters": 2}),
     ("vprism.py", 'metric="cosine"', 'metric="euclidean"', {"embed": 1, "clusters": 2}),
-    ("vprism.py", "# a source that knows its polarities", "# another comment", {"embed": 1, "clusters": 1}),
-]  # fmt: skip
+    ("vprism.py", "# a source that knows", "# another comment", {"embed": 1, "clusters": 1}),
+]
 STEPS = """
 import numpy as np
 from test_cache import SETTINGS, TEXTS
@@ -95,7 +96,7 @@ vprism.clusters(SETTINGS, np.random.default_rng(0).normal(size=(40, 8)).astype(n
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit[2])
 def test_steps_are_taken_anew_when_their_code_changes(cache, tmp_path, edit):
-    """A copy of the package, with one line edited, on the cache that the unedited one has filled."""
+    """A copy of the package with one line edited, on the cache that the unedited one filled."""
     file, before, after, expected = edit
     shutil.copytree(paths.ROOT / "vd", tmp_path / "copy" / "vd")
     file = tmp_path / "copy" / "vd" / file
@@ -110,7 +111,7 @@ def test_steps_are_taken_anew_when_their_code_changes(cache, tmp_path, edit):
 
 
 def test_embeddings_are_made_anew_when_the_models_files_change(cache, tmp_path):
-    """A local folder may hold another model tomorrow; the same files elsewhere are the same model."""
+    """A local folder may hold another model tomorrow; equal files elsewhere are the same."""
     for name in ("one", "two"):
         shutil.copytree(models.locate("random:bert"), tmp_path / name)
     settings = VPrismSettings()

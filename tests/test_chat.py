@@ -1,4 +1,4 @@
-"""What a hub model brings along: tokenizers, templates and settings must not change a measurement in silence."""
+"""What a hub model brings: tokenizers, templates and settings must not bend a measurement."""
 
 import json
 import time
@@ -16,7 +16,8 @@ from vd import chat, models, probe
 from vd.study import ModelSettings, Probing
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
-LLAMA = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+LLAMA = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>"]
+LLAMA += ["<|eot_id|>"]
 LLAMA += [f"<|reserved_special_token_{i}|>" for i in range(251)]
 QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|vision_{i}|>" for i in range(11))]
 QWEN_WORDS = ["<tool_call>", "</tool_call>", "<|fim_prefix|>", "<think>", "</think>"]
@@ -39,7 +40,7 @@ QUESTION, REPLY = {"role": "user", "content": "Why?"}, {"role": "assistant", "co
 
 
 def tokenizer_in(folder, special, words=(), template=None, **named):
-    """Save a tokenizer with these added tokens; `named` gives the numbers of bos, eos, pad and unk."""
+    """Save a tokenizer with these added tokens; `named` numbers bos, eos, pad and unk."""
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(["Should tea be free?"], 400, special_tokens=[], show_progress=False)
     made = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer)
@@ -85,7 +86,9 @@ def test_families_of_tokenizers_load_fast_and_read_control_tokens_as_text(family
     count = [sum(i in raw.added_tokens_decoder for i in raw(t, add_special_tokens=False)["input_ids"])
              for t in (text, harmless)]  # fmt: skip
     assert count[0] == count[1]
-    assert "<b>bold</b> <table>" in rendered(tokenizer, {**QUESTION, "content": "<b>bold</b> <table>"})
+    assert "<b>bold</b> <table>" in rendered(
+        tokenizer, {**QUESTION, "content": "<b>bold</b> <table>"}
+    )
 
 
 @pytest.mark.parametrize("prompt_format", ["chat", "response"])
@@ -159,7 +162,9 @@ def test_a_turn_that_ends_in_another_token_than_eos(tmp_path, place):
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|pad|>")
     reply = "No.<|im_end|>\n<|im_start|>user\nAnd then?"
     assert said(tokenizer, reply) == ("No.", "stop")
-    assert said(tokenizer, "No.<|pad|>Yes") == ("No.", "stop"), "what the tokenizer calls the end too"
+    assert said(tokenizer, "No.<|pad|>Yes") == ("No.", "stop"), (
+        "what the tokenizer calls the end too"
+    )
 
     study = yaml.safe_load(Path("notebooks/configs/smoke.yaml").read_text(encoding="utf-8"))
     study["models"]["tiny-llama"] = {"source": settings.source, "dtype": "float32"}
@@ -173,10 +178,14 @@ def test_a_turn_that_nothing_ends_is_one_clear_error(tmp_path):
     template = chat.CHATML.replace("<|im_end|>", "##")
     settings = altered(tmp_path)
     (tmp_path / "chat_template.jinja").write_text(template)
-    with pytest.raises(ValueError, match=r"'##.*end token is '<\|im_end\|>'.*prompt_format: response"):
+    with pytest.raises(
+        ValueError, match=r"'##.*end token is '<\|im_end\|>'.*prompt_format: response"
+    ):
         models.load_tokenizer(settings)
     (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('never') }}")
-    with pytest.raises(ValueError, match=r"template fails \(never\); write prompt_format: response"):
+    with pytest.raises(
+        ValueError, match=r"template fails \(never\); write prompt_format: response"
+    ):
         models.load_tokenizer(settings)
 
 
@@ -189,7 +198,8 @@ def test_of_several_templates_the_default_is_taken(tmp_path):
     altered_file.write_text(json.dumps(content | {"chat_template": forms}))
     tokenizer = models.load_tokenizer(settings)
     assert rendered(tokenizer, QUESTION) == "<|im_start|>user\nWhy?<|im_end|>\n"
-    altered_file.write_text(json.dumps(content | {"chat_template": [{**f, "name": f["name"] + "2"} for f in forms]}))
+    renamed = [{**form, "name": form["name"] + "2"} for form in forms]
+    altered_file.write_text(json.dumps(content | {"chat_template": renamed}))
     with pytest.raises(ValueError, match=r"\(tool_use2, default2\) is named default"):
         models.load_tokenizer(settings)
 
@@ -256,7 +266,9 @@ def test_settings_for_chatting_do_not_reach_generation(tmp_path):
     chatty = {"repetition_penalty": 5.0, "temperature": 0.1, "top_k": 1, "do_sample": False,
               "no_repeat_ngram_size": 1, "max_length": 3, "suppress_tokens": [5]}  # fmt: skip
     file.write_text(json.dumps(json.loads(file.read_text()) | chatty))
-    asked = pd.DataFrame({"prompt_id": ["p", "q"], "topic": ["t"] * 2, "prompt": ["Why?", "Is it so?"]})
+    asked = pd.DataFrame(
+        {"prompt_id": ["p", "q"], "topic": ["t"] * 2, "prompt": ["Why?", "Is it so?"]}
+    )
     probing = Probing(samples=3, max_new_tokens=12, temperature=1.0)
     replies = [
         probe.ask(models.for_inference(s, None), models.load_tokenizer(s), asked, probing, 0)
@@ -272,7 +284,9 @@ def test_settings_for_chatting_do_not_reach_generation(tmp_path):
 def test_broken_files_of_a_model_are_one_line(tmp_path, name, content):
     settings = altered(tmp_path)
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot be loaded: .*correct models\.\*\.source") as caught:
+    with pytest.raises(
+        ValueError, match=r"cannot be loaded: .*correct models\.\*\.source"
+    ) as caught:
         models.load_tokenizer(settings)
         models.load_base(settings)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
@@ -284,7 +298,9 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path):
     settings, file = altered(tmp_path), tmp_path / "model.safetensors"
     weights = load_file(file)
     save_file({n: w for n, w in weights.items() if "layers.1" not in n}, file, {"format": "pt"})
-    with pytest.raises(ValueError, match=r"weights are missing, such as model.layers.1.* would be random"):
+    with pytest.raises(
+        ValueError, match=r"weights are missing, such as model.layers.1.* would be random"
+    ):
         models.load_base(settings)
 
 
@@ -301,7 +317,9 @@ def test_families_go_through_training_and_probing(family, place, tmp_path, promp
         (tmp_path / file.name).write_bytes(file.read_bytes())
     sizes = dict(models.TINY["llama"], vocab_size=len(AutoTokenizer.from_pretrained(tmp_path)))
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **sizes)).save_pretrained(tmp_path)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **sizes)).save_pretrained(
+        tmp_path
+    )
     study = yaml.safe_load(Path("notebooks/configs/smoke.yaml").read_text(encoding="utf-8"))
     source = {"source": str(tmp_path), "dtype": "float32", "prompt_format": prompt_format}
     study |= {"models": {"own": source}, "preference": {}, "findings": {}, "ablations": {}}
@@ -315,4 +333,6 @@ def test_families_go_through_training_and_probing(family, place, tmp_path, promp
             methods.train(run)
         replies = probe.probe_run(study, run)
     assert set(replies["step"]) == {0, 2} and len(replies) == 2 * 22 * 2
-    assert not replies["response"].str.contains("<|", regex=False).any(), "control tokens are no text"
+    assert not replies["response"].str.contains("<|", regex=False).any(), (
+        "control tokens are no text"
+    )

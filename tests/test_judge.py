@@ -90,7 +90,7 @@ def test_a_judge_in_training_that_turns_to_nan_is_not_kept(monkeypatch, tmp_path
 
 
 def test_the_judge_is_what_its_encoder_holds_and_not_where_it_lies(tmp_path):
-    """Equal files in two folders make one judge, with no path in its name; another file makes another."""
+    """Equal files in two folders make one judge, without a path in its name."""
     base, names = paths.Path(models.locate("random:bert")), []
     for folder, more in (("a", ""), ("b", ""), ("c", " ")):
         for file in base.iterdir():

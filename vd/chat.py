@@ -1,12 +1,13 @@
-"""How a model is spoken to: its chat template made safe, where its turns end, what pads, what of a reply counts.
+"""How a model is spoken to: a safe chat template, where turns end, what pads, what a reply is.
 
-A hub model brings a tokenizer, a template and settings that were made for chatting. For measuring, the same text must
-give the same tokens every day, in training as in probing:
+A hub model brings a tokenizer, a template and settings that were made for chatting. For measuring,
+the same text must give the same tokens every day, in training as in probing:
 
     control tokens in a text     are text (a space after their first character breaks them)
     today's date in a template   is a fixed date, or prompts would change from day to day
-    thinking                     is switched off where the template can; thoughts are cut off recorded replies
-    the end of a turn            is the token that the template writes after a reply, whatever `eos_token` says
+    thinking                     is switched off where the template can; no reply holds thoughts
+    the end of a turn            is the token that the template writes after a reply, whatever
+                                 `eos_token` says
     padding                      is a token that ends no turn and stands in no text
 """
 
@@ -30,10 +31,11 @@ RESPONSE_TEMPLATE = (
 TODAY = date(2024, 7, 26)  # what Llama's templates take where they are told no date
 THOUGHTS = {"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]"}
 THOUGHT_TAGS = {*THOUGHTS, *THOUGHTS.values()}
-TAG = re.compile(r"</?[a-z][a-z0-9]*>")  # Gemma knows HTML's tags as tokens; they are no control tokens
+# Gemma knows HTML's tags as tokens, which control nothing
+TAG = re.compile(r"</?[a-z][a-z0-9]*>")
 
-# Put before every chat template. Without it tokenizers read `<|im_start|>system` in a user's text as
-# the start of a system message. Tokens come in groups that begin alike, so that a text in which no
+# Put before every chat template. Without it tokenizers read `<|im_start|>system` in a user's text
+# as the start of a system message. Tokens come in groups that begin alike, so that a text in which no
 # group begins costs next to nothing even for the thousands of added tokens that some models have.
 SAFE = """\
 {%- set enable_thinking = false -%}{%- set thinking = false -%}
@@ -83,7 +85,8 @@ def reply_of(tokenizer, ids: list[int]) -> tuple[str, bool]:
     A reply that never leaves its thoughts says nothing: it is empty and counts as cut.
     """
     text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    closed = max((text.rfind(tag) + len(tag) for tag in THOUGHTS.values() if tag in text), default=0)
+    ends = [text.rfind(tag) + len(tag) for tag in THOUGHTS.values() if tag in text]
+    closed = max(ends, default=0)
     if any(tag in text[closed:] for tag in THOUGHTS):
         return "", False
     if not closed:
@@ -108,7 +111,8 @@ def _one_template(template, place: str) -> str:
                 "write prompt_format: response in the study"
             )
     if not template:
-        raise ValueError(f"{place} has no chat template; write prompt_format: response in the study")
+        fix = "write prompt_format: response in the study"
+        raise ValueError(f"{place} has no chat template; {fix}")
     return template
 
 

@@ -1,4 +1,4 @@
-"""Numbers that are no numbers stop the step that made them, and are never logged, sampled from or judged."""
+"""Numbers that are none stop the step that made them: never logged, sampled from or judged."""
 
 
 class NotFiniteError(RuntimeError):

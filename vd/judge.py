@@ -139,7 +139,8 @@ def _train(settings: JudgeSettings, folder: Path) -> None:
             with torch.autocast("cpu", dtype=torch.bfloat16):  # half the time of float32; scoring is in float32
                 logits = model(**_encode(tokenizer, rows.iloc[batch.numpy()], settings.max_length)).logits
             loss = torch.nn.functional.cross_entropy(logits.float(), target[batch])
-            finite(loss.item(), f"offline judge: the loss of step {done + 1}", "lower judge.learning_rate")
+            what = f"offline judge: the loss of step {done + 1}"
+            finite(loss.item(), what, "lower judge.learning_rate")
             loss.backward()
             optimizer.step()
             schedule.step()

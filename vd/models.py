@@ -95,7 +95,7 @@ def identity(model: ModelSettings) -> str:
 
 
 def load_tokenizer(model: ModelSettings):
-    """The model's tokenizer made fit for measuring: safe chat template, end of turn, padding (see vd.chat)."""
+    """The model's tokenizer made fit for measuring, see vd.chat."""
     from transformers import AutoTokenizer
 
     with _loading(model.source, "tokenizer"):
@@ -108,7 +108,7 @@ def load_tokenizer(model: ModelSettings):
 
 
 def context(config) -> int | None:
-    """The longest text in tokens that a model with this configuration can read; None if it does not say."""
+    """The longest text, in tokens, that a model can read; None if it does not say."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 

@@ -97,14 +97,15 @@ def _generate(model, tokenizer, batch: pd.DataFrame, probing: Probing, seed: int
     tokens = output[:, inputs["input_ids"].shape[1] :]
     ends = torch.isin(tokens, stops)
     n_tokens = torch.where(ends.any(dim=1), ends.int().argmax(dim=1), tokens.shape[1]).tolist()
-    replies = [chat.reply_of(tokenizer, t[:n]) for t, n in zip(tokens.tolist(), n_tokens, strict=True)]
-    texts, whole = zip(*replies, strict=True)
+    written = [row[:n] for row, n in zip(tokens.tolist(), n_tokens, strict=True)]
+    texts, whole = zip(*(chat.reply_of(tokenizer, ids) for ids in written), strict=True)
     finish = np.where(ends.any(dim=1).cpu().numpy() & np.array(whole), "stop", "length")
-    return pd.DataFrame({"response": texts, "n_tokens": n_tokens, "finish_reason": finish}, batch.index)
+    columns = {"response": texts, "n_tokens": n_tokens, "finish_reason": finish}
+    return pd.DataFrame(columns, batch.index)
 
 
 def _check_room(model, lengths, batch: pd.DataFrame, probing: Probing) -> None:
-    """Raise ValueError for a prompt that leaves no room for a reply: beyond it models write noise."""
+    """Raise ValueError for a prompt without room for a reply: beyond it models write noise."""
     limit = models.context(model.config)
     if limit and int(lengths.max()) + probing.max_new_tokens > limit:
         row = batch.iloc[int(lengths.argmax())]
@@ -116,7 +117,7 @@ def _check_room(model, lengths, batch: pd.DataFrame, probing: Probing) -> None:
 
 
 def _stops(model, tokenizer) -> list[int]:
-    """Tokens that end a reply: the template's end of turn, and what tokenizer and model call an end."""
+    """Tokens that end a reply: the template's end of turn, and the tokenizer's and model's."""
     named = model.generation_config.eos_token_id
     named = named if isinstance(named, list) else [named]
     return sorted({*tokenizer.stop_ids, *(token for token in named if token is not None)})

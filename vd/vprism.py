@@ -78,7 +78,8 @@ def _prompts(name: str, filters: dict) -> pd.DataFrame:
 
 def embed(settings: VPrismSettings, texts: pd.Series) -> np.ndarray:
     """Sentence embeddings (N, D) of unit length, cached."""
-    key = [settings.embedding.model_dump(exclude={"source"}), models.identity(settings.embedding), *texts]
+    how = settings.embedding.model_dump(exclude={"source"})
+    key = [how, models.identity(settings.embedding), *texts]
 
     def make() -> pd.DataFrame:
         return pd.DataFrame(topics.embed(texts, settings.embedding))
@@ -343,7 +344,7 @@ def _hash(vectors: np.ndarray) -> str:
 
 
 def _cached(step: str, key: list, make: Callable[[], pd.DataFrame], code: list) -> pd.DataFrame:
-    """What `make` gives, kept under a hash of `key` and of `code`: (module, name of a function) pairs."""
+    """What `make` gives, kept under a hash of `key` and of `code`: pairs (module, function)."""
     content = [key, [_source(module, name) for module, name in code]]
     name = hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
     file = paths.cache() / "vprism" / f"{step}-{name}.parquet"

@@ -48,7 +48,7 @@ def train(run: Run) -> tuple[torch.nn.Module, dict]:
     if not len(learnt):
         raise RewardModelError(
             f"{run.id}: all {len(held_out)} pairs that leave room for a rollout within max_length "
-            "have one prompt, so none is left to train on beside the held-out ones; raise max_length"
+            "have one prompt, so none is left to train on beside held-out ones; raise max_length"
         )
     with tempfile.TemporaryDirectory() as folder:
         fitting = RewardTrainer(
@@ -83,8 +83,8 @@ def train(run: Run) -> tuple[torch.nn.Module, dict]:
     before = scores(model, tokenizer, prompts, sample(run, tokenizer, prompts))
     if not before.std() > 0:
         raise RewardModelError(
-            f"{run.id}: the reward model gives all {len(before)} replies of the SFT model one score; "
-            "train it longer (reward.steps) or raise reward.reference_samples"
+            f"{run.id}: the reward model gives all {len(before)} replies of the SFT model one "
+            "score; train it longer (reward.steps) or raise reward.reference_samples"
         )
     normalise(model, before)
     report["reward_model"] |= {"reference_mean": float(before.mean()), "reference_std": float(before.std())}

@@ -23,7 +23,8 @@ from vd.study import Optimisation, Run
 
 KEEP = ("*.safetensors", "*.safetensors.index.json")
 KEEP += ("config.json", "adapter_config.json", "generation_config.json")
-STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth")  # without these a run would not go on alike
+# without these a run would not go on alike
+STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 FIX = "lower learning_rate, raise warmup_steps, or write dtype: float32"
 
 
@@ -219,7 +220,8 @@ def _is_whole(checkpoint: Path) -> bool:
     A kill or a full disk may leave any file of it empty or cut.
     """
     try:
-        TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).log_history[-1]["num_tokens"]
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        state.log_history[-1]["num_tokens"]
         weights = list(checkpoint.glob("*.safetensors"))
         for file in weights:
             safetensors.safe_open(file, "pt")  # compares its length with what its header promises
@@ -263,7 +265,7 @@ class Report(TrainerCallback):
             self.progress(state.global_step, f"loss {float(logs['loss']):.3f}")
 
     def on_save(self, args, state, control, **kwargs):
-        """Keep what resuming needs of the last two checkpoints alone: it is twice as large as a model."""
+        """Keep what resuming needs, twice the size of a model, of the last two checkpoints."""
         found = sorted(Path(args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
         for checkpoint in found[:-2]:
             _slim(checkpoint)
