@@ -135,6 +135,7 @@ def test_the_key_goes_over_https_or_to_this_machine(monkeypatch, url, goes):
 
 def test_another_machine_is_asked_without_the_key_and_a_refusal_says_so(server, monkeypatch):
     monkeypatch.setattr(api_key, "is_here", lambda url: False)
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"Authorization: Bearer {KEY}")
     assert_right(replies(2), judge(server).judge(replies(2)))
     assert set(server.keys) == {"Bearer none"}
     server.fault = lambda n, request: 401
@@ -204,6 +205,7 @@ WRONG = [
     "https://a/v1\n",
 ]
 WRONG += ["https://[::1/v1", "https://a:port/v1", "https://a/v1/chat/completions"]
+WRONG += ["http://256.1.1.1/v1", "http://127.1/v1", "http://[1:2]/v1", "http://a:99999", "http://a:0"]
 
 
 @pytest.mark.parametrize("url", [*SECRET, *WRONG])

@@ -55,6 +55,7 @@ REVERSAL = re.compile(
 DATED = re.compile(r"-\d{4}-\d\d-\d\d|-\d\d-\d\d|-(?:\d{3,4}|\d{6}|\d{8})|@\S+")
 MOST_TOKENS = 2**31  # no text has more
 ROUNDING = 0.01  # by how much probabilities may sum to more than 1
+TAIL = 200  # characters at the end of a text in which end tokens are looked for
 MOST_OBJECTS = 100  # that are looked at in one text
 
 
@@ -139,7 +140,8 @@ def without_thoughts(text: str) -> str:
     """What a model says after its thoughts and before its end token; nothing if it still thinks."""
     if not {"<", "[", "◁"} & set(text):
         return text
-    return END_TOKENS.sub("", THOUGHT_START.split(THOUGHT_END.split(text)[-1])[0])
+    text = THOUGHT_START.split(THOUGHT_END.split(text)[-1])[0]
+    return text[:-TAIL] + END_TOKENS.sub("", text[-TAIL:])
 
 
 def is_from(answered: str | None, asked: str, also: str | None = None) -> bool:

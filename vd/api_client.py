@@ -147,8 +147,10 @@ class Server:
         if http is None:
             fault = f"{PROXIES} or SSL_CERT_FILE cannot be used; unset or correct it"
             raise ServerError(f"{self.url}: {fault}")
+        key = api_key.for_server(self.url)
         self.client = openai.AsyncOpenAI(
-            api_key=api_key.for_server(self.url),
+            api_key=key,
+            default_headers={"Authorization": f"Bearer {key}"},  # in place of OPENAI_CUSTOM_HEADERS'
             base_url=self.url,
             timeout=openai.Timeout(None, connect=CONNECTING * self.settings.timeout),
             max_retries=0,

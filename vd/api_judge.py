@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 
 from vd import api_batch, api_client, paths, ppi
-from vd.answers import LABELS, begins, label_in, label_in_json
+from vd.answers import LABELS, begins, label_in_json
+from vd.answers import label_in as _label_in_text
 from vd.api_budget import Spending
 from vd.api_cache import Cache, key
 from vd.api_client import Rejected, RejectsAll
@@ -263,7 +264,7 @@ def by_tokens(answer: dict) -> tuple | None:
 def by_votes(answers: list[dict]) -> tuple:
     """A judgement from several answers: the share of each label among those that name one."""
     given = [a for a in answers if "rejected" not in a and not a["refusal"]]
-    named = [name for a in given if (name := label_in(a["content"]))]
+    named = [name for a in given if (name := _label_in_text(a["content"]))]
     said = " | ".join(a.get("rejected") or a["refusal"] or a["content"] for a in answers)
     left = 1 - len(named) / len(answers)
     if not named:

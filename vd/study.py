@@ -11,9 +11,11 @@ fix:
 """
 
 import importlib
+import ipaddress
 import math
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -47,6 +49,17 @@ def _sampled(temperature: float) -> float:
     if 0 < temperature < 0.01:
         raise ValueError("must be 0 or at least 0.01, for scores are divided by it")
     return temperature
+
+
+def _has_place(url: str) -> bool:
+    """Whether the server's name and port can be some."""
+    try:
+        host, port = urlsplit(url).hostname, urlsplit(url).port
+        if ":" in host or not re.search("[a-z_-]", host):  # numbers
+            ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return port != 0
 
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
@@ -177,7 +190,7 @@ class ServerSettings(Settings):
     def _address(cls, url: str) -> str:
         if re.search(r"[?#@]", url):
             raise ValueError("write the address alone; a key goes into OPENAI_API_KEY")
-        if not ADDRESS.fullmatch(url):
+        if not ADDRESS.fullmatch(url) or not _has_place(url):
             raise ValueError("write http:// or https://, the server's name, and mostly /v1")
         if url.rstrip("/").endswith("/completions"):
             raise ValueError("leave out what follows /v1")
