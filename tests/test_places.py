@@ -257,6 +257,17 @@ def test_a_clone_with_windows_line_ends_holds_the_same_bytes(tmp_path):
     assert b"--dry-run" in text
 
 
+def test_the_commit_is_this_repositorys_and_none_of_one_around_it(tmp_path, monkeypatch):
+    (tmp_path / "copy").mkdir()
+    commit = ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "m", "--allow-empty"]
+    for words in (["init", "-q"], commit):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    assert re.fullmatch("[0-9a-f]{40}", record.provenance()["git_commit"])
+    monkeypatch.setattr(paths, "ROOT", tmp_path / "copy")
+    assert record.provenance()["git_commit"] is None
+
+
 # one process at a time
 
 HOLD = """
@@ -337,6 +348,29 @@ time.sleep(60)
     program.kill()
     program.wait()
     assert gone(*below, within=3)
+
+
+@pytest.mark.parametrize(("how", "code"), [("interrupt", 130), ("end", 143), ("kill", -9)])
+def test_a_study_that_is_stopped_stops_at_once_with_all_its_processes(place, how, code):
+    shutil.copy(paths.NOTEBOOKS / "configs" / "smoke.yaml", place / "configs" / "s.yaml")
+    command = [sys.executable, "-m", "vd.launch", "s"]
+    running = place / "results" / "s" / ".running"
+    with open(place / "log", "w") as log:
+        program = subprocess.Popen(command, cwd=paths.ROOT, stdout=log, stderr=log, process_group=0)
+    until = time.monotonic() + 120
+    while not (running.exists() and "start" in running.read_text()) and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(3)  # kernels come up
+    below = psutil.Process(program.pid).children(recursive=True)
+    assert len(below) >= 3 and any("vd.job" in process.cmdline() for process in below)
+    if how == "interrupt":
+        os.killpg(program.pid, signal.SIGINT)
+    else:
+        program.send_signal(signal.SIGTERM if how == "end" else signal.SIGKILL)
+    assert program.wait(10) == code and gone(*below, within=5)
+    said = (place / "log").read_text().splitlines()[-1]
+    assert how != "interrupt" or said == "stopped; ./reproduce.sh s goes on from here"
+    assert python("-c", HOLD, "s", 0) == ("held\n", 0)
 
 
 # jobs

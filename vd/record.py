@@ -143,6 +143,8 @@ def _git_commit() -> str | None:
         ).stdout.strip()
 
     try:
+        if not os.path.samefile(git("rev-parse", "--show-toplevel"), paths.ROOT):
+            return None  # a copy without history, within a repository of something else
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
