@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -14,6 +15,11 @@ os.environ["VD_RESULTS"] = f"{FOLDER}/results"
 os.environ["VD_FIGURES"] = f"{FOLDER}/figures"
 os.environ.pop("VD_PROGRESS", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # test files run side by side
+
+
+# a shell in the background lets its commands ignore interrupts, and tests send some
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
