@@ -12,7 +12,7 @@ from vd.study import ServerSettings, StudyError, load_study
 
 QUOTES = {
     "whole": "no, {key}",
-    "cut at the end of what is passed on": "x" * 270 + " {key}",
+    "cut at the end of what is passed on": "x" * 285 + " {key}",
     "prefix": "no, {key:.9}***",
     "ends": "Incorrect key: {key:.7}...{tail}",
     "over lines": "no, {key:.10}\n{rest}",
