@@ -51,7 +51,7 @@ def living(folder):
 def tables(folder):
     """Content of everything that must not depend on kills, by path."""
     found = [folder.glob(f"{place}/**/{end}") for place in ("results", "figures") for end in TABLES]
-    files = [file for files in found for file in files]
+    files = [file for files in found for file in files if "checkpoints" not in file.parts]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
