@@ -357,17 +357,22 @@ def test_a_study_that_is_stopped_stops_at_once_with_all_its_processes(place, how
     running = place / "results" / "s" / ".running"
     with open(place / "log", "w") as log:
         program = subprocess.Popen(command, cwd=paths.ROOT, stdout=log, stderr=log, process_group=0)
-    until = time.monotonic() + 120
-    while not (running.exists() and "start" in running.read_text()) and time.monotonic() < until:
-        time.sleep(0.1)
-    time.sleep(3)  # kernels come up
-    below = psutil.Process(program.pid).children(recursive=True)
-    assert len(below) >= 3 and any("vd.job" in process.cmdline() for process in below)
-    if how == "interrupt":
-        os.killpg(program.pid, signal.SIGINT)
-    else:
-        program.send_signal(signal.SIGTERM if how == "end" else signal.SIGKILL)
-    assert program.wait(10) == code and gone(*below, within=5)
+    try:
+        until = time.monotonic() + 120
+        while not (running.exists() and "start" in running.read_text()):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        time.sleep(3)  # kernels come up
+        below = psutil.Process(program.pid).children(recursive=True)
+        assert len(below) >= 3 and any("vd.job" in process.cmdline() for process in below)
+        if how == "interrupt":
+            os.killpg(program.pid, signal.SIGINT)
+        else:
+            program.send_signal(signal.SIGTERM if how == "end" else signal.SIGKILL)
+        assert program.wait(10) == code and gone(*below, within=5)
+    finally:
+        program.kill()
+        program.wait()
     said = (place / "log").read_text().splitlines()[-1]
     assert how != "interrupt" or said == "stopped; ./reproduce.sh s goes on from here"
     assert python("-c", HOLD, "s", 0) == ("held\n", 0)
