@@ -351,6 +351,14 @@ def test_other_probes_are_compared_with_the_training_data():
     assert touched(ask_fewer) == {"00_data", "03_probe"}
 
 
+def test_fewer_examples_are_read_by_their_run_alone():
+    def take_fewer(study):
+        entry = study.preference["dpo-support"] | {"examples": 10}
+        return study.model_copy(update={"preference": study.preference | {"dpo-support": entry}})
+
+    assert touched(take_fewer) == {"02_preference"}
+
+
 def test_a_model_that_was_replaced_in_its_folder_is_another_model(tmp_path):
     (tmp_path / "model.safetensors").write_text("weights")
 

@@ -119,18 +119,18 @@ def _reads(
 ) -> tuple[list[Settings | str], list[str]]:
     """The settings and the data sets that a job reads."""
     order, trained = list(runs), [run for run in runs.values() if run.settings]
-    trains = sorted(f"{run.id} {_kind(run)}" for run in trained)
     trained_on = [run.settings.data for run in trained]
     match notebook:
         case "00_data":
             settings, data = _built(study)
-            settings += [study.probing, *trains]
+            settings += [study.probing, *sorted(map(_shown, trained))]
             data += [*_probes(study)[1], *_of_prism(study), "prism_sample", *trained_on]
             return settings, data
         case "00_stance_profile":
             judge = study.judge.model_copy(update={"api": None})
             there = [name for name in SHOWN_IF_THERE if public.mirrored(name)]
-            settings = [judge, _files(judge.source), study.bootstrap, *trains]
+            sets = sorted({f"{run.phase} {run.settings.data}" for run in trained})
+            settings = [judge, _files(judge.source), study.bootstrap, *sets]
             return settings, ["judge", "probes", "topics", *SHOWN, *there, *trained_on]
         case "01_sft" | "02_preference":
             run = runs[run_id]
@@ -174,10 +174,12 @@ def _probes(study: Study) -> tuple[list[Settings | str], list[str]]:
     return _built(study) if study.asks_vprism else ([], [study.probing.probes])
 
 
-def _kind(run: Run) -> str:
-    """What 00_data and 00_stance_profile say of a run."""
-    of_settings = {"data", "filters", "examples", "swap_labels"}
-    return run.model_dump_json(include={"method": True, "parent": True, "settings": of_settings})
+def _shown(run: Run) -> str:
+    """What 00_data shows of a run; how many examples it takes matters where no others are read."""
+    keys = {"data", "filters", "swap_labels"}
+    data = public.PUBLIC.get(run.settings.data)
+    keys |= {"examples"} if data and data.large else set()
+    return run.model_dump_json(include=dict.fromkeys(("id", "method"), True) | {"settings": keys})
 
 
 def _vocabulary(run: Run) -> list[str]:
