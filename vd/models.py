@@ -22,6 +22,7 @@ from filelock import FileLock
 from vd import chat, paths
 from vd.finite import finite
 from vd.sources import EMBEDDED, TINY
+from vd.sources import Wheel as Wheel  # what EMBEDDED holds
 from vd.study import Lora, ModelSettings
 
 
