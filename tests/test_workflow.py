@@ -18,15 +18,22 @@ from vd.study import ApiJudgeSettings, load_study
 
 ODD = "some where & 'more' \"x\" $HOME `id` ;%s ü"  # a place as people name them
 NONE = set()
-# notes in the folder of its log which of our corpora each notebook opens
+# notes in the folder of its log which of our corpora each notebook opens; a study's check looks at
+# the columns of all of them, which changes no number
 LOG_CORPORA = """
 import os, sys
+def checked(frame):
+    while frame and os.path.basename(frame.f_code.co_filename) != "study_inputs.py":
+        frame = frame.f_back
+    return frame
 if "ipykernel_launcher" in sys.orig_argv:
     import psutil
     job = psutil.Process(os.getppid()).cmdline()
     name = os.path.basename(job[job.index("papermill") + 1]) if "papermill" in job else "none"
     def log(event, args):
         if event == "open" and f"vd{os.sep}corpora" in os.path.dirname(str(args[0])):
+            if checked(sys._getframe(1)):
+                return
             with open(os.path.join(os.environ["OPENED"], name), "a") as file:
                 print(os.path.basename(args[0]), file=file)
     sys.addaudithook(log)
