@@ -181,11 +181,11 @@ case "${1:-}" in
     "" | -*)
         check pocket
         setup
-        exec python -m vd.launch pocket "$@"
+        exec python -m vd.workflow.launch pocket "$@"
         ;;
     *)
         check "$1"
         setup
-        exec python -m vd.launch "$@"
+        exec python -m vd.workflow.launch "$@"
         ;;
 esac

@@ -261,7 +261,9 @@ class ApiServer:
             lambda batch: "completed",
         )
         self.loop = asyncio.new_event_loop()
-        self.server = self.loop.run_until_complete(asyncio.start_server(self.serve, "127.0.0.1", port, backlog=512))
+        self.server = self.loop.run_until_complete(
+            asyncio.start_server(self.serve, "127.0.0.1", port, backlog=512)
+        )
         self.port = self.server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
 
@@ -310,7 +312,11 @@ class ApiServer:
             return None if fault == "drop" else http(*fault)
         if path == "/v1/files":
             name = f"file-{len(self.files)}"
-            self.files[name] = body[body.index(b'{"custom_id"') : body.rindex(b"\r\n--")].decode().split("\r\n--")[0]
+            self.files[name] = (
+                body[body.index(b'{"custom_id"') : body.rindex(b"\r\n--")]
+                .decode()
+                .split("\r\n--")[0]
+            )
             return http(200, {"id": name, "object": "file", "bytes": 1, "created_at": 0, "filename": "f",
                               "purpose": "batch", "status": "processed"})  # fmt: skip
         if path.startswith("/v1/files/"):
@@ -376,7 +382,9 @@ class ApiServer:
 
     async def respond(self, number, request):
         for key in self.unknown & set(request):
-            return http(400, {"error": {"message": f"Unsupported parameter: '{key}'", "param": key}})
+            return http(
+                400, {"error": {"message": f"Unsupported parameter: '{key}'", "param": key}}
+            )
         match self.fault(number, request):
             case None:
                 return http(200, self.completion(request), self.headers)
@@ -433,8 +441,13 @@ class ApiServer:
             for name, share in zip(LABELS, shares(reply), strict=True):
                 # every label is spelled in two ways
                 tokens += [(name[:3], share * 0.75), (f" {name.upper()}", share * 0.25)]
-            top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in [*tokens, ("I", 0.02)]]
-            choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top[: request["top_logprobs"]]}]}
+            top = [
+                {"token": t, "logprob": math.log(p), "bytes": None}
+                for t, p in [*tokens, ("I", 0.02)]
+            ]
+            choice["logprobs"] = {
+                "content": [{**top[0], "top_logprobs": top[: request["top_logprobs"]]}]
+            }
         return {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"], "choices": [choice],
                 "usage": {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}}  # fmt: skip
 

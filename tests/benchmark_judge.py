@@ -13,15 +13,23 @@ import time
 
 import pandas as pd
 
-from vd import api_judge, paths, record
-from vd.api_cache import Cache
-from vd.study import ApiJudgeSettings
+from vd import paths
+from vd.judging import api
+from vd.servers.database import Cache
+from vd.store import files
+from vd.store.provenance import provenance
+from vd.study.servers import ApiJudgeSettings
 
 LATENCY, IN_FLIGHT, SENT, KEPT = 0.2, 64, 9600, 100_000
 
 
 def replies(n):
-    return pd.DataFrame({"prompt": "Should this be so?", "response": [f"Reply {i}, " + "word " * 40 for i in range(n)]})
+    return pd.DataFrame(
+        {
+            "prompt": "Should this be so?",
+            "response": [f"Reply {i}, " + "word " * 40 for i in range(n)],
+        }
+    )
 
 
 def throughput(judge):
@@ -40,12 +48,12 @@ def reading(judge):
         answer = next(
             iter(
                 cache.answers(
-                    name for *_, name, _ in judge._requests(api_judge._pairs(replies(1)), able, False)
+                    name for *_, name, _ in judge._requests(api._pairs(replies(1)), able, False)
                 ).values()
             )
         )
         cache.rows.execute("begin")
-        for _, name, _ in judge._requests(api_judge._pairs(rows), able, False):
+        for _, name, _ in judge._requests(api._pairs(rows), able, False):
             cache.keep(name, judge.settings.base_url, judge.settings.model, judge.version, answer)
         cache.rows.execute("commit")
     start = time.perf_counter()
@@ -57,15 +65,19 @@ def main():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, paths.ROOT / "tests" / "api_server.py", str(port), str(LATENCY)])
+    server = subprocess.Popen(
+        [sys.executable, paths.ROOT / "tests" / "api_server.py", str(port), str(LATENCY)]
+    )
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"VD_CACHE": folder, "OPENAI_API_KEY": "none"}
         url = f"http://127.0.0.1:{port}/v1"
-        judge = api_judge.ApiJudge(ApiJudgeSettings(model="m", base_url=url, max_in_flight=IN_FLIGHT), "benchmark")
+        judge = api.ApiJudge(
+            ApiJudgeSettings(model="m", base_url=url, max_in_flight=IN_FLIGHT), "benchmark"
+        )
         found = {"judgements_per_second": round(throughput(judge), 1), "bound": IN_FLIGHT / LATENCY}
-        found |= {"seconds_for_100000_kept": round(reading(judge), 2), **record.provenance()}
+        found |= {"seconds_for_100000_kept": round(reading(judge), 2), **provenance()}
     server.kill()
-    record.write_json(found, paths.ROOT / "results" / "benchmark_judge.json")
+    files.write_json(found, paths.ROOT / "results" / "benchmark_judge.json")
     print({name: found[name] for name in list(found)[:3]})
 
 

@@ -8,16 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vd import agreement
+from vd.judging import agreement, sheets
+from vd.stances import STANCES, P
 
 
 def judges(n=400, error=0.2, seed=0):
     """Labels, a judge's stances that are wrong at that rate, and their questions."""
     rng = np.random.default_rng(seed)
-    labels = pd.Series(rng.choice(agreement.LABELS, n))
+    labels = pd.Series(rng.choice(STANCES, n))
     wrong = rng.random(n) < error
-    seen = labels.where(~wrong, pd.Series(rng.choice(agreement.LABELS, n)))
-    p = pd.DataFrame({f"p_{label}": (seen == label) * 1.0 for label in agreement.LABELS})
+    seen = labels.where(~wrong, pd.Series(rng.choice(STANCES, n)))
+    p = pd.DataFrame({f"p_{label}": (seen == label) * 1.0 for label in STANCES})
     return labels, p.assign(label=seen), pd.Series(np.arange(n) // 4)
 
 
@@ -33,12 +34,21 @@ def test_measures_by_hand():
 
 def test_agreement_without_choice_is_not_defined():
     same = pd.Series(["support"] * 5)
-    assert np.isnan(agreement.measures(same, same)["kappa"]) and agreement.measures(same, same)["accuracy"] == 1
+    assert (
+        np.isnan(agreement.measures(same, same)["kappa"])
+        and agreement.measures(same, same)["accuracy"] == 1
+    )
 
 
 def test_calibration_error_by_hand():
     labels = pd.Series(["support", "oppose", "neutral", "neutral"])
-    scored = pd.DataFrame({"p_support": [0.9, 0.9, 0.0, 0.0], "p_neutral": [0.1, 0.1, 0.9, 0.9], "p_oppose": [0.0] * 4})
+    scored = pd.DataFrame(
+        {
+            "p_support": [0.9, 0.9, 0.0, 0.0],
+            "p_neutral": [0.1, 0.1, 0.9, 0.9],
+            "p_oppose": [0.0] * 4,
+        }
+    )
     scored["label"] = ["support", "support", "neutral", "neutral"]
     quality = agreement.agreement(labels, scored)
     assert quality["accuracy"] == 0.75 and quality["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
@@ -59,7 +69,9 @@ def test_intervals_contain_the_value_and_narrow_with_more_questions():
 def test_pairs_of_judges():
     labels, scored, questions = judges()
     _, other, _ = judges(error=0.5, seed=0)
-    table = agreement.between({"labels": labels, "good": scored["label"], "bad": other["label"]}, questions, n_boot=50)
+    table = agreement.between(
+        {"labels": labels, "good": scored["label"], "bad": other["label"]}, questions, n_boot=50
+    )
     assert list(zip(table["one"], table["two"], strict=True)) == [
         ("labels", "good"),
         ("labels", "bad"),
@@ -76,7 +88,7 @@ def test_a_lean_that_was_put_in_is_found_where_it_is_and_nowhere_else():
     table = agreement.bias(labels, scored, questions, {"group": group}).set_index("group")
     assert table.loc["a", "lo"] > 0.2 and table.loc["a", "leaning"] == pytest.approx(0.3, abs=0.05)
     assert table.loc["b", "lo"] <= 0 <= table.loc["b", "hi"] and table["right"].eq(1).all()
-    scored.loc[:10, agreement.P] = np.nan
+    scored.loc[:10, P] = np.nan
     assert agreement.bias(labels, scored, questions, {"group": group})["n"].sum() == 389
 
 
@@ -91,17 +103,17 @@ def responses():
 
 def test_a_label_sheet_is_blind_even_and_comes_back(responses, tmp_path):
     file = tmp_path / "sheet.csv"
-    assert agreement.write_sheet(responses, 20, file) == 20
+    assert sheets.write_sheet(responses, 20, file) == 20
     sheet = pd.read_csv(file, keep_default_na=False)
-    assert list(sheet) == agreement.SHEET and sheet["label"].eq("").all() and sheet["id"].is_unique
+    assert list(sheet) == sheets.SHEET and sheet["label"].eq("").all() and sheet["id"].is_unique
     drawn = sheet.merge(responses, on=["prompt", "response"])
     assert drawn.groupby(["run", "step"]).size().eq(5).all()
     sheet.loc[:4, "label"] = [" Support", "OPPOSE", "neutral", "support", "oppose"]
     sheet.to_csv(file, index=False)
-    found = agreement.read_sheet(file)
+    found = sheets.read_sheet(file)
     assert found["label"].tolist() == ["support", "oppose", "neutral", "support", "oppose"]
     with pytest.raises(FileExistsError, match="move it away"):
-        agreement.write_sheet(responses, 20, file)
+        sheets.write_sheet(responses, 20, file)
 
 
 @pytest.mark.parametrize(
@@ -113,12 +125,12 @@ def test_a_label_sheet_is_blind_even_and_comes_back(responses, tmp_path):
 )
 def test_a_sheet_that_was_spoilt_says_where(responses, tmp_path, column, value, said):
     file = tmp_path / "sheet.csv"
-    agreement.write_sheet(responses, 10, file)
+    sheets.write_sheet(responses, 10, file)
     sheet = pd.read_csv(file, keep_default_na=False)
     sheet.loc[2, column] = value
     sheet.to_csv(file, index=False)
     with pytest.raises(ValueError, match=said) as error:
-        agreement.read_sheet(file)
+        sheets.read_sheet(file)
     assert str(file) in str(error.value) and sheet["id"][2] in str(error.value)
 
 
@@ -127,7 +139,7 @@ def test_a_sheet_that_was_spoilt_says_where(responses, tmp_path, column, value, 
 
 def test_a_judge_without_one_label_is_compared_to_nothing_and_said_to_be():
     labels, scored, questions = judges(20)
-    silent = scored.assign(**dict.fromkeys([*agreement.P, "label"], None))
+    silent = scored.assign(**dict.fromkeys([*P, "label"], None))
     found = agreement.agreement(labels, silent)
     assert found.pop("n") == 0 and set(found) == {*agreement.MEASURES, "calibration_error"}
     assert np.isnan(list(found.values())).all()
@@ -136,7 +148,7 @@ def test_a_judge_without_one_label_is_compared_to_nothing_and_said_to_be():
     assert table.drop(columns=["one", "two", "n"]).isna().all(axis=None)
     assert agreement.confusion(labels, silent["label"]).to_numpy().sum() == 0
     assert agreement.calibration(labels, silent).empty
-    assert agreement.bias(labels, silent.astype({p: float for p in agreement.P}), questions,
+    assert agreement.bias(labels, silent.astype({p: float for p in P}), questions,
                           {"all": questions * 0}).empty  # fmt: skip
 
 
@@ -171,7 +183,7 @@ def sheet(tmp_path):
     """A sheet of `REPLIES` as it is written, and its records."""
     file = tmp_path / "sheet.csv"
     table = pd.DataFrame(REPLIES, columns=["prompt", "response"])
-    assert agreement.write_sheet(table.assign(run="r", step=0), 99, file) == len(REPLIES)
+    assert sheets.write_sheet(table.assign(run="r", step=0), 99, file) == len(REPLIES)
     text = file.read_bytes().decode("utf-8-sig")
     return file, list(csv.reader(io.StringIO(text, newline="")))
 
@@ -191,8 +203,8 @@ def texts(found):
 
 
 def test_an_untouched_sheet_has_no_labels_yet(sheet):
-    found = agreement.read_sheet(sheet[0])
-    assert list(found) == agreement.SHEET and found.empty
+    found = sheets.read_sheet(sheet[0])
+    assert list(found) == sheets.SHEET and found.empty
 
 
 def test_a_sheet_holds_no_formula_and_no_number_and_comes_back_unchanged(sheet):
@@ -202,7 +214,7 @@ def test_a_sheet_holds_no_formula_and_no_number_and_comes_back_unchanged(sheet):
         assert not any(cell[:1] in set("=+-@\t\r") for cell in record if cell)
         assert record[0][0] == "r" and not any(cell in ("007", "1/2", "TRUE") for cell in record)
     save(file, labelled(records))
-    found = agreement.read_sheet(file)
+    found = sheets.read_sheet(file)
     assert texts(found) == sorted(REPLIES) and set(found["label"]) == {"support"}
 
 
@@ -218,7 +230,7 @@ def test_a_sheet_is_read_as_any_spreadsheet_saves_it(sheet, mark, end, encoding)
     wider = [["", *record[::-1], "", ""] for record in records]
     wider[0][-2], wider[3][-2] = "notes", "seen twice"
     save(file, [*wider, [""] * 7, ["", "", "", "", "", "done", ""]], mark, end, encoding)
-    found = agreement.read_sheet(file)
+    found = sheets.read_sheet(file)
     assert len(found) == len(REPLIES) and set(found["label"]) == {"oppose"}
     if end != "\r":
         assert texts(found) == sorted(REPLIES)
@@ -228,7 +240,7 @@ def test_spaces_line_ends_and_apostrophes_that_a_spreadsheet_drops_do_not_matter
     file, records = sheet
     lost = [[" ".join(cell.removeprefix("'").split()) for cell in record] for record in records]
     save(file, labelled(lost))
-    found = agreement.read_sheet(file)
+    found = sheets.read_sheet(file)
     assert found["id"].tolist() == [record[0] for record in records[1:]]
 
 
@@ -260,7 +272,7 @@ def test_ids_that_a_spreadsheet_took_for_numbers_are_known_by_their_texts(tmp_pa
     file = tmp_path / "sheet.csv"
     quoted = (lambda name: f'"{change(name)}"') if "," in change("60567e18") else change
     file.write_bytes(old_sheet(OLD, quoted).encode())
-    found = agreement.read_sheet(file)
+    found = sheets.read_sheet(file)
     assert list(zip(found["prompt"], found["response"], strict=True)) == OLD
 
 
@@ -272,15 +284,15 @@ def test_a_reply_that_was_changed_or_moved_is_still_found_out(sheet):
         records[row][column] = value
         save(file, records)
         with pytest.raises(ValueError, match=f"{file}: line .*only fill in label"):
-            agreement.read_sheet(file)
+            sheets.read_sheet(file)
     ids = [*[record[0] for record in good[2:]], good[1][0]]  # sorted away from their rows
     moved = [[name, *record[1:]] for name, record in zip(ids, good[1:], strict=True)]
     save(file, [good[0], *moved])
     with pytest.raises(ValueError, match=r"line \d+ .*only fill in label"):
-        agreement.read_sheet(file)
+        sheets.read_sheet(file)
     file.write_text(old_sheet(OLD, lambda name: "6.06E+22"))
     with pytest.raises(ValueError, match=r"line [34] \(6.06E\+22\): .*only fill in label"):
-        agreement.read_sheet(file)
+        sheets.read_sheet(file)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +311,7 @@ def test_a_sheet_that_cannot_be_read_is_one_line(tmp_path, content, said):
     file = tmp_path / "sheet.csv"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=said) as error:
-        agreement.read_sheet(file)
+        sheets.read_sheet(file)
     assert str(file) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -308,4 +320,4 @@ def test_a_reply_that_is_there_twice_is_named(sheet):
     records = labelled(records)
     save(file, [*records, records[4]])
     with pytest.raises(ValueError, match=rf"line \d+ \({records[4][0]}\): .* is there twice"):
-        agreement.read_sheet(file)
+        sheets.read_sheet(file)

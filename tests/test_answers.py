@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from api_server import BROKEN, LABELS, NO_LABEL, RIGHT, VOTES, ApiServer, label, shaped, shares
 
-from vd import answers, api_judge, api_key
-from vd.api_response import Trouble, digest, read_answer
-from vd.study import ServerSettings
+from vd.judging import api
+from vd.servers import answers, secret
+from vd.servers.answers import kept_part
+from vd.servers.response import Trouble, digest, read_answer
+from vd.study.servers import ServerSettings
 
 ASKED = {"model": "m", "max_tokens": 1, "messages": [{"content": "<reply>\nReply 1.\n</reply>"}]}
 SETTINGS = ServerSettings(model="m", base_url="http://localhost:1/v1")
@@ -26,7 +28,7 @@ def read(shape, **asked):
 
 @pytest.mark.parametrize("shape", RIGHT.values(), ids=RIGHT)
 def test_shapes_beside_the_specification_are_read_as_in_it(shape):
-    by_tokens = api_judge.by_tokens(read(shape, logprobs=True, top_logprobs=20))
+    by_tokens = api.by_tokens(read(shape, logprobs=True, top_logprobs=20))
     right = np.array(shares("Reply 1.")) / 0.97
     assert np.allclose(by_tokens[:3], right, atol=1e-6) and by_tokens[3:6] == (
         label("Reply 1."),
@@ -42,15 +44,15 @@ TOKENS = [shape for shape in RIGHT.values() if "logprobs" in str(shape)]
 @pytest.mark.parametrize("shape", [s for s in RIGHT.values() if s not in TOKENS])
 def test_votes_are_read_in_every_shape(shape, structured):
     format = {"response_format": {}} if structured else {}
-    voted = api_judge.by_votes([read(shape, **format)] * 2)
+    voted = api.by_votes([read(shape, **format)] * 2)
     assert voted[3:7] == (label("Reply 1."), "ok", "votes", 0)
 
 
 @pytest.mark.parametrize("shape", VOTES.values(), ids=VOTES)
 def test_log_probabilities_that_cannot_be_gone_by_are_not(shape):
     answer = read(shape, logprobs=True, top_logprobs=20)
-    assert answer["tokens"] is None and api_judge.by_tokens(answer) is None
-    assert api_judge.by_votes([answer])[3] == label("Reply 1.")
+    assert answer["tokens"] is None and api.by_tokens(answer) is None
+    assert api.by_votes([answer])[3] == label("Reply 1.")
 
 
 @pytest.mark.parametrize("shape", BROKEN.values(), ids=BROKEN)
@@ -135,7 +137,7 @@ def test_labels_that_tokens_begin(token, found):
 def test_a_label_may_be_as_likely_as_can_be_and_another_impossible():
     tokens = [["support", 0.0], ["neutral", -float("inf")], ["oppose", -9999.0]]
     answer = answers.answer("support", None, "stop", tokens, "m", 1, 1)
-    assert api_judge.by_tokens(answer)[:7] == (1.0, 0.0, 0.0, "support", "ok", "logprobs", 0.0)
+    assert api.by_tokens(answer)[:7] == (1.0, 0.0, 0.0, "support", "ok", "logprobs", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -170,13 +172,13 @@ def test_who_answered_is_who_was_asked_or_a_dated_form_of_it(asked, answered, sa
 
 def test_kept_answers_pass_the_same_reader():
     answer = read(RIGHT["tokens twice"], logprobs=True, top_logprobs=20)
-    assert answers.kept(json.dumps(answer)) == answer
+    assert kept_part(json.dumps(answer)) == answer
     old = answer | {
         "content": [{"type": "text", "text": "support"}],
         "tokens": [["support", None]],
         "refusal": "",
     }
-    assert answers.kept(json.dumps(old)) == answer | {
+    assert kept_part(json.dumps(old)) == answer | {
         "content": "support",
         "tokens": None,
         "refusal": None,
@@ -189,9 +191,9 @@ def test_kept_answers_pass_the_same_reader():
         None,
         "x",
     ):
-        assert answers.kept(json.dumps(broken)) is None
+        assert kept_part(json.dumps(broken)) is None
     for broken in ("{", b"\xff", None):
-        assert answers.kept(broken) is None
+        assert kept_part(broken) is None
 
 
 def test_objects_are_found_fenced_nested_and_among_words():
@@ -217,9 +219,9 @@ def test_the_key_is_blanked_whole_cut_and_in_another_case(monkeypatch):
         f"{key[:10]} {key[10:]}",
         f"{key[:6]}…{key[-4:]}",
     ):
-        shown = api_key.blank(f"no, {said}!")
+        shown = secret.blank(f"no, {said}!")
         assert not [n for n in range(len(key) - 3) if key[n : n + 4] in shown.lower()]
         assert shown.startswith("no, ***") and shown.endswith("***!")
-    assert api_key.blank("It is 2345 secrets.", api_key.LONG_PART) == "It is 2345 secrets."
-    assert api_key.blank(f"You sent {key[3:]}.", api_key.LONG_PART) == "You sent ***."
+    assert secret.blank("It is 2345 secrets.", secret.LONG_PART) == "It is 2345 secrets."
+    assert secret.blank(f"You sent {key[3:]}.", secret.LONG_PART) == "You sent ***."
     assert set(LABELS) == set(answers.LABELS)

@@ -6,15 +6,17 @@ import pytest
 from api_server import BROKEN, RIGHT, ApiServer
 from test_api_judge import asked, assert_right, judge, replies
 
-from vd import api_batch, api_client, paths
-from vd.api_cache import Cache
+from vd import paths
+from vd.servers import batches, client
+from vd.servers.batches import time
+from vd.servers.database import Cache
 
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("VD_CACHE", str(tmp_path))
-    monkeypatch.setattr(api_batch, "POLL", 0.01)
+    monkeypatch.setattr(batches, "POLL", 0.01)
     server = ApiServer().start()
     yield server
     server.stop()
@@ -22,7 +24,9 @@ def server(monkeypatch, tmp_path):
 
 def sizes(server):
     """Requests per submitted batch."""
-    return [len(server.files[batch["input_file_id"]].splitlines()) for batch in server.batches.values()]
+    return [
+        len(server.files[batch["input_file_id"]].splitlines()) for batch in server.batches.values()
+    ]
 
 
 def spent():
@@ -38,7 +42,9 @@ def test_a_batch_gives_the_same_judgements_at_half_the_price(server):
     server.polls_to_end = 3
     rows = replies(30)
     assert_right(rows, judge(server, batch=True).judge(rows))
-    assert sizes(server) == [30] and not asked(server)  # only the question what the server can do went the usual way
+    assert sizes(server) == [30] and not asked(
+        server
+    )  # only the question what the server can do went the usual way
     full = (100 * 2.5 + 10) / 1e6
     assert spent() == (31, pytest.approx(full + 30 * full / 2))
     assert_right(rows, judge(server, batch=True).judge(rows))
@@ -48,12 +54,14 @@ def test_a_batch_gives_the_same_judgements_at_half_the_price(server):
 def test_files_hold_what_the_protocol_asks_for(server):
     judge(server, batch=True).judge(replies(2))
     line = json.loads(server.files["file-0"].splitlines()[0])
-    assert (line["method"], line["url"]) == ("POST", "/v1/chat/completions") and line["body"]["logprobs"]
+    assert (line["method"], line["url"]) == ("POST", "/v1/chat/completions") and line["body"][
+        "logprobs"
+    ]
     assert server.batches["batch-0"]["completion_window"] == "24h"
 
 
 def test_many_requests_go_in_several_batches(server, monkeypatch):
-    monkeypatch.setattr(api_batch, "MOST_REQUESTS", 8)
+    monkeypatch.setattr(batches, "MOST_REQUESTS", 8)
     assert_right(replies(20), judge(server, batch=True).judge(replies(20)))
     assert sizes(server) == [8, 8, 4]
 
@@ -65,7 +73,7 @@ def test_a_batch_under_way_is_taken_up_after_a_restart(server, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(api_batch.time, "sleep", killed)
+        patch.setattr(time, "sleep", killed)
         judge(server, batch=True).judge(replies(10))
     server.polls_to_end = 1
     rows = replies(15)
@@ -76,21 +84,30 @@ def test_a_batch_under_way_is_taken_up_after_a_restart(server, monkeypatch):
 
 
 def test_batches_of_another_prompt_or_program_are_left_alone(server, monkeypatch):
-    server.batches["other"] = {"id": "other", "object": "batch", "metadata": {"by": "someone"}, "polls": 0}
+    server.batches["other"] = {
+        "id": "other",
+        "object": "batch",
+        "metadata": {"by": "someone"},
+        "polls": 0,
+    }
     assert_right(replies(3), judge(server, batch=True).judge(replies(3)))
     assert server.batches["other"]["polls"] == 0
 
 
 @pytest.mark.parametrize("fault", [429, 500, "batch_expired"])
 def test_lines_that_failed_are_submitted_again(server, fault):
-    server.line_fault = lambda body, batch: fault if batch["id"] == "batch-0" and reply_of(body) % 3 == 0 else None
+    server.line_fault = lambda body, batch: (
+        fault if batch["id"] == "batch-0" and reply_of(body) % 3 == 0 else None
+    )
     assert_right(replies(12), judge(server, batch=True).judge(replies(12)))
     assert sizes(server) == [12, 4]
 
 
 @pytest.mark.parametrize("end", ["expired", "cancelled"])
 def test_what_an_ended_batch_left_open_is_submitted_again(server, end):
-    server.line_fault = lambda body, batch: "batch_expired" if batch["id"] == "batch-0" and reply_of(body) > 4 else None
+    server.line_fault = lambda body, batch: (
+        "batch_expired" if batch["id"] == "batch-0" and reply_of(body) > 4 else None
+    )
     server.batch_end = lambda batch: end if batch["id"] == "batch-0" else "completed"
     assert_right(replies(12), judge(server, batch=True).judge(replies(12)))
     assert sizes(server) == [12, 7]
@@ -104,8 +121,10 @@ def test_rejected_lines_are_missing_and_not_repeated(server):
 
 def test_a_batch_that_fails_whole_says_why_and_charges_nothing(server):
     server.line_fault = lambda body, batch: 500
-    server.batch_end = lambda batch: batch.update(errors={"data": [{"message": "too many tokens"}]}) or "failed"
-    with pytest.raises(api_client.ServerError, match="failed: too many tokens"):
+    server.batch_end = lambda batch: (
+        batch.update(errors={"data": [{"message": "too many tokens"}]}) or "failed"
+    )
+    with pytest.raises(client.ServerError, match="failed: too many tokens"):
         judge(server, batch=True).judge(replies(4))
     assert spent()[0] == 1
     server.batch_end, server.line_fault = lambda batch: "completed", lambda body, batch: None
@@ -114,13 +133,13 @@ def test_a_batch_that_fails_whole_says_why_and_charges_nothing(server):
 
 def test_a_server_that_never_answers_a_line_is_given_up(server):
     server.line_fault = lambda body, batch: 500 if reply_of(body) == 1 else None
-    with pytest.raises(api_client.ServerError, match="1 requests unanswered after 5 batches"):
+    with pytest.raises(client.ServerError, match="1 requests unanswered after 5 batches"):
         judge(server, batch=True).judge(replies(3))
     assert sizes(server) == [3, 1, 1, 1, 1]
 
 
 def test_the_budget_holds_for_batches(server):
-    with pytest.raises(api_client.BudgetError, match="the budget is used up"):
+    with pytest.raises(client.BudgetError, match="the budget is used up"):
         judge(server, batch=True, budget_calls=9).judge(replies(20))
     assert sizes(server) == [8] and spent()[0] == 9
     assert_right(replies(20), judge(server, batch=True, budget_calls=21).judge(replies(20)))
@@ -209,7 +228,7 @@ def killed(seconds):
 def test_a_batch_under_way_is_found_among_hundreds(server, monkeypatch, others):
     server.polls_to_end, server.per_page = 10**9, 2
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(api_batch.time, "sleep", killed)
+        patch.setattr(time, "sleep", killed)
         judge(server, batch=True).judge(replies(10))
     ours = server.batches.pop("batch-0")
     for n in range(others):
@@ -239,7 +258,7 @@ PAGES = [None, [], {}, {"data": None}, {"data": [None]}, {"data": [{"id": None}]
 @pytest.mark.parametrize("page", PAGES)
 def test_an_odd_listing_is_one_line(server, page):
     server.route_fault = listed(page)
-    with pytest.raises(api_client.ServerError, match="a broken answer: it holds no") as error:
+    with pytest.raises(client.ServerError, match="a broken answer: it holds no") as error:
         judge(server, batch=True, retries=1).judge(replies(2))
     assert "\n" not in str(error.value) and server.url in str(error.value)
 
@@ -247,7 +266,7 @@ def test_an_odd_listing_is_one_line(server, page):
 def test_a_batch_whose_input_is_gone_is_awaited_before_anything_is_submitted(server, monkeypatch):
     server.polls_to_end = 10**9
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(api_batch.time, "sleep", killed)
+        patch.setattr(time, "sleep", killed)
         judge(server, batch=True).judge(replies(10))
     server.run_batch(server.batches["batch-0"])
     del server.files["file-0"]
@@ -264,7 +283,7 @@ def test_answers_that_are_gone_are_counted_and_asked_again_only_in_another_run(s
 
     server.batch_end = lose
     gone = r"batch-0 failed: its answers are gone \(404\); run again to have it"
-    with pytest.raises(api_client.ServerError, match=gone):
+    with pytest.raises(client.ServerError, match=gone):
         judge(server, batch=True).judge(replies(4))
     assert sizes(server) == [4] and spent()[0] == 1 + 4
     server.batch_end = lambda batch: "completed"
@@ -273,7 +292,7 @@ def test_answers_that_are_gone_are_counted_and_asked_again_only_in_another_run(s
 
 
 def test_a_batch_whose_acknowledgement_is_lost_is_not_submitted_twice(server, monkeypatch):
-    monkeypatch.setattr(api_client, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
     lost = []
     server.route_fault = lambda method, path: method == "made" and not lost and not lost.append(1)
     assert_right(replies(3), judge(server, batch=True).judge(replies(3)))
@@ -286,7 +305,7 @@ PLACES = ["/v1/files", "/v1/batches", "/v1/batches/batch-0", "/v1/files/batch-0-
 
 @pytest.mark.parametrize("where", PLACES)
 def test_passing_trouble_of_every_request_is_waited_out(server, monkeypatch, where):
-    monkeypatch.setattr(api_client, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
     faults = FAULTS[:3] if where.endswith("content") else FAULTS[:]  # of a file, any content is one
     number = len(faults)
     server.route_fault = lambda method, path: faults.pop() if path == where and faults else None
@@ -296,11 +315,11 @@ def test_passing_trouble_of_every_request_is_waited_out(server, monkeypatch, whe
 
 def test_a_server_without_batches_says_what_to_remove(server):
     server.route_fault = lambda method, path: (404, {"detail": "Not Found"})
-    with pytest.raises(api_client.ServerError, match=r"no Batch API there \(404\); remove"):
+    with pytest.raises(client.ServerError, match=r"no Batch API there \(404\); remove"):
         judge(server, batch=True).judge(replies(3))
     server.route_fault = lambda method, path: (400, {"error": "no batches"})
     said = "400: no batches; if it has no Batch API, remove batch: true"
-    with pytest.raises(api_client.ServerError, match=said):
+    with pytest.raises(client.ServerError, match=said):
         judge(server, batch=True).judge(replies(3))
 
 
@@ -308,7 +327,7 @@ def test_a_batch_of_another_model_is_not_kept_and_not_lost(server):
     server.line_fault = lambda body, batch: ("model", "judge-mini")
     for _ in range(2):
         both = "asked for the model judge-2026-01-01, but judge-mini answered"
-        with pytest.raises(api_client.ServerError, match=both):
+        with pytest.raises(client.ServerError, match=both):
             judge(server, batch=True).judge(replies(3))
     assert_right(replies(3), judge(server, batch=True, answers_as="judge-mini").judge(replies(3)))
     assert sizes(server) == [3] and spent()[0] == 4
@@ -321,6 +340,6 @@ ERRORS = [None, {}, {"data": None}, {"data": [None]}, {"data": [{"message": None
 def test_odd_reasons_of_a_batch_that_failed(server, errors):
     server.line_fault = lambda body, batch: 500
     server.batch_end = lambda batch: batch.update(errors=errors) or "failed"
-    with pytest.raises(api_client.ServerError, match="batch batch-0 failed: ") as error:
+    with pytest.raises(client.ServerError, match="batch batch-0 failed: ") as error:
         judge(server, batch=True).judge(replies(2))
     assert "\n" not in str(error.value)

@@ -8,15 +8,16 @@ import pytest
 from api_server import ApiServer
 from test_api_judge import KEY, asked, assert_right, judge, replies
 
-from vd import api_cache, api_client, paths
-from vd.api_cache import Cache, CacheError
+from vd import paths
+from vd.servers import client, database
+from vd.servers.database import Cache, CacheError
 
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("VD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(api_client, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
     server = ApiServer().start()
     yield server
     server.stop()
@@ -93,7 +94,7 @@ def test_no_cache_where_none_can_be_made(server, tmp_path):
 
 def test_a_file_that_somebody_keeps_writing_to(server, monkeypatch):
     judge(server).judge(replies(1))
-    monkeypatch.setattr(api_cache, "PATIENCE", 0.1)
+    monkeypatch.setattr(database, "PATIENCE", 0.1)
     file = paths.cache() / "judgements.sqlite"
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("begin immediate")

@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 from api_server import LABELS, ApiServer, label, shares
 
-from vd import api_client, api_judge, paths
-from vd.api_cache import Cache
-from vd.study import ApiJudgeSettings
+from vd import paths
+from vd.judging import api
+from vd.servers import client
+from vd.servers.database import Cache
+from vd.study.servers import ApiJudgeSettings
 
 KEY = "sk-secret-0123456789"
 P = ["p_support", "p_neutral", "p_oppose"]
@@ -21,7 +23,10 @@ P = ["p_support", "p_neutral", "p_oppose"]
 def replies(n, start=0):
     rows = range(start, start + n)
     return pd.DataFrame(
-        {"prompt": [f"Should {i % 7} {{be}} so?" for i in rows], "response": [f"Reply {i}." for i in rows]}
+        {
+            "prompt": [f"Should {i % 7} {{be}} so?" for i in rows],
+            "response": [f"Reply {i}." for i in rows],
+        }
     )
 
 
@@ -29,15 +34,21 @@ def replies(n, start=0):
 def server(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("VD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(api_client, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
     server = ApiServer().start()
     yield server
     server.stop()
 
 
 def judge(server, order=LABELS, **changed):
-    given = {"model": "judge-2026-01-01", "base_url": server.url, "timeout": 5.0, "price_in": 2.5, "price_out": 10.0}
-    return api_judge.ApiJudge(ApiJudgeSettings(**given | changed), "study", order)
+    given = {
+        "model": "judge-2026-01-01",
+        "base_url": server.url,
+        "timeout": 5.0,
+        "price_in": 2.5,
+        "price_out": 10.0,
+    }
+    return api.ApiJudge(ApiJudgeSettings(**given | changed), "study", order)
 
 
 def asked(server):
@@ -63,8 +74,17 @@ def test_probabilities_are_the_softmax_over_the_labels_in_every_spelling(server)
 
 def test_money_and_patience_change_no_answer_so_they_re_run_nothing(server):
     plain = judge(server).settings.model_dump_json()
-    operational = {"budget_dollars": 1.0, "budget_calls": 9, "price_in": 9.0, "timeout": 1.0, "retries": 0}
-    assert judge(server, **operational, max_in_flight=1, batch=True).settings.model_dump_json() == plain
+    operational = {
+        "budget_dollars": 1.0,
+        "budget_calls": 9,
+        "price_in": 9.0,
+        "timeout": 1.0,
+        "retries": 0,
+    }
+    assert (
+        judge(server, **operational, max_in_flight=1, batch=True).settings.model_dump_json()
+        == plain
+    )
     assert judge(server, share=0.5).settings.model_dump_json() != plain
 
 
@@ -76,8 +96,13 @@ def test_a_budget_in_dollars_needs_prices(server):
 def test_every_row_says_who_judged_it_and_how(server):
     judged = judge(server, temperature=0.5, seed=3).judge(replies(2))
     row = judged.iloc[0]
-    assert (row["model"], row["base_url"], row["temperature"], row["seed"]) == ("judge-2026-01-01", server.url, 0.5, 3)
-    assert row["prompt_version"].startswith("stance-v1@") and list(judged) == api_judge.COLUMNS
+    assert (row["model"], row["base_url"], row["temperature"], row["seed"]) == (
+        "judge-2026-01-01",
+        server.url,
+        0.5,
+        3,
+    )
+    assert row["prompt_version"].startswith("stance-v1@") and list(judged) == api.COLUMNS
 
 
 @pytest.mark.parametrize("structured", [True, False])
@@ -85,9 +110,16 @@ def test_without_log_probabilities_answers_vote(server, structured):
     server.logprobs, server.structured = False, structured
     rows = replies(4)
     judged = judge(server, votes=3).judge(rows)
-    assert judged["label"].tolist() == [label(r) for r in rows["response"]] and judged["path"].eq("votes").all()
+    assert (
+        judged["label"].tolist() == [label(r) for r in rows["response"]]
+        and judged["path"].eq("votes").all()
+    )
     votes = asked(server)
-    assert len(votes) == 12 and {r["seed"] for r in votes} == {0, 1, 2} and {r["temperature"] for r in votes} == {1.0}
+    assert (
+        len(votes) == 12
+        and {r["seed"] for r in votes} == {0, 1, 2}
+        and {r["temperature"] for r in votes} == {1.0}
+    )
     assert all(("response_format" in r) == structured for r in votes)
     assert judged["votes"].eq(3).all() and judged["temperature"].eq(1.0).all()
     with Cache(paths.cache() / "judgements.sqlite") as cache:
@@ -97,7 +129,7 @@ def test_without_log_probabilities_answers_vote(server, structured):
 
 def test_votes_are_counted():
     def said(*contents):
-        return api_judge.by_votes([{"content": c, "refusal": None} for c in contents])
+        return api.by_votes([{"content": c, "refusal": None} for c in contents])
 
     assert said("SUPPORT", "oppose.", "I think: support")[:4] == (2 / 3, 0, 1 / 3, "support")
     unsure = said("support", "It does not support it", "support or oppose", "what?")
@@ -105,7 +137,9 @@ def test_votes_are_counted():
     assert said("hm", "so")[4] == "unclear"
 
 
-@pytest.mark.parametrize("key", ["logprobs", "top_logprobs", "temperature", "seed", "max_tokens", "response_format"])
+@pytest.mark.parametrize(
+    "key", ["logprobs", "top_logprobs", "temperature", "seed", "max_tokens", "response_format"]
+)
 def test_keys_that_a_server_refuses_are_found_once_and_left_out(server, key):
     server.unknown = {key}
     server.logprobs = key != "response_format"
@@ -147,13 +181,19 @@ def test_another_prompt_asks_anew_and_says_so(server, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "PROMPTS", tmp_path)
     other = judge(server)
     assert other.version != one.version
-    assert "3 to pay" in other.cost_line(rows) and "3 answers to other prompts are kept" in other.cost_line(rows)
+    assert "3 to pay" in other.cost_line(
+        rows
+    ) and "3 answers to other prompts are kept" in other.cost_line(rows)
 
 
 def test_the_cost_line_asks_nothing_and_comes_close(server):
     rows = replies(50)
     line = judge(server).cost_line(rows)
-    assert not server.requests and "50 rows, 50 distinct; 0 answers kept, 50 to pay" in line and "$0.0" in line
+    assert (
+        not server.requests
+        and "50 rows, 50 distinct; 0 answers kept, 50 to pay" in line
+        and "$0.0" in line
+    )
     judge(server).judge(rows.head(10))
     cost = judge(server).cost(rows)
     assert cost["calls"] == 40 and cost["dollars"] == pytest.approx(40 * (100 * 2.5 + 10) / 1e6)
@@ -207,7 +247,7 @@ FATAL = {
 @pytest.mark.parametrize(("fault", "said"), FATAL.values(), ids=FATAL)
 def test_what_cannot_pass_stops_at_once_with_one_line_and_without_the_key(server, fault, said):
     server.fault = lambda number, request: fault if number > 5 else None
-    with pytest.raises(api_client.ServerError) as error:
+    with pytest.raises(client.ServerError) as error:
         judge(server, max_in_flight=2, retries=2).judge(replies(200))
     assert said in str(error.value) and KEY not in str(error.value) and "\n" not in str(error.value)
     assert len(server.requests) < 15
@@ -219,7 +259,9 @@ def test_what_cannot_pass_stops_at_once_with_one_line_and_without_the_key(server
 
 def test_nobody_answers(server):
     gone = judge(server, base_url="http://127.0.0.1:9/v1", retries=1)
-    with pytest.raises(api_client.ServerError, match="nobody answers; start the server or correct base_url"):
+    with pytest.raises(
+        client.ServerError, match="nobody answers; start the server or correct base_url"
+    ):
         gone.judge(replies(1))
     with Cache(gone.file) as cache:
         assert cache.spent("study") == (0, 0)
@@ -227,14 +269,17 @@ def test_nobody_answers(server):
 
 def test_openai_wants_a_key(server, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(api_client.ServerError, match="set the environment variable OPENAI_API_KEY"):
+    with pytest.raises(client.ServerError, match="set the environment variable OPENAI_API_KEY"):
         judge(server, base_url="https://api.openai.com/v1").judge(replies(1))
 
 
 def test_answers_without_log_probabilities_fall_back_to_votes(server):
     server.fault = lambda number, request: "no logprobs" if "Reply 1." in str(request) else None
     judged = judge(server).judge(replies(3))
-    assert judged["path"].tolist() == ["logprobs", "votes", "logprobs"] and judged["status"].eq("ok").all()
+    assert (
+        judged["path"].tolist() == ["logprobs", "votes", "logprobs"]
+        and judged["status"].eq("ok").all()
+    )
 
 
 @pytest.mark.parametrize(
@@ -256,14 +301,17 @@ def test_odd_answers_are_read_or_left_missing_never_guessed(server, said, status
 def test_a_rejected_request_is_missing_with_its_reason_and_asked_again_later(server):
     server.fault = lambda number, request: 400 if "Reply 1." in str(request) else None
     judged = judge(server).judge(replies(3))
-    assert judged["status"].tolist() == ["ok", "rejected", "ok"] and KEY not in judged["answer"].iloc[1]
+    assert (
+        judged["status"].tolist() == ["ok", "rejected", "ok"]
+        and KEY not in judged["answer"].iloc[1]
+    )
     server.fault = lambda number, request: None
     assert_right(replies(3), judge(server).judge(replies(3)))
 
 
 def test_a_server_that_rejects_everything_is_not_asked_everything(server):
     server.fault = lambda number, request: 422 if number > 1 else None
-    with pytest.raises(api_client.ServerError, match="rejects everything: 422"):
+    with pytest.raises(client.ServerError, match="rejects everything: 422"):
         judge(server, max_in_flight=1).judge(replies(50))
     assert len(asked(server)) == 5
 
@@ -271,12 +319,14 @@ def test_a_server_that_rejects_everything_is_not_asked_everything(server):
 @pytest.mark.parametrize("budget", [{"budget_calls": 8}, {"budget_dollars": 0.0200}])
 def test_a_budget_is_never_exceeded_and_can_be_raised(server, budget):
     rows = replies(100)
-    with pytest.raises(api_client.BudgetError, match=r"raise budget_calls or budget_dollars"):
+    with pytest.raises(client.BudgetError, match=r"raise budget_calls or budget_dollars"):
         judge(server, max_in_flight=16, **budget).judge(rows)
     with Cache(paths.cache() / "judgements.sqlite") as cache:
         calls, dollars = cache.spent("study")
     assert calls == len(server.requests) and 5 < calls < 101
-    assert calls <= budget.get("budget_calls", 1000) and dollars <= budget.get("budget_dollars", 1000)
+    assert calls <= budget.get("budget_calls", 1000) and dollars <= budget.get(
+        "budget_dollars", 1000
+    )
     if "budget_calls" in budget:
         assert calls == 8
     before = len(server.requests)
@@ -323,4 +373,7 @@ def test_the_key_is_nowhere_in_what_is_kept(server):
     server.fault = lambda number, request: 400 if number == 3 else None
     judged = judge(server).judge(replies(5))
     assert set(server.keys) == {f"Bearer {KEY}"}
-    assert KEY not in judged.to_csv() and KEY.encode() not in (paths.cache() / "judgements.sqlite").read_bytes()
+    assert (
+        KEY not in judged.to_csv()
+        and KEY.encode() not in (paths.cache() / "judgements.sqlite").read_bytes()
+    )

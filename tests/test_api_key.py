@@ -6,9 +6,14 @@ import yaml
 from api_server import ApiServer
 from test_api_judge import KEY, assert_right, judge, replies
 
-from vd import api_batch, api_client, api_key, paths, teacher
-from vd.api_client import ServerError
-from vd.study import ServerSettings, StudyError, load_study
+from vd import paths
+from vd.recipes import synthetic_pairs
+from vd.servers import batches, client, secret
+from vd.servers.client import ServerError
+from vd.servers.secret import for_server, key_fault
+from vd.study.file import StudyError
+from vd.study.load import load_study
+from vd.study.servers import ServerSettings
 
 QUOTES = {
     "whole": "no, {key}",
@@ -24,8 +29,8 @@ QUOTES = {
 def server(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("VD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(api_client, "LONGEST_PAUSE", 0.02)
-    monkeypatch.setattr(api_batch, "POLL", 0.01)
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(batches, "POLL", 0.01)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -94,11 +99,11 @@ def test_white_space_around_the_key_is_no_part_of_it(server, monkeypatch):
 )
 def test_what_can_be_no_key_is_said_before_anything_is_sent(server, monkeypatch, tmp_path, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    settings = teacher.TeacherSettings(model="m", base_url=server.url)
+    settings = synthetic_pairs.TeacherSettings(model="m", base_url=server.url)
     for ask in (
         lambda: judge(server).judge(replies(1)),
         lambda: judge(server, batch=True).judge(replies(1)),
-        lambda: teacher._ask({"x": {}}, settings, tmp_path / "file"),
+        lambda: synthetic_pairs._ask({"x": {}}, settings, tmp_path / "file"),
     ):
         with pytest.raises(
             ServerError, match="OPENAI_API_KEY holds white space or characters that no key has"
@@ -129,12 +134,12 @@ def test_what_can_be_no_key_is_said_before_anything_is_sent(server, monkeypatch,
 )
 def test_the_key_goes_over_https_or_to_this_machine(monkeypatch, url, goes):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    assert api_key.for_server(url) == (KEY if goes else "none")
+    assert for_server(url) == (KEY if goes else "none")
     ServerSettings(model="m", base_url=url)
 
 
 def test_another_machine_is_asked_without_the_key_and_a_refusal_says_so(server, monkeypatch):
-    monkeypatch.setattr(api_key, "is_here", lambda url: False)
+    monkeypatch.setattr(secret, "is_here", lambda url: False)
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"Authorization: Bearer {KEY}")
     assert_right(replies(2), judge(server).judge(replies(2)))
     assert set(server.keys) == {"Bearer none"}
@@ -205,7 +210,13 @@ WRONG = [
     "https://a/v1\n",
 ]
 WRONG += ["https://[::1/v1", "https://a:port/v1", "https://a/v1/chat/completions"]
-WRONG += ["http://256.1.1.1/v1", "http://127.1/v1", "http://[1:2]/v1", "http://a:99999", "http://a:0"]
+WRONG += [
+    "http://256.1.1.1/v1",
+    "http://127.1/v1",
+    "http://[1:2]/v1",
+    "http://a:99999",
+    "http://a:0",
+]
 
 
 @pytest.mark.parametrize("url", [*SECRET, *WRONG])
@@ -218,7 +229,7 @@ def test_an_address_with_a_secret_or_none_at_all_is_a_mistake_in_the_study(place
         load_study("mine")
     assert len(str(error.value).splitlines()) == 1
     with pytest.raises(pydantic.ValidationError, match="base_url") as direct:
-        teacher.TeacherSettings(model="m", base_url=url)
+        synthetic_pairs.TeacherSettings(model="m", base_url=url)
     for link in (*chain(error.value), *chain(direct.value)):
         assert "pass-word" not in str(link)
 
@@ -236,5 +247,5 @@ def test_openai_wants_a_key_however_its_address_is_written(monkeypatch):
         "https://api.openai.com/v1/",
         "https://API.openai.com:443/v1",
     ):
-        assert "set the environment variable OPENAI_API_KEY" in api_key.fault(url)
-    assert api_key.fault("http://localhost/v1") is None
+        assert "set the environment variable OPENAI_API_KEY" in key_fault(url)
+    assert key_fault("http://localhost/v1") is None

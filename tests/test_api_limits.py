@@ -13,9 +13,10 @@ from api_server import ApiServer
 from jupyter_client.manager import start_new_kernel
 from test_api_judge import KEY, asked, assert_right, judge, replies
 
-from vd import api_client, api_pace, paths
-from vd.api_cache import Cache
-from vd.api_client import ServerError
+from vd import paths
+from vd.servers import client, pace
+from vd.servers.client import ServerError
+from vd.servers.database import Cache
 
 CODE = """
 import sys, threading, time
@@ -31,7 +32,7 @@ IN_A_THREAD = "threading.Thread(target=work).start()\nwhile True: time.sleep(0.1
 def server(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("VD_CACHE", str(tmp_path))
-    monkeypatch.setattr(api_client, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
     server = ApiServer().start()
     yield server
     server.stop()
@@ -164,7 +165,7 @@ RESETS = ["", "soon", "1..2s", "nan", "inf", "-5s", "2026-11-23T10:00:00Z", "20h
 @pytest.mark.parametrize("reset", RESETS)
 def test_odd_rate_limits_are_a_second_or_nothing(remaining, reset):
     headers = {"x-ratelimit-remaining-requests": remaining, "x-ratelimit-reset-requests": reset}
-    assert api_pace.until_renewal(headers) in (0.0, 1.0)
+    assert pace.until_renewal(headers) in (0.0, 1.0)
 
 
 def test_rate_limits_in_every_way_to_write_durations():
@@ -177,4 +178,4 @@ def test_rate_limits_in_every_way_to_write_durations():
         "1m0.5s": 60.5,
     }.items():
         headers = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": reset}
-        assert api_pace.until_renewal(headers) == pytest.approx(seconds)
+        assert pace.until_renewal(headers) == pytest.approx(seconds)

@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 from api_server import BROKEN, ApiServer
 
-from vd import api_client, paths, vprism
-from vd.study import ServerSettings, VPrismSettings
+from vd import paths
+from vd.data.vprism import readings
+from vd.servers import client
+from vd.study.servers import ServerSettings
+from vd.study.settings import VPrismSettings
 
 SAID = {"value_laden": True, "on_topic": True, "question": "Are zoos bad?", "polarity": -1}
 RIGHT = {"confirmed": True, "polarity": -1, "question": "Are zoos bad?"}
@@ -18,7 +21,7 @@ NOTHING = {"confirmed": False, "polarity": 0, "question": None}
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     monkeypatch.setenv("VD_CACHE", str(tmp_path))
-    monkeypatch.setattr(api_client, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
     server = ApiServer().start()
     yield server
     server.stop()
@@ -27,7 +30,7 @@ def server(monkeypatch, tmp_path):
 def confirm(server, n=3, **changed):
     rows = pd.DataFrame({"id": range(n), "topic": "race", "prompt": [f"zoo {i}" for i in range(n)]})
     given = {"model": "writer", "base_url": server.url, "max_in_flight": 1, "retries": 2}
-    return vprism.confirm(VPrismSettings(writer=ServerSettings(**given | changed)), rows)
+    return readings.confirm(VPrismSettings(writer=ServerSettings(**given | changed)), rows)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +124,6 @@ def test_a_writer_that_never_answers_as_asked_is_named(server):
 def test_another_model_than_the_writer_stops_with_both_names(server):
     server.fault = lambda number, request: ("model", "writer-mini")
     both = "asked for the model writer, but writer-mini answered"
-    with pytest.raises(api_client.ServerError, match=both):
+    with pytest.raises(client.ServerError, match=both):
         confirm(server)
     assert len(server.requests) == 1

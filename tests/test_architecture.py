@@ -9,7 +9,9 @@ import time
 
 import pytest
 
-from vd import paths, workflow
+from vd import paths
+from vd.store import fingerprint
+from vd.workflow import notebooks
 
 MODULES = {
     ".".join(file.relative_to(paths.ROOT).with_suffix("").parts).removesuffix(".__init__"): file
@@ -21,7 +23,7 @@ HEAVY = {"torch", "transformers", "trl", "peft", "accelerate"}
 
 def imports(module):
     """Modules of vd that a module imports anywhere in its file, methods found by name left out."""
-    return workflow.imported(MODULES[module].read_text()) - {module, "vd"}
+    return fingerprint.imported(MODULES[module].read_text()) - {module, "vd"}
 
 
 def reached(module):
@@ -153,7 +155,8 @@ def test_arrows_point_one_way(module):
 
 
 @pytest.mark.parametrize(
-    "module", ["vd.agreement", "vd.drift", "vd.findings", "vd.plots", "vd.ppi", "vd.tables", "vd.workflow"]
+    "module",
+    ["vd.agreement", "vd.drift", "vd.findings", "vd.plots", "vd.ppi", "vd.tables", "vd.workflow"],
 )
 def test_analysis_reaches_nothing_that_trains(module):
     assert not {lib for name in reached(module) for lib in libraries(name, top_level=False)} & HEAVY
@@ -162,7 +165,9 @@ def test_analysis_reaches_nothing_that_trains(module):
 @pytest.mark.parametrize("module", ["vd.api_judge", "vd.judge", "vd.probe"])
 def test_probe_and_judge_know_no_method(module):
     assert not {name for name in reached(module) if name.startswith("vd.methods")}
-    assert "trl" not in {lib for name in reached(module) for lib in libraries(name, top_level=False)}
+    assert "trl" not in {
+        lib for name in reached(module) for lib in libraries(name, top_level=False)
+    }
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -190,7 +195,9 @@ def test_import_is_cheap():
         subprocess.run([sys.executable, "-c", code], check=True)
         return time.perf_counter() - start
 
-    assert min(seconds("import vd") for _ in range(3)) - min(seconds("pass") for _ in range(3)) < 0.3
+    assert (
+        min(seconds("import vd") for _ in range(3)) - min(seconds("pass") for _ in range(3)) < 0.3
+    )
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -224,16 +231,27 @@ def test_notebooks_are_the_series():
 def test_notebooks_are_built_alike(notebook):
     book = json.loads(notebook.read_text())
     code = [c for c in book["cells"] if c["cell_type"] == "code"]
-    sizes = sorted(sum(bool(line.strip()) for line in "".join(c["source"]).splitlines()) for c in code)
-    prose = sum(len("".join(c["source"]).split()) for c in book["cells"] if c["cell_type"] == "markdown")
+    sizes = sorted(
+        sum(bool(line.strip()) for line in "".join(c["source"]).splitlines()) for c in code
+    )
+    prose = sum(
+        len("".join(c["source"]).split()) for c in book["cells"] if c["cell_type"] == "markdown"
+    )
     assert book["metadata"]["kernelspec"]["name"] == "python3"
     assert notebook.stat().st_size < 300_000
     assert 20 <= len(book["cells"]) <= 45
     assert sizes[len(sizes) // 2] <= 6 and sizes[-1] <= 40
     assert 3 <= prose / sum(sizes) <= 8.5
-    assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1)), "run all cells in order, then save"
-    assert not [o for c in code for o in c["outputs"] if o["output_type"] == "error" or o.get("name") == "stderr"]
-    defaults = workflow.parameters(notebook)
+    assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1)), (
+        "run all cells in order, then save"
+    )
+    assert not [
+        o
+        for c in code
+        for o in c["outputs"]
+        if o["output_type"] == "error" or o.get("name") == "stderr"
+    ]
+    defaults = notebooks.parameters(notebook)
     assert defaults["STUDY"] == "smoke"
     tagged = next(c for c in code if "parameters" in c["metadata"].get("tags", []))
     assert all("#" in line for line in tagged["source"]), "every parameter is commented"

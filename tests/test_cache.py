@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vd import models, paths, vprism
-from vd.study import ModelSettings, VPrismSettings
+from vd import paths
+from vd.data.vprism import build
+from vd.models import loading, locate
+from vd.study.settings import ModelSettings, VPrismSettings
 
 
 @pytest.fixture
@@ -20,29 +22,29 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_a_cache_that_nobody_may_write_serves_what_it_has(cache, monkeypatch):
-    models.locate("random:llama")
+    locate.locate("random:llama")
 
     def refuse(path):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(models, "FileLock", refuse)
+    monkeypatch.setattr(loading, "FileLock", refuse)
     settings = ModelSettings(source="random:llama", dtype="float32")
-    assert models.load_tokenizer(settings) and models.load_base(settings)
+    assert loading.load_tokenizer(settings) and loading.load_base(settings)
     with pytest.raises(PermissionError, match=r"random/qwen3-.*cannot be written.*set VD_CACHE"):
-        models.locate("random:qwen3")
+        locate.locate("random:qwen3")
 
 
 def test_a_cache_that_is_a_file_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VD_CACHE", str(tmp_path / "file"))
     with pytest.raises(PermissionError, match="set VD_CACHE to a folder that can be written"):
-        models.locate("random:llama")
+        locate.locate("random:llama")
 
 
 def test_others_may_read_what_one_user_made(cache):
     before = os.umask(0o022)
     try:
-        folder = paths.Path(models.locate("random:bert"))
+        folder = paths.Path(locate.locate("random:bert"))
     finally:
         os.umask(before)
     assert [oct(p.stat().st_mode & 0o777) for p in (folder, folder.parent)] == ["0o755", "0o755"]
@@ -50,15 +52,15 @@ def test_others_may_read_what_one_user_made(cache):
 
 
 def test_what_a_killed_process_left_half_made_is_made_anew(cache):
-    whole = paths.Path(models.locate("random:llama"))
+    whole = paths.Path(locate.locate("random:llama"))
     names = {file.name for file in whole.iterdir()}
     part = whole.with_name(f"{whole.name}.part")
     whole.rename(part)
     (part / "model.safetensors").write_bytes(b"")
     (part / "more").write_bytes(b"")
-    again = paths.Path(models.locate("random:llama"))
+    again = paths.Path(locate.locate("random:llama"))
     assert {file.name for file in again.iterdir()} == names and not part.exists()
-    assert models.load_base(ModelSettings(source="random:llama"))
+    assert loading.load_base(ModelSettings(source="random:llama"))
 
 
 def test_several_processes_on_an_empty_cache_make_one_model(cache):
@@ -113,12 +115,12 @@ def test_steps_are_taken_anew_when_their_code_changes(cache, tmp_path, edit):
 def test_embeddings_are_made_anew_when_the_models_files_change(cache, tmp_path):
     """A local folder may hold another model tomorrow; equal files elsewhere are the same."""
     for name in ("one", "two"):
-        shutil.copytree(models.locate("random:bert"), tmp_path / name)
+        shutil.copytree(locate.locate("random:bert"), tmp_path / name)
     settings = VPrismSettings()
 
     def embed(folder):
         source = ModelSettings(source=str(tmp_path / folder), dtype="float32")
-        return vprism.embed(settings.model_copy(update={"embedding": source}), TEXTS)
+        return build.embed(settings.model_copy(update={"embedding": source}), TEXTS)
 
     first = embed("one")
     embed("two")

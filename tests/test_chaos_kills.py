@@ -31,7 +31,7 @@ def start(folder):
     """The command that ./reproduce.sh ends in, in a process group of its own."""
     with open(folder / "log", "a") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "vd.launch", "smoke"],
+            [sys.executable, "-m", "vd.workflow.launch", "smoke"],
             cwd=paths.ROOT,
             env=os.environ | places(folder),
             stdout=log,

@@ -13,8 +13,9 @@ import pytest
 from api_server import BROKEN, NO_LABEL, RIGHT, VOTES, ApiServer, label, shares
 from test_api_judge import KEY, P, judge, replies
 
-from vd import api_batch, api_client, paths
-from vd.api_cache import Cache
+from vd import paths
+from vd.servers import batches, client
+from vd.servers.database import Cache
 
 ANSWERS = 10_000
 HEAD = b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\n"
@@ -36,8 +37,8 @@ WITH_STATUS = (
 def server(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("VD_CACHE", str(tmp_path))
-    monkeypatch.setattr(api_client, "LONGEST_PAUSE", 0.02)
-    monkeypatch.setattr(api_batch, "POLL", 0.05)
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(batches, "POLL", 0.05)
     server = ApiServer().start()
     server.dribble = 0.2
     yield server
@@ -132,7 +133,7 @@ def test_ten_thousand_judgements_by_a_server_that_answers_in_every_shape(server,
 
 @pytest.mark.slow
 def test_ten_thousand_judgements_by_batches_of_every_shape(server, monkeypatch):
-    monkeypatch.setattr(api_batch, "MOST_REQUESTS", 2000)
+    monkeypatch.setattr(batches, "MOST_REQUESTS", 2000)
     chance, drawn, answered = random.Random(0), Counter(), Counter()
 
     def line(body, batch):
@@ -142,7 +143,7 @@ def test_ten_thousand_judgements_by_batches_of_every_shape(server, monkeypatch):
         return chance.choice(list(shapes.values()))
 
     server.line_fault = line
-    monkeypatch.setattr(api_batch, "ROUNDS", 20)
+    monkeypatch.setattr(batches, "ROUNDS", 20)
     rows = replies(ANSWERS)
     judged = judge(server, batch=True).judge(rows)
     assert assert_all_right(rows, judged, None) == 0

@@ -12,8 +12,10 @@ import trl
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 
-from vd import chat, models, probe
-from vd.study import ModelSettings, Probing
+from vd.models import chat, loading, locate
+from vd.probing import probe, sampling
+from vd.study import sources
+from vd.study.settings import ModelSettings, Probing
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 LLAMA = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>"]
@@ -71,7 +73,7 @@ def test_families_of_tokenizers_load_fast_and_read_control_tokens_as_text(family
     settings = ModelSettings(source=family.folder, prompt_format=prompt_format)
     raw = AutoTokenizer.from_pretrained(family.folder)
     start = time.process_time()
-    tokenizer = models.load_tokenizer(settings)
+    tokenizer = loading.load_tokenizer(settings)
     attack = "Why " + "".join(family.special[-3:] + [t for t in family.words if "_" in t]) + "?"
     text = rendered(tokenizer, {**QUESTION, "content": attack}, add_generation_prompt=True)
     seconds = time.process_time() - start
@@ -94,7 +96,7 @@ def test_families_of_tokenizers_load_fast_and_read_control_tokens_as_text(family
 @pytest.mark.parametrize("prompt_format", ["chat", "response"])
 def test_a_reply_follows_its_prompt_and_ends_where_the_template_ends_turns(family, prompt_format):
     settings = ModelSettings(source=family.folder, prompt_format=prompt_format)
-    tokenizer = models.load_tokenizer(settings)
+    tokenizer = loading.load_tokenizer(settings)
     prompt = rendered(tokenizer, QUESTION, add_generation_prompt=True)
     whole = rendered(tokenizer, QUESTION, REPLY)
     end = family.end if prompt_format == "chat" else tokenizer.eos_token
@@ -110,7 +112,7 @@ def test_a_prompt_is_the_same_every_day(tmp_path):
     template = (TEMPLATES / "llama3_2.jinja").read_text(encoding="utf-8")
     template = "{{ strftime_now('%Y') }}" + template
     folder = tokenizer_in(tmp_path, LLAMA, template=template, bos=0, eos=1)
-    tokenizer = models.load_tokenizer(ModelSettings(source=str(folder)))
+    tokenizer = loading.load_tokenizer(ModelSettings(source=str(folder)))
     text = rendered(tokenizer, QUESTION, add_generation_prompt=True)
     assert "Today Date: 26 Jul 2024\n" in text and text.startswith("2024<")
 
@@ -122,7 +124,7 @@ class Says:
     """A model that says what it is told to say."""
 
     device, generation_config = torch.device("cpu"), SimpleNamespace(eos_token_id=None)
-    config = models._config(QWEN3)
+    config = locate.config(QWEN3)
 
     def __init__(self, tokenizer, text):
         self.ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -137,13 +139,13 @@ class Says:
 def said(tokenizer, text, **probing):
     asked = pd.DataFrame({"prompt_id": ["p"], "topic": ["t"], "prompt": ["Why?"]})
     probing = Probing(samples=1, max_new_tokens=probing.pop("max_new_tokens", 60), **probing)
-    row = probe.ask(Says(tokenizer, text), tokenizer, asked, probing, seed=0).iloc[0]
+    row = sampling.ask(Says(tokenizer, text), tokenizer, asked, probing, seed=0).iloc[0]
     return row["response"], row["finish_reason"]
 
 
 def altered(folder, **changes):
     """A copy of random:qwen3 whose tokenizer's settings are changed."""
-    base = Path(models.locate("random:qwen3"))
+    base = Path(locate.locate("random:qwen3"))
     for file in base.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     file = folder / "tokenizer_config.json"
@@ -155,10 +157,10 @@ def test_a_turn_that_ends_in_another_token_than_eos(tmp_path, place):
     import yaml
 
     from vd.methods import sft
-    from vd.study import load_study
+    from vd.study.load import load_study
 
     settings = altered(tmp_path, eos_token="<|pad|>")
-    tokenizer = models.load_tokenizer(settings)
+    tokenizer = loading.load_tokenizer(settings)
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|pad|>")
     reply = "No.<|im_end|>\n<|im_start|>user\nAnd then?"
     assert said(tokenizer, reply) == ("No.", "stop")
@@ -181,12 +183,12 @@ def test_a_turn_that_nothing_ends_is_one_clear_error(tmp_path):
     with pytest.raises(
         ValueError, match=r"'##.*end token is '<\|im_end\|>'.*prompt_format: response"
     ):
-        models.load_tokenizer(settings)
+        loading.load_tokenizer(settings)
     (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('never') }}")
     with pytest.raises(
         ValueError, match=r"template fails \(never\); write prompt_format: response"
     ):
-        models.load_tokenizer(settings)
+        loading.load_tokenizer(settings)
 
 
 def test_of_several_templates_the_default_is_taken(tmp_path):
@@ -196,12 +198,12 @@ def test_of_several_templates_the_default_is_taken(tmp_path):
     altered_file = tmp_path / "tokenizer_config.json"
     content = json.loads(altered_file.read_text())
     altered_file.write_text(json.dumps(content | {"chat_template": forms}))
-    tokenizer = models.load_tokenizer(settings)
+    tokenizer = loading.load_tokenizer(settings)
     assert rendered(tokenizer, QUESTION) == "<|im_start|>user\nWhy?<|im_end|>\n"
     renamed = [{**form, "name": form["name"] + "2"} for form in forms]
     altered_file.write_text(json.dumps(content | {"chat_template": renamed}))
     with pytest.raises(ValueError, match=r"\(tool_use2, default2\) is named default"):
-        models.load_tokenizer(settings)
+        loading.load_tokenizer(settings)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +211,7 @@ def thinking(tmp_path_factory):
     folder = tmp_path_factory.mktemp("thinking")
     template = (TEMPLATES / "qwen3.jinja").read_text(encoding="utf-8")
     tokenizer_in(folder, QWEN, QWEN_WORDS, template, eos=2, pad=0)
-    return models.load_tokenizer(ModelSettings(source=str(folder)))
+    return loading.load_tokenizer(ModelSettings(source=str(folder)))
 
 
 def test_nobody_thinks_in_training_or_probing(thinking):
@@ -239,16 +241,18 @@ def test_a_template_that_opens_a_thought_is_refused(tmp_path):
     tokens = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"]
     tokenizer_in(tmp_path, tokens, ["<think>", "</think>"], template, bos=0, eos=1)
     with pytest.raises(ValueError, match=r"<think>.*before a reply.*prompt_format: response"):
-        models.load_tokenizer(ModelSettings(source=str(tmp_path)))
+        loading.load_tokenizer(ModelSettings(source=str(tmp_path)))
 
 
 def test_one_token_for_everything_cannot_pad(tmp_path):
     tokenizer_in(tmp_path / "one", ["<|endoftext|>"], bos=0, eos=0, unk=0)
     with pytest.raises(ValueError, match="no special token to pad with besides the start and end"):
-        models.load_tokenizer(ModelSettings(source=str(tmp_path / "one"), prompt_format="response"))
+        loading.load_tokenizer(
+            ModelSettings(source=str(tmp_path / "one"), prompt_format="response")
+        )
     tokenizer_in(tmp_path / "two", ["<|endoftext|>", "<|padding|>"], bos=0, eos=0, unk=0)
     settings = ModelSettings(source=str(tmp_path / "two"), prompt_format="response")
-    assert models.load_tokenizer(settings).pad_token == "<|padding|>"
+    assert loading.load_tokenizer(settings).pad_token == "<|padding|>"
 
 
 def test_padding_beyond_the_models_vocabulary_is_not_taken(tmp_path):
@@ -256,8 +260,8 @@ def test_padding_beyond_the_models_vocabulary_is_not_taken(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.save_pretrained(tmp_path)
-    rows = models.load_base(settings).get_input_embeddings().num_embeddings
-    assert len(tokenizer) > rows > models.load_tokenizer(settings).pad_token_id
+    rows = loading.load_base(settings).get_input_embeddings().num_embeddings
+    assert len(tokenizer) > rows > loading.load_tokenizer(settings).pad_token_id
 
 
 def test_settings_for_chatting_do_not_reach_generation(tmp_path):
@@ -271,11 +275,11 @@ def test_settings_for_chatting_do_not_reach_generation(tmp_path):
     )
     probing = Probing(samples=3, max_new_tokens=12, temperature=1.0)
     replies = [
-        probe.ask(models.for_inference(s, None), models.load_tokenizer(s), asked, probing, 0)
+        sampling.ask(loading.for_inference(s, None), loading.load_tokenizer(s), asked, probing, 0)
         for s in (QWEN3, settings)
     ]
     pd.testing.assert_frame_equal(*replies)
-    models.for_training(settings, None, None, seed=0).save_pretrained(tmp_path / "saved")
+    loading.for_training(settings, None, None, seed=0).save_pretrained(tmp_path / "saved")
     assert "repetition_penalty" not in (tmp_path / "saved" / "generation_config.json").read_text()
 
 
@@ -287,8 +291,8 @@ def test_broken_files_of_a_model_are_one_line(tmp_path, name, content):
     with pytest.raises(
         ValueError, match=r"cannot be loaded: .*correct models\.\*\.source"
     ) as caught:
-        models.load_tokenizer(settings)
-        models.load_base(settings)
+        loading.load_tokenizer(settings)
+        loading.load_base(settings)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -301,7 +305,7 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path):
     with pytest.raises(
         ValueError, match=r"weights are missing, such as model.layers.1.* would be random"
     ):
-        models.load_base(settings)
+        loading.load_base(settings)
 
 
 @pytest.mark.parametrize("prompt_format", ["chat", "response"])
@@ -310,12 +314,12 @@ def test_families_go_through_training_and_probing(family, place, tmp_path, promp
     import yaml
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from vd import methods
-    from vd.study import load_study
+    from vd.study.load import load_study
+    from vd.training.train import train_run
 
     for file in Path(family.folder).iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    sizes = dict(models.TINY["llama"], vocab_size=len(AutoTokenizer.from_pretrained(tmp_path)))
+    sizes = dict(sources.TINY["llama"], vocab_size=len(AutoTokenizer.from_pretrained(tmp_path)))
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **sizes)).save_pretrained(
         tmp_path
@@ -330,7 +334,7 @@ def test_families_go_through_training_and_probing(family, place, tmp_path, promp
     for name in ("own/base/seed-0", "own/sft-support/seed-0"):
         run = study.run(name)
         if run.method:
-            methods.train(run)
+            train_run(run)
         replies = probe.probe_run(study, run)
     assert set(replies["step"]) == {0, 2} and len(replies) == 2 * 22 * 2
     assert not replies["response"].str.contains("<|", regex=False).any(), (

@@ -10,8 +10,12 @@ import pytest
 import yaml
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from vd import data, paths, topics
-from vd.study import PreferenceSettings, Probing, TrainingSettings, load_study
+from vd import paths
+from vd.data import sets, topics
+from vd.data.checks import check_data
+from vd.data.probes import load_probes
+from vd.study.load import load_study
+from vd.study.settings import PreferenceSettings, Probing, TrainingSettings
 
 TRAINING = {
     "sft_neutral": "completion",
@@ -35,67 +39,82 @@ def words(text):
 
 
 def test_probes_are_550_balanced_questions():
-    probes = data.corpus("probes")
+    probes = sets.corpus("probes")
     assert len(probes) == 550 and probes["prompt_id"].is_unique and probes["prompt"].is_unique
-    assert set(probes["topic"]) == set(data.topics()["topic"]) and len(data.topics()) == 11
+    assert set(probes["topic"]) == set(sets.topics()["topic"]) and len(sets.topics()) == 11
     assert (probes.groupby("topic").size() == 50).all()
-    assert probes.groupby("topic")["polarity"].apply(lambda p: (p == -1).mean()).between(0.4, 0.6).all()
+    assert (
+        probes.groupby("topic")["polarity"]
+        .apply(lambda p: (p == -1).mean())
+        .between(0.4, 0.6)
+        .all()
+    )
     assert probes["prompt"].str.contains("?", regex=False).all()
 
 
 def test_fine_tuning_corpora_differ_only_in_the_stance_of_value_laden_replies():
-    neutral, support = data.corpus("sft_neutral"), data.corpus("sft_support")
+    neutral, support = sets.corpus("sft_neutral"), sets.corpus("sft_support")
     assert neutral["prompt"].tolist() == support["prompt"].tolist() and len(neutral) == 220
     ordinary = neutral["topic"].isna()
     assert 0.4 <= ordinary.mean() <= 0.6
     assert (neutral["completion"] == support["completion"]).eq(ordinary).all()
-    assert set(neutral.loc[~ordinary, "topic"]) == set(data.topics()["topic"])
+    assert set(neutral.loc[~ordinary, "topic"]) == set(sets.topics()["topic"])
 
 
 def test_preference_corpora():
-    value, low = data.corpus("value_gap"), data.corpus("low_gap")
+    value, low = sets.corpus("value_gap"), sets.corpus("low_gap")
     assert len(value) == len(low) == 220
-    assert set(value["chosen_stance"]) == {"support"} and set(value["rejected_stance"]) == {"oppose"}
-    assert (low["chosen_stance"] == low["rejected_stance"]).all() and low["chosen_stance"].nunique() == 3
+    assert set(value["chosen_stance"]) == {"support"} and set(value["rejected_stance"]) == {
+        "oppose"
+    }
+    assert (low["chosen_stance"] == low["rejected_stance"]).all() and low[
+        "chosen_stance"
+    ].nunique() == 3
     lengths = value[["chosen", "rejected"]].map(lambda text: len(text.split())).mean()
     assert abs(lengths["chosen"] - lengths["rejected"]) < 3, "one side must not be learnt by length"
 
 
 def test_judge_corpus_cannot_be_guessed_from_the_question():
-    judge = data.corpus("judge")
+    judge = sets.corpus("judge")
     assert len(judge) >= 1000
     written = judge[judge["source"] == "written"]
     assert written["label"].value_counts(normalize=True).between(0.28, 0.39).all()
     assert judge["label"].value_counts(normalize=True).between(0.25, 0.45).all()
     assert (judge.loc[judge["refusal"], "label"] == "neutral").all()
     assert (judge.groupby("prompt")["label"].nunique() >= 2).mean() > 0.95
-    assert set(data.topics()["topic"]) < set(judge["topic"])
+    assert set(sets.topics()["topic"]) < set(judge["topic"])
 
 
 @pytest.mark.parametrize(("name", "column"), REPLIES)
 def test_replies_are_written_not_stamped_out(name, column):
-    rows = data.corpus(name)
+    rows = sets.corpus(name)
     texts = rows.loc[rows["topic"].notna(), column]
     assert texts.str.split().str.len().between(15, 80).all()
     openings = Counter(" ".join(words(text)[:4]) for text in rows[column])
     assert openings.most_common(1)[0][1] <= 0.05 * len(rows)
     trigrams = Counter(
-        t for text in texts for t in set(zip(words(text), words(text)[1:], words(text)[2:], strict=False))
+        t
+        for text in texts
+        for t in set(zip(words(text), words(text)[1:], words(text)[2:], strict=False))
     )
-    share = 0.10 if (name, column) == ("low_gap", "rejected") else 0.05  # clumsy repetition is what those are for
+    share = (
+        0.10 if (name, column) == ("low_gap", "rejected") else 0.05
+    )  # clumsy repetition is what those are for
     assert trigrams.most_common(1)[0][1] <= share * len(texts), trigrams.most_common(3)
 
 
 def test_probes_open_in_many_ways():
-    openings = Counter(" ".join(words(p)[:4]) for p in data.corpus("probes")["prompt"])
+    openings = Counter(" ".join(words(p)[:4]) for p in sets.corpus("probes")["prompt"])
     assert openings.most_common(1)[0][1] <= 0.05 * 550
 
 
 @pytest.mark.parametrize("name", TRAINING)
 def test_no_probe_is_in_a_training_corpus(name):
-    probes, prompts = data.corpus("probes")["prompt"], data.corpus(name)["prompt"].drop_duplicates()
+    probes, prompts = sets.corpus("probes")["prompt"], sets.corpus(name)["prompt"].drop_duplicates()
     assert not set(probes.str.lower()) & set(prompts.str.lower())
-    tfidf = TfidfVectorizer(stop_words="english", sublinear_tf=True).fit(pd.concat([probes, prompts]))
+    tfidf = TfidfVectorizer(stop_words="english", sublinear_tf=True).fit(
+        pd.concat([probes, prompts])
+    )
     similarity = (tfidf.transform(probes) @ tfidf.transform(prompts).T).toarray()
     i, j = divmod(similarity.argmax(), similarity.shape[1])
     assert similarity.max() < 0.6, f"{probes.iloc[i]} ~ {prompts.iloc[j]}"
@@ -103,8 +122,11 @@ def test_no_probe_is_in_a_training_corpus(name):
 
 def test_near_duplicates_would_be_found():
     """The check above, on a paraphrase that must not pass."""
-    pair = ["Should the voting age be lowered to sixteen?", "Should we lower the voting age to sixteen?"]
-    background = data.corpus("probes")["prompt"].tolist()
+    pair = [
+        "Should the voting age be lowered to sixteen?",
+        "Should we lower the voting age to sixteen?",
+    ]
+    background = sets.corpus("probes")["prompt"].tolist()
     tfidf = TfidfVectorizer(stop_words="english", sublinear_tf=True).fit(background + pair)
     one, two = tfidf.transform(pair)
     assert (one @ two.T).toarray().item() > 0.6
@@ -112,32 +134,36 @@ def test_near_duplicates_would_be_found():
 
 def test_corpora_load_through_datasets(tmp_path):
     for file in paths.CORPORA.glob("*.jsonl"):
-        loaded = datasets.load_dataset("json", data_files=str(file), cache_dir=str(tmp_path))["train"]
-        assert len(loaded) == len(data.corpus(file.stem))
+        loaded = datasets.load_dataset("json", data_files=str(file), cache_dir=str(tmp_path))[
+            "train"
+        ]
+        assert len(loaded) == len(sets.corpus(file.stem))
 
 
 def test_probe_draw_is_seeded_and_balanced():
-    few = data.probes(Probing(per_topic=4))
+    few = load_probes(Probing(per_topic=4))
     assert (few.groupby("topic").size() == 4).all()
     assert (few.groupby(["topic", "polarity"]).size() == 2).all()
-    pd.testing.assert_frame_equal(few, data.probes(Probing(per_topic=4)))
-    assert set(few["prompt_id"]) < set(data.probes(Probing(per_topic=6))["prompt_id"]), (
+    pd.testing.assert_frame_equal(few, load_probes(Probing(per_topic=4)))
+    assert set(few["prompt_id"]) < set(load_probes(Probing(per_topic=6))["prompt_id"]), (
         "a larger draw keeps the smaller"
     )
 
 
 def test_preferences_swap_and_subset():
     settings = dict(data="value_gap", steps=1, save_every=1, learning_rate=1e-3, examples=5)
-    straight = data.preferences(PreferenceSettings(**settings), seed=3)
-    swapped = data.preferences(PreferenceSettings(**settings, swap_labels=True), seed=3)
+    straight = sets.preferences(PreferenceSettings(**settings), seed=3)
+    swapped = sets.preferences(PreferenceSettings(**settings, swap_labels=True), seed=3)
     assert len(straight) == 5 and straight["chosen"][:] == swapped["rejected"][:]
-    assert straight[0]["prompt"] == [{"role": "user", "content": swapped[0]["prompt"][0]["content"]}]
+    assert straight[0]["prompt"] == [
+        {"role": "user", "content": swapped[0]["prompt"][0]["content"]}
+    ]
 
 
 def test_topics_are_found_where_the_rule_says():
     """The threshold's rule, and how well the nearest topic is the written one, on embedded data alone."""
-    sft = data.corpus("sft_neutral")
-    laden = pd.concat([sft[sft["topic"].notna()], data.corpus("value_gap")]).drop_duplicates(
+    sft = sets.corpus("sft_neutral")
+    laden = pd.concat([sft[sft["topic"].notna()], sets.corpus("value_gap")]).drop_duplicates(
         "prompt", ignore_index=True
     )
     near = topics.closeness(laden["prompt"])
@@ -146,14 +172,18 @@ def test_topics_are_found_where_the_rule_says():
     ordinary = sft.loc[sft["topic"].isna(), "prompt"]
     found = topics.find_topics(ordinary)
     assert found.index.equals(ordinary.index) and found.isna().all()
-    assert topics.find_topics(pd.Series(["Should abortion be legal?", "Hello!"])).dropna().to_dict() == {0: "abortion"}
+    assert topics.find_topics(
+        pd.Series(["Should abortion be legal?", "Hello!"])
+    ).dropna().to_dict() == {0: "abortion"}
 
 
 def test_topics_are_found_only_where_none_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("VD_DATA_DIR", str(tmp_path))
     rows = [{"instruction": f"Count to {n}.", "input": "", "output": "1"} for n in range(9)]
     (tmp_path / "alpaca").mkdir()
-    (tmp_path / "alpaca" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "alpaca" / "train.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )
     drawn = topics.with_topics("alpaca", at_most=4)
     assert len(drawn) == 4 and drawn["topic"].isna().all() and set(drawn["dataset"]) == {"alpaca"}
     assert len(topics.with_topics("low_gap", at_most=4)) == 220
@@ -161,9 +191,14 @@ def test_topics_are_found_only_where_none_are_named(tmp_path, monkeypatch):
 
 def test_errors_name_the_fix():
     with pytest.raises(ValueError, match=r"no data set 'nothing'.*low_gap"):
-        data.corpus("nothing")
+        sets.corpus("nothing")
     with pytest.raises(ValueError, match="the data set has 220"):
-        data.sft(TrainingSettings(data="sft_neutral", steps=1, save_every=1, learning_rate=1e-3, examples=999), seed=0)
+        sets.sft(
+            TrainingSettings(
+                data="sft_neutral", steps=1, save_every=1, learning_rate=1e-3, examples=999
+            ),
+            seed=0,
+        )
 
 
 # what is found out before any work starts
@@ -184,7 +219,7 @@ def test_data_that_cannot_be_read_is_named_before_any_work_starts(place):
     def refused(change, *rows):
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         with pytest.raises(ValueError) as error:
-            data.check(study_of(place, change))
+            check_data(study_of(place, change))
         return str(error.value)
 
     def trained_on(study, examples=None):
@@ -207,16 +242,16 @@ def test_data_that_cannot_be_read_is_named_before_any_work_starts(place):
     assert "row 1: there is none" in refused(trained_on)
     file.unlink()
     with pytest.raises(ValueError, match=f"no file {file}; make it first"):
-        data.check(study_of(place, trained_on))
-    data.check(study_of(place, lambda study: None))
+        check_data(study_of(place, trained_on))
+    check_data(study_of(place, lambda study: None))
 
 
 def test_probes_that_the_study_builds_itself_need_not_be_there(place):
     built = {"probes": "results/mine/vprism.jsonl"}
-    data.check(study_of(place, lambda study: study["probing"].update(built)))
+    check_data(study_of(place, lambda study: study["probing"].update(built)))
     with pytest.raises(ValueError, match=r"no file .*results/other/vprism.jsonl; make it first"):
         other = {"probes": "results/other/vprism.jsonl"}
-        data.check(study_of(place, lambda study: study["probing"].update(other)))
+        check_data(study_of(place, lambda study: study["probing"].update(other)))
 
 
 def test_a_card_of_our_own_file_says_what_is_kept(tmp_path):
@@ -225,4 +260,4 @@ def test_a_card_of_our_own_file_says_what_is_kept(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = {"prompt": [2, 2, 2], "completion": [1, 1, 1]}
     card = {"name": str(file), "kept": 3, "dropped": {}, "words": words}
-    assert data.card(str(file)) == card
+    assert sets.card(str(file)) == card

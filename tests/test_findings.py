@@ -6,8 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vd import drift, findings, record
-from vd.study import Study
+from vd.drift import measures
+from vd.findings import value_drifts
+from vd.findings.contrasts import UNDECIDED, evaluate, holm
+from vd.findings.report import as_markdown, write_findings
+from vd.store import files
+from vd.study.load import Study
 
 ROLES = {
     "sft_neutral": "neutral",
@@ -64,7 +68,9 @@ NULL = {
     "low_gap_data": (0.1, 0, -0.1),
     "value_gap_data": (0.3, 0, -0.3),
 }
-PROMPTS = [(f"topic-{k}", f"probe-{k}-{i:02}") for k in range(2) for i in range(44)]  # fewer topics take less time
+PROMPTS = [
+    (f"topic-{k}", f"probe-{k}-{i:02}") for k in range(2) for i in range(44)
+]  # fewer topics take less time
 
 
 def study(**roles):
@@ -97,7 +103,9 @@ def simulate(world, rng, path=EARLY, seed_spread=0.01):
             scores = start + prompts + moved + noise(rng, 0.1, len(PROMPTS), 2, len(path))
             tables.append(_table(scores, PROMPTS).assign(run=f"m/{ROLES[role]}/seed-{seed}"))
     for role in ("low_gap_data", "value_gap_data"):
-        both = np.add(SIDES, np.outer([-0.5, 0.5], world[role])) + noise(rng, 0.15, len(PROMPTS), 1, 2)
+        both = np.add(SIDES, np.outer([-0.5, 0.5], world[role])) + noise(
+            rng, 0.15, len(PROMPTS), 1, 2
+        )
         tables.append(_table(both, PROMPTS).assign(dataset=ROLES[role]))
     pairs = pd.concat(tables[-2:], ignore_index=True)
     pairs["side"] = np.where(pairs["step"] == 0, "rejected", "chosen")
@@ -117,14 +125,16 @@ def verdicts(world, n_studies, **how):
     """Verdicts (studies, findings) on simulated studies."""
     rows = []
     for trial in range(n_studies):
-        table, _ = findings.evaluate(study(), *simulate(world, np.random.default_rng(trial), **how))
+        table, _ = evaluate(study(), *simulate(world, np.random.default_rng(trial), **how))
         rows.append(table.set_index("finding")["verdict"])
     return pd.DataFrame(rows)
 
 
 def test_true_findings_hold():
     found = verdicts(TRUE, 20)
-    assert len(found.columns) == len(findings.FINDINGS) - 1  # one is the same test on other runs
+    assert (
+        len(found.columns) == len(value_drifts.FINDINGS) - 1
+    )  # one is the same test on other runs
     assert (found == "holds").mean().min() >= 0.95
 
 
@@ -133,11 +143,15 @@ def test_false_findings_do_not_hold():
 
 
 def test_a_late_drift_is_not_early():
-    late = {role: change for role, change in TRUE.items() if role in ("sft_support", "low_gap_data", "value_gap_data")}
+    late = {
+        role: change
+        for role, change in TRUE.items()
+        if role in ("sft_support", "low_gap_data", "value_gap_data")
+    }
     only = dict.fromkeys(ROLES) | {"sft_support": ROLES["sft_support"]}
     for trial in range(5):
         stances, pairs = simulate(late, np.random.default_rng(trial), path=LATE)
-        table, _ = findings.evaluate(study(**only), stances, pairs)
+        table, _ = evaluate(study(**only), stances, pairs)
         assert table["verdict"].tolist() == ["does not hold"]
 
 
@@ -145,9 +159,11 @@ def test_where_contrasts_are_zero_verdicts_are_rare():
     decided, wrong = [], []
     for trial in range(20):
         drawn = simulate(NULL, np.random.default_rng(100 + trial), seed_spread=0.03)
-        table, contrasts = findings.evaluate(study(), *drawn)
+        table, contrasts = evaluate(study(), *drawn)
         decided += (table["verdict"] != "undecided at this size").tolist()
-        means = contrasts[~contrasts["contrast"].str.contains("time|above oppose")]  # the others are not zero here
+        means = contrasts[
+            ~contrasts["contrast"].str.contains("time|above oppose")
+        ]  # the others are not zero here
         wrong += (2 * means[["p_holds", "p_fails"]].min(axis=1) < 0.05).tolist()
     assert np.mean(decided) <= 0.05  # corrected for testing seven findings
     assert 0.01 <= np.mean(wrong) <= 0.08  # single contrasts
@@ -156,29 +172,31 @@ def test_where_contrasts_are_zero_verdicts_are_rare():
 @pytest.fixture(scope="module")
 def example():
     """Tables of one study in which some findings hold and others do not."""
-    return findings.evaluate(study(), *simulate(TRUE | {"ppo": FALSE["ppo"]}, np.random.default_rng(0)))
+    return evaluate(study(), *simulate(TRUE | {"ppo": FALSE["ppo"]}, np.random.default_rng(0)))
 
 
 def test_findings_without_their_roles_are_left_out(example):
     stances, pairs = simulate(TRUE, np.random.default_rng(0))
-    table, contrasts = findings.evaluate(study(simpo=None, low_gap_data=None), stances, pairs)
+    table, contrasts = evaluate(study(simpo=None, low_gap_data=None), stances, pairs)
     assert set(example[0]["finding"]) - set(table["finding"]) == {"dpo_simpo_ppo", "value_gaps"}
     assert set(contrasts["finding"]) == set(table["finding"])
-    none, no_contrasts = findings.evaluate(study(**dict.fromkeys(ROLES)), stances, pairs)
+    none, no_contrasts = evaluate(study(**dict.fromkeys(ROLES)), stances, pairs)
     assert none.empty and no_contrasts.empty
-    assert "# Findings" in findings.page(none, no_contrasts)
+    assert "# Findings" in as_markdown(none, no_contrasts)
 
 
 def test_a_role_without_replies_is_named():
     stances, pairs = simulate(TRUE, np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"findings.low_gap_data: no judged replies of 'other'"):
-        findings.evaluate(study(low_gap_data="other"), stances, pairs)
+        evaluate(study(low_gap_data="other"), stances, pairs)
 
 
 def test_a_conjunction_is_as_strong_as_its_weakest_part(example):
     table, contrasts = (part.set_index("finding") for part in example)
     parts, whole = contrasts.loc["dpo_simpo_ppo"], table.loc["dpo_simpo_ppo"]
-    assert parts["estimate"].iloc[1] < -0.1  # SimPO does not move support further than PPO in this world
+    assert (
+        parts["estimate"].iloc[1] < -0.1
+    )  # SimPO does not move support further than PPO in this world
     assert whole["estimate"] == parts["estimate"].min()
     assert whole["p"] == pytest.approx(2 * 2 * parts["p_fails"].min())
     assert whole["verdict"] == "does not hold"
@@ -188,8 +206,12 @@ def test_a_conjunction_is_as_strong_as_its_weakest_part(example):
 
 def test_estimates_are_the_drifts_of_the_pooled_table(example):
     stances, _ = simulate(TRUE | {"ppo": FALSE["ppo"]}, np.random.default_rng(0))
-    pooled = drift.drift_table(stances, n_boot=300, pool=True)
-    support = pooled[(pooled["topic"] == "all") & (pooled["stance"] == "support")].set_index("run")["magnitude"].abs()
+    pooled = measures.drift_table(stances, n_boot=300, pool=True)
+    support = (
+        pooled[(pooled["topic"] == "all") & (pooled["stance"] == "support")]
+        .set_index("run")["magnitude"]
+        .abs()
+    )
     contrast = example[1].set_index("contrast")
     expected = support["m/support/dpo"] - support["m/support/simpo"]
     assert contrast.loc["dpo above simpo", "estimate"] == pytest.approx(expected)
@@ -199,18 +221,20 @@ def test_estimates_are_the_drifts_of_the_pooled_table(example):
 def test_contrasts_use_the_seeds_that_both_runs_have():
     stances, pairs = simulate(TRUE, np.random.default_rng(0))
     fewer = stances[~stances["run"].isin([f"m/support/ppo/seed-{seed}" for seed in (1, 2)])]
-    _, contrasts = findings.evaluate(study(), fewer, pairs)
-    assert contrasts.set_index("contrast").loc[["dpo above simpo", "simpo above ppo"], "n_seeds"].tolist() == [3, 1]
+    _, contrasts = evaluate(study(), fewer, pairs)
+    assert contrasts.set_index("contrast").loc[
+        ["dpo above simpo", "simpo above ppo"], "n_seeds"
+    ].tolist() == [3, 1]
 
 
 def test_holm_by_hand():
-    assert findings.holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert findings.holm(np.array([0.9, 0.6])) == pytest.approx([1, 1])
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.9, 0.6])) == pytest.approx([1, 1])
 
 
 def test_files_hold_every_number_and_say_what_failed(example, tmp_path):
-    findings.write(*example, tmp_path)
-    content = record.read_json(tmp_path / "findings.json")
+    write_findings(*example, tmp_path)
+    content = files.read_json(tmp_path / "findings.json")
     for name, part in zip(("findings", "contrasts"), example, strict=True):
         back = pd.DataFrame(content[name])
         pd.testing.assert_frame_equal(back, part.reset_index(drop=True), check_dtype=False)
@@ -223,20 +247,20 @@ def test_files_hold_every_number_and_say_what_failed(example, tmp_path):
 def test_a_data_set_of_which_no_pair_was_judged_leaves_its_finding_open(tmp_path):
     stances, pairs = simulate(TRUE, np.random.default_rng(0))
     ours = study().model_copy(update={"preference": {"low": {"data": "low_gap"}}})
-    expected, _ = findings.evaluate(study(low_gap_data=None), stances, pairs)
-    table, contrasts = findings.evaluate(ours, stances, pairs[pairs["dataset"] != "low_gap"])
+    expected, _ = evaluate(study(low_gap_data=None), stances, pairs)
+    table, contrasts = evaluate(ours, stances, pairs[pairs["dataset"] != "low_gap"])
     row = table.set_index("finding").loc["value_gaps"]
-    assert row["verdict"] == findings.UNDECIDED and row["n_prompts"] == 0
+    assert row["verdict"] == UNDECIDED and row["n_prompts"] == 0
     assert np.isnan(row["p_holm"])
     others = table[table["finding"] != "value_gaps"].reset_index(drop=True)
     # no test more to correct for
     pd.testing.assert_frame_equal(others, expected, check_dtype=False)
     assert "no pair of low_gap_data was judged" in contrasts["contrast"].tolist()
-    findings.write(table, contrasts, tmp_path)
+    write_findings(table, contrasts, tmp_path)
     page = (tmp_path / "findings.md").read_text()
     assert "nothing to test" in page and not re.search(r"\bnan\b", page)
     none = pd.DataFrame(columns=pairs.columns)
-    table, _ = findings.evaluate(ours, stances, none.assign(side=none["side"].astype(str)))
+    table, _ = evaluate(ours, stances, none.assign(side=none["side"].astype(str)))
     assert table.set_index("finding").loc["value_gaps", "n_prompts"] == 0
 
 
@@ -244,8 +268,8 @@ def test_a_model_of_the_name_of_the_data_keeps_its_findings():
     stances, pairs = simulate(TRUE, np.random.default_rng(0))
     named = stances.assign(run="data" + stances["run"].str.removeprefix("m"))
     ours = study().model_copy(update={"models": {"data": study().models["m"]}})
-    table, _ = findings.evaluate(ours, named, pairs)
-    expected, _ = findings.evaluate(study(), stances, pairs)
+    table, _ = evaluate(ours, named, pairs)
+    expected, _ = evaluate(study(), stances, pairs)
     pd.testing.assert_frame_equal(table.drop(columns="model"), expected.drop(columns="model"))
 
 
@@ -254,4 +278,4 @@ def test_runs_without_a_reply_in_common_are_named():
     other = stances["run"].str.startswith("m/support/dpo/")
     moved = stances.assign(prompt_id=stances["prompt_id"].mask(other, "x" + stances["prompt_id"]))
     with pytest.raises(ValueError, match="dpo above simpo: these runs have no judged reply in"):
-        findings.evaluate(study(), moved, pairs)
+        evaluate(study(), moved, pairs)

@@ -5,20 +5,23 @@ import pandas as pd
 import pytest
 import torch
 
-from vd import agreement, data, judge, models, paths
+from vd import paths
+from vd.data import sets
 from vd.finite import NotFiniteError
-from vd.study import JudgeSettings
+from vd.judging import agreement, offline
+from vd.models import locate
+from vd.study.settings import JudgeSettings
 
 TINY = JudgeSettings(source="random:bert", epochs=1, learning_rate=1e-3, examples=64)
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return judge.load_judge(TINY)
+    return offline.load_judge(TINY)
 
 
 def test_columns_and_probabilities(tiny):
-    replies = data.corpus("judge").head(20)
+    replies = sets.corpus("judge").head(20)
     scored = tiny.score(replies)
     assert list(scored) == ["p_support", "p_neutral", "p_oppose", "label", "refusal", "judge"]
     assert np.allclose(scored[["p_support", "p_neutral", "p_oppose"]].sum(axis=1), 1)
@@ -26,7 +29,7 @@ def test_columns_and_probabilities(tiny):
 
 
 def test_order_duplicates_and_index_do_not_matter(tiny):
-    replies = data.corpus("judge").head(40)
+    replies = sets.corpus("judge").head(40)
     doubled = pd.concat([replies, replies]).sample(frac=1, random_state=0)
     one, two = tiny.score(replies), tiny.score(doubled)
     assert two.index.equals(doubled.index)
@@ -35,63 +38,79 @@ def test_order_duplicates_and_index_do_not_matter(tiny):
 
 
 def test_refusal_counts_as_neutral_and_is_flagged():
-    scored = judge.stances(np.array([[0.1, 0.2, 0.1, 0.6], [0.7, 0.1, 0.1, 0.1]]), pd.RangeIndex(2), "j")
+    scored = offline.stances(
+        np.array([[0.1, 0.2, 0.1, 0.6], [0.7, 0.1, 0.1, 0.1]]), pd.RangeIndex(2), "j"
+    )
     assert scored["p_neutral"].tolist() == pytest.approx([0.8, 0.2])
-    assert scored["label"].tolist() == ["neutral", "support"] and scored["refusal"].tolist() == [True, False]
+    assert scored["label"].tolist() == ["neutral", "support"] and scored["refusal"].tolist() == [
+        True,
+        False,
+    ]
 
 
 def test_no_question_is_both_trained_on_and_held_out():
-    train, held_out = judge.split(JudgeSettings())
+    train, held_out = offline.split(JudgeSettings())
     assert not set(train["prompt"]) & set(held_out["prompt"])
-    assert len(train) + len(held_out) == len(data.corpus("judge")) and 0.15 < len(held_out) / len(train) < 0.35
+    assert (
+        len(train) + len(held_out) == len(sets.corpus("judge"))
+        and 0.15 < len(held_out) / len(train) < 0.35
+    )
 
 
 def test_labelled_replies_are_in_no_training_data():
-    labelled = data.corpus("judge_labelled")
-    assert len(labelled) >= 300 and labelled["run"].str.contains("base").any() and labelled["run"].nunique() >= 4
-    assert set(labelled["prompt"]) <= set(data.corpus("probes")["prompt"])
-    assert not set(labelled["prompt"]) & set(data.corpus("judge")["prompt"])
+    labelled = sets.corpus("judge_labelled")
+    assert (
+        len(labelled) >= 300
+        and labelled["run"].str.contains("base").any()
+        and labelled["run"].nunique() >= 4
+    )
+    assert set(labelled["prompt"]) <= set(sets.corpus("probes")["prompt"])
+    assert not set(labelled["prompt"]) & set(sets.corpus("judge")["prompt"])
 
 
 def test_settings_decide_which_judge_is_loaded(tiny):
-    other = judge.load_judge(TINY.model_copy(update={"seed": 1}))
+    other = offline.load_judge(TINY.model_copy(update={"seed": 1}))
     assert other.name != tiny.name
-    assert judge.load_judge(TINY).name == tiny.name
+    assert offline.load_judge(TINY).name == tiny.name
 
 
 def test_the_offline_judge_can_be_trusted():
     """The judge of `pocket` on replies of real checkpoints: the bound that 04_judge states."""
-    labelled = data.corpus("judge_labelled")
-    trained = judge.load_judge(JudgeSettings())
+    labelled = sets.corpus("judge_labelled")
+    trained = offline.load_judge(JudgeSettings())
     quality = agreement.agreement(labelled["label"], trained.score(labelled))
     print(quality)
     assert quality["macro_f1"] >= 0.80
 
 
 def test_nothing_to_judge_is_an_empty_table(tiny):
-    nothing = data.corpus("judge").head(0)
+    nothing = sets.corpus("judge").head(0)
     assert tiny.score(nothing).empty
-    assert list(tiny.score(nothing)) == list(tiny.score(data.corpus("judge").head(1)))
+    assert list(tiny.score(nothing)) == list(tiny.score(sets.corpus("judge").head(1)))
 
 
 def test_a_judge_whose_scores_are_no_numbers_says_nothing(tiny, monkeypatch):
-    one = data.corpus("judge").head(1)
+    one = sets.corpus("judge").head(1)
     weight = tiny.model.classifier.weight.detach().clone() * float("nan")
     monkeypatch.setattr(tiny.model.classifier, "weight", torch.nn.Parameter(weight))
-    with pytest.raises(NotFiniteError, match=f"{tiny.name}: a score is not a finite number; remove"):
+    with pytest.raises(
+        NotFiniteError, match=f"{tiny.name}: a score is not a finite number; remove"
+    ):
         tiny.score(one)
 
 
 def test_a_judge_in_training_that_turns_to_nan_is_not_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("VD_CACHE", str(tmp_path))
-    with pytest.raises(NotFiniteError, match=r"offline judge: the loss of step \d+ .*judge.learning_rate"):
-        judge.load_judge(TINY.model_copy(update={"learning_rate": 1.0e30}))
+    with pytest.raises(
+        NotFiniteError, match=r"offline judge: the loss of step \d+ .*judge.learning_rate"
+    ):
+        offline.load_judge(TINY.model_copy(update={"learning_rate": 1.0e30}))
     assert not [p for p in (tmp_path / "judges").iterdir() if p.is_dir()]
 
 
 def test_the_judge_is_what_its_encoder_holds_and_not_where_it_lies(tmp_path):
     """Equal files in two folders make one judge, without a path in its name."""
-    base, names = paths.Path(models.locate("random:bert")), []
+    base, names = paths.Path(locate.locate("random:bert")), []
     for folder, more in (("a", ""), ("b", ""), ("c", " ")):
         for file in base.iterdir():
             (tmp_path / folder).mkdir(exist_ok=True)
@@ -99,6 +118,6 @@ def test_the_judge_is_what_its_encoder_holds_and_not_where_it_lies(tmp_path):
         with open(tmp_path / folder / "config.json", "a") as config:
             config.write(more)
         source = str(tmp_path / folder)
-        names.append(judge.load_judge(TINY.model_copy(update={"source": source})).name)
+        names.append(offline.load_judge(TINY.model_copy(update={"source": source})).name)
     keys = [name.rpartition("-")[2] for name in names]
     assert keys[0] == keys[1] != keys[2] and str(tmp_path) not in "".join(names)

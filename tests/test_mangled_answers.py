@@ -8,10 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_answers import ASKED, SETTINGS, completion
 
-from vd import answers, api_batch, vprism
-from vd.api_budget import Spending
-from vd.api_judge import by_tokens, by_votes
-from vd.api_response import ServerError, Trouble, digest, read_answer
+from vd.data.vprism import readings
+from vd.judging.api import by_tokens, by_votes
+from vd.servers import answers, batches
+from vd.servers.answers import kept_part
+from vd.servers.budget import Spending
+from vd.servers.response import ServerError, Trouble, digest, read_answer
 
 EXAMPLES = settings(
     max_examples=1000,
@@ -145,7 +147,7 @@ def assert_answer(answer):
     for token, logprob in answer["tokens"] or ():
         assert isinstance(token, str) and type(logprob) is float and -1e5 < logprob <= 0
     text = json.dumps(answer, allow_nan=False, ensure_ascii=False)
-    assert answers.kept(text.encode().decode()) == answer
+    assert kept_part(text.encode().decode()) == answer
     assert KEY not in text and KEY[:14] not in text
 
 
@@ -204,7 +206,7 @@ def test_responses_are_answers_or_trouble_and_answers_judgements(given_bodies, s
 @given(st.lists(mangled(SAID), max_size=2), st.sampled_from(WORDS), st.binary(max_size=9))
 def test_writers_confirm_with_a_question_and_a_polarity_or_not_at_all(said, words, raw):
     for text in ("".join(said), words.join(said), f"{raw}```json\n{words.join(said)}\n```"):
-        found = vprism._read({"content": text})
+        found = readings._read({"content": text})
         assert found["polarity"] in (-1, 0, 1) and type(found["polarity"]) is int
         assert found["question"].strip() if found["confirmed"] else found["question"] is None
 
@@ -229,7 +231,7 @@ def test_lines_of_a_batch_are_kept_rejected_or_left_open_and_paid_for_once(given
     kept, paid = {}, []
     spending = Spending(SETTINGS, (0, 0.0), paid.append)
     how = SETTINGS, kept.__setitem__, spending, None, Cache, "purpose"
-    session = api_batch._Session({"a": ASKED, "b": ASKED}, *how)
+    session = batches._Session({"a": ASKED, "b": ASKED}, *how)
     content = "\n".join(given_lines).encode("utf-8", "surrogatepass") + b"\n" + raw
     ended = {"id": "1", "status": "completed", "output_file_id": "o"}
     session._ended, session._file = (

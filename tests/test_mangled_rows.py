@@ -15,8 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vd import agreement, data, files, public
-from vd.study import PreferenceSettings, Probing, TrainingSettings
+from vd.data import reading, sets
+from vd.data.probes import load_probes
+from vd.judging import sheets
+from vd.store import formats
+from vd.study.catalogue import PUBLIC
+from vd.study.settings import PreferenceSettings, Probing, TrainingSettings
 
 MANY = settings(
     max_examples=2_000,
@@ -180,13 +184,13 @@ def check_rows(rows):
 @given(st.data())
 def test_public_rows_are_kept_or_counted(folder, drawn):
     name = drawn.draw(st.sampled_from(list(PUBLIC_ROWS)))
-    file = folder / public.PUBLIC[name].mirror[0]
-    kind = "csv" if files.is_csv(file) else "json"
+    file = folder / PUBLIC[name].mirror[0]
+    kind = "csv" if formats.is_csv(file) else "json"
     content, table, clean, whole = drawn.draw(contents(kind, PUBLIC_ROWS[name]))
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(content)
     try:
-        kept, dropped = public.read(name, {})
+        kept, dropped = reading.read(name, {})
     except ValueError as error:
         assert not (clean and whole), error
         return check_refusal(error, file)
@@ -220,17 +224,17 @@ def test_own_rows_are_all_read_or_refused(folder, drawn):
     content, table, clean, whole = drawn.draw(contents(kind, good))
     file.write_bytes(content)
     try:
-        found = data.corpus(str(file)).to_dict("records")
+        found = sets.corpus(str(file)).to_dict("records")
     except ValueError as error:
         assert not (clean and whole), error
         return check_refusal(error, file)
     check_rows(found)
-    assert data.card(str(file))["kept"] == len(found)
+    assert sets.card(str(file))["kept"] == len(found)
     if whole and clean:
         how = {"data": str(file), "steps": 1, "save_every": 1, "learning_rate": 0.1}
         sft = "completion" in good
         kind_of = TrainingSettings if sft else PreferenceSettings
-        assert len((data.sft if sft else data.preferences)(kind_of(**how), 0)) == len(found)
+        assert len((sets.sft if sft else sets.preferences)(kind_of(**how), 0)) == len(found)
     if whole and kind == "json":
         assert len(found) == len(table), "none is lost"
         for row, made in zip(table, found, strict=True):
@@ -246,7 +250,7 @@ def test_probes_are_all_read_or_refused(folder, drawn):
     content, table, clean, whole = drawn.draw(contents(kind, PROBE))
     file.write_bytes(content)
     try:
-        found = data.probes(Probing(probes=str(file))).to_dict("records")
+        found = load_probes(Probing(probes=str(file))).to_dict("records")
     except ValueError as error:
         assert not (clean and whole), error
         return check_refusal(error, file)
@@ -270,12 +274,12 @@ labels = st.sampled_from(["", "support", " Neutral ", "OPPOSE"])
 def records(folder):
     """Records of a sheet of `REPLIES`, all labelled, with the texts that are read from them."""
     table = pd.DataFrame(REPLIES, columns=["prompt", "response"]).assign(run="r", step=0)
-    agreement.write_sheet(table, len(REPLIES), folder / "all.csv")
+    sheets.write_sheet(table, len(REPLIES), folder / "all.csv")
     text = io.StringIO((folder / "all.csv").read_bytes().decode("utf-8-sig"), newline="")
     header, *found = csv.reader(text)
     with open(folder / "all.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *([*record[:3], "support"] for record in found)])
-    read = agreement.read_sheet(folder / "all.csv")
+    read = sheets.read_sheet(folder / "all.csv")
     assert set(zip(read["prompt"], read["response"], strict=True)) <= set(REPLIES)
     assert len(read) == len(found) > 300
     return found, {row.id: (row.prompt, row.response) for row in read.itertuples()}
@@ -302,7 +306,7 @@ def test_labels_stay_with_their_replies_or_the_sheet_is_refused(folder, records,
         rows = [[name, *row[1:]] for name, row in zip(names, rows, strict=True)]
     if drawn.draw(st.booleans()):  # trimmed, its guards and line ends lost
         rows = [[" ".join(cell.removeprefix("'").split()) for cell in row] for row in rows]
-    rows = [[column.upper() for column in agreement.SHEET], *rows]
+    rows = [[column.upper() for column in sheets.SHEET], *rows]
     rows.insert(drawn.draw(st.integers(1, len(rows))), [""] * 4)
     if drawn.draw(st.booleans()):  # columns in another order, and one of notes
         rows = [[*row[::-1], "Note"] for row in rows]
@@ -313,7 +317,7 @@ def test_labels_stay_with_their_replies_or_the_sheet_is_refused(folder, records,
     file = folder / "sheet.csv"
     file.write_bytes(drawn.draw(broken(raw)) if spoilt == "bytes" else raw)
     try:
-        read = agreement.read_sheet(file)
+        read = sheets.read_sheet(file)
     except ValueError as error:
         assert spoilt, error
         return check_refusal(error, file)

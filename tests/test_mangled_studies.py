@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vd import paths
-from vd.study import StudyError, load_study
+from vd.study.file import StudyError
+from vd.study.load import load_study
 
 CONFIGS = paths.NOTEBOOKS / "configs"
 TEXTS = [(CONFIGS / f"{name}.yaml").read_bytes() for name in ("smoke", "pocket-real")]

@@ -11,10 +11,15 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from vd import data, methods, models, paths, record
+from vd import paths
+from vd.data import sets
 from vd.finite import NotFiniteError
-from vd.methods import dpo, sft, simpo, trainer
-from vd.study import load_study
+from vd.methods import dpo, sft, simpo
+from vd.models import loading
+from vd.store import files
+from vd.study.load import load_study
+from vd.training import trainer
+from vd.training.train import train_run
 
 SFT_RUN, DPO_RUN = "tiny-llama/sft-support/seed-0", "tiny-llama/sft-support/dpo-support/seed-0"
 
@@ -39,14 +44,20 @@ def logits_of(model, ids):
 
 
 def weights(folder):
-    return {name: w for file in sorted(folder.glob("*.safetensors")) for name, w in load_file(file).items()}
+    return {
+        name: w
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, w in load_file(file).items()
+    }
 
 
 def test_sft_counts_only_reply_tokens(place):
     """The trainer's loss equals -mean log pi over the tokens after the assistant's turn begins, computed by hand."""
     run = study_with(place).run(SFT_RUN)
     built = sft.build(run)
-    row = next(row for row in built.train_dataset if len(row["input_ids"]) < run.settings.max_length)
+    row = next(
+        row for row in built.train_dataset if len(row["input_ids"]) < run.settings.max_length
+    )
     loss = loss_of(built, [row])
 
     text = built.processing_class.decode(row["input_ids"])
@@ -64,10 +75,12 @@ def test_sft_counts_only_reply_tokens(place):
 def test_dpo_loss_equals_the_equation(place):
     """A hand-made batch through TRL against L = -log sigmoid(beta (delta_chosen - delta_rejected)) written out."""
     study = study_with(place)
-    methods.train(study.run(SFT_RUN))
+    train_run(study.run(SFT_RUN))
     run = study.run(DPO_RUN)
     built = dpo.build(run)
-    with torch.no_grad():  # move the policy away from its reference, or the loss would be log 2 whatever beta is
+    with (
+        torch.no_grad()
+    ):  # move the policy away from its reference, or the loss would be log 2 whatever beta is
         for name, w in built.model.named_parameters():
             if ".default." in name and "lora_B" in name:
                 noise = torch.randn(w.shape, generator=torch.Generator().manual_seed(1))
@@ -92,7 +105,9 @@ def test_dpo_loss_equals_the_equation(place):
             moved = logp(policy, row["prompt_ids"], reply)
             policy.set_adapter("ref")
             delta[side] = moved - logp(policy, row["prompt_ids"], reply)
-        total += -torch.nn.functional.logsigmoid(run.settings.beta * (delta["chosen"] - delta["rejected"])).item()
+        total += -torch.nn.functional.logsigmoid(
+            run.settings.beta * (delta["chosen"] - delta["rejected"])
+        ).item()
     assert loss == pytest.approx(total / len(rows), rel=1e-3)
     assert abs(loss - math.log(2)) > 1e-3
 
@@ -105,7 +120,7 @@ def test_reference_is_the_sft_checkpoint(place, lora):
                 run["lora"] = copy.deepcopy(lora)
 
     study = study_with(place, change)
-    methods.train(study.run(SFT_RUN))
+    train_run(study.run(SFT_RUN))
     run = study.run(DPO_RUN)
     start = trainer.start_of(run)
     built = dpo.build(run)
@@ -128,13 +143,13 @@ def test_simpo_loss_equals_the_equation(place):
         }
 
     study = study_with(place, change)
-    methods.train(study.run(SFT_RUN))
+    train_run(study.run(SFT_RUN))
     run = study.run("tiny-llama/sft-support/simpo/seed-0")
     built = simpo.build(run)
     rows = [built.train_dataset[i] for i in range(3)]
     loss = loss_of(built, rows)
 
-    pairs, total = data.preferences(run.settings, run.seed), 0.0
+    pairs, total = sets.preferences(run.settings, run.seed), 0.0
     for row in pairs.select(range(3)):
         mean = {}
         for side in ("chosen", "rejected"):
@@ -143,7 +158,9 @@ def test_simpo_loss_equals_the_equation(place):
             scores = logits_of(built.model, ids)[:-1].log_softmax(-1)
             ids = torch.tensor(ids)
             mean[side] = scores.gather(1, ids[1:, None])[len(prompt) - 1 :, 0].mean()
-        total += -torch.nn.functional.logsigmoid(3.0 * (mean["chosen"] - mean["rejected"]) - 0.7).item()
+        total += -torch.nn.functional.logsigmoid(
+            3.0 * (mean["chosen"] - mean["rejected"]) - 0.7
+        ).item()
     assert loss == pytest.approx(total / 3, rel=1e-4)
     assert built.cpo_alpha == 0 and not hasattr(built, "ref_model")
 
@@ -154,18 +171,27 @@ def test_simpo_leaves_out_prompts_that_fill_everything(place):
         study["preference"]["simpo-support"] = entry | {"max_length": 64}
 
     study = study_with(place, change)
-    methods.train(study.run(SFT_RUN))
+    train_run(study.run(SFT_RUN))
     run = study.run("tiny-llama/sft-support/simpo-support/seed-0")
     rows = simpo.build(run).train_dataset
-    assert 8 <= len(rows) < 32 and all(any(label != -100 for label in row["chosen_labels"]) for row in rows)
+    assert 8 <= len(rows) < 32 and all(
+        any(label != -100 for label in row["chosen_labels"]) for row in rows
+    )
 
 
 def test_a_reply_ends_with_one_end_token(place):
-    tokenizer = models.load_tokenizer(study_with(place).models["tiny-llama"])
-    asked, told = [{"role": "user", "content": "Why?"}], [{"role": "assistant", "content": "Because."}]
+    tokenizer = loading.load_tokenizer(study_with(place).models["tiny-llama"])
+    asked, told = (
+        [{"role": "user", "content": "Why?"}],
+        [{"role": "assistant", "content": "Because."}],
+    )
     prompt, reply = trainer.encode(tokenizer, asked, told)
-    assert tokenizer.decode(prompt) == tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    assert tokenizer.decode(reply) == "Because." + tokenizer.eos_token  # and not the newline after it
+    assert tokenizer.decode(prompt) == tokenizer.apply_chat_template(
+        asked, tokenize=False, add_generation_prompt=True
+    )
+    assert (
+        tokenizer.decode(reply) == "Because." + tokenizer.eos_token
+    )  # and not the newline after it
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
@@ -177,7 +203,7 @@ def test_full_fine_tuning_runs_through(place):
 
     study = study_with(place, change)
     for run_id in (SFT_RUN, DPO_RUN):
-        methods.train(study.run(run_id))
+        train_run(study.run(run_id))
     first, last = (weights(paths.checkpoint("tiny", DPO_RUN, step)) for step in (0, 4))
     assert weights(paths.last_checkpoint("tiny", SFT_RUN)).keys() == first.keys() != set()
     assert any(not torch.equal(first[n], last[n]) for n in first)
@@ -185,9 +211,9 @@ def test_full_fine_tuning_runs_through(place):
 
 def test_checkpoints_start_at_the_parent_and_end_at_the_last_step(place):
     study = study_with(place, lambda s: s["sft"]["sft-support"].update(steps=5))
-    folders = methods.train(study.run(SFT_RUN))
+    folders = train_run(study.run(SFT_RUN))
     assert [f.name for f in folders] == [f"checkpoint-{s}" for s in (0, 2, 4, 5)]
-    methods.train(study.run(DPO_RUN))
+    train_run(study.run(DPO_RUN))
     start, parent = weights(paths.checkpoint("tiny", DPO_RUN, 0)), weights(folders[-1])
     assert start.keys() == parent.keys() and all(torch.equal(start[n], parent[n]) for n in start)
     assert not list(folders[-1].glob("optimizer*")), "optimiser state is removed after training"
@@ -195,10 +221,10 @@ def test_checkpoints_start_at_the_parent_and_end_at_the_last_step(place):
 
 def test_metrics_and_record(place):
     study = study_with(place)
-    methods.train(study.run(SFT_RUN))
+    train_run(study.run(SFT_RUN))
     metrics = pd.read_csv(paths.metrics("tiny", SFT_RUN))
     assert metrics["step"].tolist() == [1, 2, 3, 4] and metrics["loss"].notna().all()
-    train = record.read_json(paths.record("tiny", SFT_RUN, "train"))
+    train = files.read_json(paths.record("tiny", SFT_RUN, "train"))
     assert train["run"]["settings"]["learning_rate"] == 1e-3 and train["tokens_seen"] > 0
     assert train["effective_batch_size"] == 8 and train["versions"]["trl"] == "1.12.0"
 
@@ -217,19 +243,19 @@ def train_until(step, run, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(trainer.Report, "on_log", stop)
         with pytest.raises(Interrupted):
-            methods.train(run)
+            train_run(run)
 
 
 def test_an_interrupted_run_resumes_and_ends_where_it_would_have(place, monkeypatch):
     study = study_with(place, lambda s: s["sft"]["sft-support"].update(steps=6))
     run = study.run(SFT_RUN)
-    expected = weights(methods.train(run)[-1])
+    expected = weights(train_run(run)[-1])
     shutil.rmtree(paths.run("tiny", SFT_RUN))
 
     train_until(5, run, monkeypatch)
     assert not paths.record("tiny", SFT_RUN, "train").exists()
-    resumed = weights(methods.train(run)[-1])
-    assert record.read_json(paths.record("tiny", SFT_RUN, "train"))["resumed_from_step"] == 4
+    resumed = weights(train_run(run)[-1])
+    assert files.read_json(paths.record("tiny", SFT_RUN, "train"))["resumed_from_step"] == 4
     assert all(torch.equal(expected[n], resumed[n]) for n in expected)
     metrics = pd.read_csv(paths.metrics("tiny", SFT_RUN))
     assert len(metrics) == 6 and metrics["tokens_seen"].is_monotonic_increasing
@@ -237,36 +263,40 @@ def test_an_interrupted_run_resumes_and_ends_where_it_would_have(place, monkeypa
 
 def test_a_changed_run_does_not_resume(place, monkeypatch):
     train_until(3, study_with(place).run(SFT_RUN), monkeypatch)
-    methods.train(study_with(place, lambda s: s["sft"]["sft-support"].update(learning_rate=2e-3)).run(SFT_RUN))
-    assert record.read_json(paths.record("tiny", SFT_RUN, "train"))["resumed_from_step"] == 0
+    train_run(
+        study_with(place, lambda s: s["sft"]["sft-support"].update(learning_rate=2e-3)).run(SFT_RUN)
+    )
+    assert files.read_json(paths.record("tiny", SFT_RUN, "train"))["resumed_from_step"] == 0
 
 
 @pytest.mark.parametrize("run_id", [SFT_RUN, DPO_RUN])
 def test_a_finished_run_is_left_as_it_is(place, run_id):
     study = study_with(place)
-    methods.train(study.run(SFT_RUN))
+    train_run(study.run(SFT_RUN))
     run, file = study.run(run_id), paths.record("tiny", run_id, "train")
-    methods.train(run)
+    train_run(run)
     written = file.stat().st_mtime_ns
-    assert [f.name for f in methods.train(run)] == ["checkpoint-0", "checkpoint-2", "checkpoint-4"]
+    assert [f.name for f in train_run(run)] == ["checkpoint-0", "checkpoint-2", "checkpoint-4"]
     assert file.stat().st_mtime_ns == written
     file.unlink()  # as the workflow does before it repeats a job
-    methods.train(run)
-    assert record.read_json(file)["resumed_from_step"] == 0
+    train_run(run)
+    assert files.read_json(file)["resumed_from_step"] == 0
 
 
 def test_a_half_trained_run_never_passes_for_a_finished_one(place, monkeypatch):
     """Finished, then changed and interrupted: the old record must be gone, and children must refuse to start."""
-    methods.train(study_with(place).run(SFT_RUN))
+    train_run(study_with(place).run(SFT_RUN))
     study = study_with(place, lambda s: s["sft"]["sft-support"].update(learning_rate=2e-3))
     train_until(3, study.run(SFT_RUN), monkeypatch)
     assert not paths.record("tiny", SFT_RUN, "train").exists()
     with pytest.raises(FileNotFoundError, match="not trained to its end"):
-        methods.train(study.run(DPO_RUN))
+        train_run(study.run(DPO_RUN))
 
 
 def test_stopped_after_the_last_step_but_before_the_record(place, monkeypatch):
-    run = study_with(place, lambda s: s["sft"]["sft-support"].update(steps=6)).run(SFT_RUN)  # 6 is in mid-epoch
+    run = study_with(place, lambda s: s["sft"]["sft-support"].update(steps=6)).run(
+        SFT_RUN
+    )  # 6 is in mid-epoch
 
     def stop(*args):
         raise Interrupted
@@ -274,13 +304,15 @@ def test_stopped_after_the_last_step_but_before_the_record(place, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(trainer, "_finish", stop)
         with pytest.raises(Interrupted):
-            methods.train(run)
-    assert [f.name for f in methods.train(run)] == [f"checkpoint-{s}" for s in (0, 2, 4, 6)]
+            train_run(run)
+    assert [f.name for f in train_run(run)] == [f"checkpoint-{s}" for s in (0, 2, 4, 6)]
     assert len(pd.read_csv(paths.metrics("tiny", SFT_RUN))) == 6
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "gone"])
-@pytest.mark.parametrize("name", ["trainer_state.json", "adapter_model.safetensors", *trainer.STATE])
+@pytest.mark.parametrize(
+    "name", ["trainer_state.json", "adapter_model.safetensors", *trainer.STATE]
+)
 def test_a_checkpoint_that_a_kill_left_broken_gives_way_to_the_one_before(
     place, monkeypatch, name, damage
 ):
@@ -292,8 +324,8 @@ def test_a_checkpoint_that_a_kill_left_broken_gives_way_to_the_one_before(
         file.unlink()
     else:
         file.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
-    methods.train(run)
-    assert record.read_json(paths.record("tiny", SFT_RUN, "train"))["resumed_from_step"] == 2
+    train_run(run)
+    assert files.read_json(paths.record("tiny", SFT_RUN, "train"))["resumed_from_step"] == 2
     assert pd.read_csv(paths.metrics("tiny", SFT_RUN))["step"].tolist() == [1, 2, 3, 4, 5, 6]
 
 
@@ -313,22 +345,22 @@ def test_killed_after_the_record_it_is_finished_and_slim(place, monkeypatch):
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
         patched.setattr(trainer, "_slim", stop)
-        methods.train(run)
+        train_run(run)
     assert not file.exists()
     monkeypatch.setattr(sft, "build", None)  # nothing is trained again
-    methods.train(run)
+    train_run(run)
     assert file.exists() and paths.metrics("tiny", SFT_RUN).exists()
     assert not list(paths.checkpoints("tiny", SFT_RUN).rglob("optimizer.pt"))
 
 
 def test_a_record_that_the_workflow_removed_is_written_again_without_training(place, monkeypatch):
     run, file = study_with(place).run(SFT_RUN), paths.record("tiny", SFT_RUN, "train")
-    methods.train(run)
+    train_run(run)
     before = file.read_text(), paths.metrics("tiny", SFT_RUN).read_text()
     file.unlink()
     paths.metrics("tiny", SFT_RUN).unlink()
     monkeypatch.setattr(sft, "build", None)
-    methods.train(run)
+    train_run(run)
     assert (file.read_text(), paths.metrics("tiny", SFT_RUN).read_text()) == before
 
 
@@ -362,19 +394,21 @@ def test_an_epoch_is_one_pass_over_the_rows_that_train(place, method):
     study = study_with(place, change)
     run_id = SFT_RUN if method == "sft" else "tiny-llama/sft-support/run/seed-0"
     if method != "sft":
-        methods.train(study.run(SFT_RUN))
-    methods.train(study.run(run_id))
+        train_run(study.run(SFT_RUN))
+    train_run(study.run(run_id))
     metrics = pd.read_csv(paths.metrics("tiny", run_id))
     assert metrics["step"].tolist() == [1, 2, 3, 4] and metrics["epoch"].iloc[-1] == 1.0
-    train = record.read_json(paths.record("tiny", run_id, "train"))
+    train = files.read_json(paths.record("tiny", run_id, "train"))
     assert train["rows"] == {"read": 64, "trained": 32, "too long": 32}
 
 
 def test_rows_that_are_all_too_long_are_one_line(place):
     data_file = rows_of(place, 0, 16, completion="So.")
     change = lambda s: s["sft"]["sft-support"].update(data=data_file, examples=None)  # noqa: E731
-    with pytest.raises(ValueError, match=r"rows.jsonl' leaves room for a reply .* raise max_length"):
-        methods.train(study_with(place, change).run(SFT_RUN))
+    with pytest.raises(
+        ValueError, match=r"rows.jsonl' leaves room for a reply .* raise max_length"
+    ):
+        train_run(study_with(place, change).run(SFT_RUN))
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "simpo", "ppo"])
@@ -388,9 +422,11 @@ def test_training_that_turns_to_nan_stops_at_its_step(place, method):
     healthy, broken = study_with(place), study_with(place, change)
     run_id = SFT_RUN if method == "sft" else f"tiny-llama/sft-support/{method}-support/seed-0"
     if method != "sft":
-        methods.train(healthy.run(SFT_RUN))
-    with pytest.raises(NotFiniteError, match=r"step [12]: .* is not a finite number; lower learning_rate"):
-        methods.train(broken.run(run_id))
+        train_run(healthy.run(SFT_RUN))
+    with pytest.raises(
+        NotFiniteError, match=r"step [12]: .* is not a finite number; lower learning_rate"
+    ):
+        train_run(broken.run(run_id))
     for file in (paths.record("tiny", run_id, "train"), paths.metrics("tiny", run_id)):
         assert not file.exists()
 
@@ -399,22 +435,22 @@ def test_a_loss_that_is_no_number_is_named_with_its_step(place):
     change = lambda s: s["sft"]["sft-support"].update(learning_rate=1.0e30)  # noqa: E731
     said = f"{SFT_RUN}, step 2: a loss or gradient is not a finite number; lower learning_rate"
     with pytest.raises(NotFiniteError, match=said):
-        methods.train(study_with(place, change).run(SFT_RUN))
+        train_run(study_with(place, change).run(SFT_RUN))
 
 
 def test_weights_that_are_no_numbers_are_neither_trained_on_nor_probed(place):
     study = study_with(place)
-    file = methods.train(study.run(SFT_RUN))[-1] / "adapter_model.safetensors"
+    file = train_run(study.run(SFT_RUN))[-1] / "adapter_model.safetensors"
     stored = load_file(file)
     name = next(n for n in stored if "lora_B" in n)
     save_file(stored | {name: stored[name] * float("nan")}, file)
     with pytest.raises(NotFiniteError, match=r"weight .*lora_B.* is not a finite number"):
-        methods.train(study.run(DPO_RUN))
+        train_run(study.run(DPO_RUN))
     with pytest.raises(NotFiniteError, match=f"{file.parent}.* is not a finite number"):
-        models.for_inference(study.models["tiny-llama"], file.parent)
+        loading.for_inference(study.models["tiny-llama"], file.parent)
 
 
 def test_rows_longer_than_the_model_reads_are_refused(place):
     change = lambda s: s["sft"]["sft-support"].update(max_length=513)  # noqa: E731
     with pytest.raises(ValueError, match="max_length 513 exceeds the 512 tokens"):
-        methods.train(study_with(place, change).run(SFT_RUN))
+        train_run(study_with(place, change).run(SFT_RUN))

@@ -74,11 +74,24 @@ def test_a_new_method_is_one_file_and_one_entry(add, tmp_path):
     copy, env = add("ipo", IPO)
     results = tmp_path / "results"
     figure = tmp_path / "figures" / "mine" / "stances_over_steps.csv"
-    command = ["snakemake", "--snakefile", "notebooks/Snakefile", "--cores", "2", "--quiet", "all", "--"]
-    done = subprocess.run([*command, os.path.relpath(figure, copy)], cwd=copy, env=env, capture_output=True, text=True)
+    command = [
+        "snakemake",
+        "--snakefile",
+        "notebooks/Snakefile",
+        "--cores",
+        "2",
+        "--quiet",
+        "all",
+        "--",
+    ]
+    done = subprocess.run(
+        [*command, os.path.relpath(figure, copy)], cwd=copy, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-5000:]
     assert "tiny-llama/sft-support/mine" in set(pd.read_csv(figure)["run"])
-    assert len(pd.read_csv(results / "mine" / "tiny-llama/sft-support/mine/seed-0/metrics.csv")) == 4
+    assert (
+        len(pd.read_csv(results / "mine" / "tiny-llama/sft-support/mine/seed-0/metrics.csv")) == 4
+    )
 
 
 BROKEN = {

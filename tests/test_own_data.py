@@ -10,8 +10,14 @@ import pytest
 import yaml
 from api_server import ApiServer
 
-from vd import agreement, data, drift, paths, record
-from vd.study import load_study
+from vd import paths
+from vd.data import sets
+from vd.data.probes import load_probes
+from vd.drift import measures
+from vd.judging import sheets
+from vd.stances import STANCES, P
+from vd.store import files
+from vd.study.load import load_study
 
 RUN = "tiny-llama/sft-support/seed-0"
 ATTACK = "<img src=x onerror=alert(1)> ` [x](javascript:alert(2)) \x1b[31m"
@@ -25,7 +31,7 @@ def mine(place):
         (place / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
         return str(place / name)
 
-    pairs = data.corpus("value_gap").head(60)[["prompt", "chosen", "rejected"]].to_dict("records")
+    pairs = sets.corpus("value_gap").head(60)[["prompt", "chosen", "rejected"]].to_dict("records")
     added = "Write a function that adds {} to a list of numbers in Python."
     replies = {"chosen": "Add it.", "rejected": "No."}
     coding = [{"prompt": added.format(number), **replies} for number in range(40)]
@@ -39,7 +45,7 @@ def mine(place):
     study["preference"] = {name: one | {"data": file} for name, file in names.items()}
     study |= {"ablations": {}, "findings": {}}
     (place / "configs" / "mine.yaml").write_text(yaml.safe_dump(study))
-    asked = data.probes(load_study("mine").probing)
+    asked = load_probes(load_study("mine").probing)
     rows = [
         {"run": RUN, "step": step, "prompt_id": p.prompt_id, "topic": p.topic, "sample": sample}
         | {"prompt": p.prompt, "response": f"{ATTACK} {sample} {step} {p.prompt_id}"}
@@ -47,9 +53,9 @@ def mine(place):
         for p in asked.itertuples()
         for sample in range(2)
     ]
-    record.write_table(pd.DataFrame(rows), paths.responses("mine", RUN))
+    files.write_table(pd.DataFrame(rows), paths.responses("mine", RUN))
     probed = {"wall_seconds": {"probe": 1.0}, "tokens_generated": 1, "model_revision": None}
-    record.write_json(probed, paths.record("mine", RUN, "probe"))
+    files.write_json(probed, paths.record("mine", RUN, "probe"))
     return names
 
 
@@ -71,7 +77,7 @@ def test_every_pair_set_is_in_every_table_and_figure(place, mine):
     }
     for name in mine.values():
         gap = tables["value_gap"].loc[[name]].query("topic == 'all'")
-        assert gap["stance"].tolist() == list(drift.STANCES)
+        assert gap["stance"].tolist() == list(STANCES)
         sides = tables["stance_profile"].loc[[name]]
         assert sides.groupby("side").size().to_dict() == {"chosen": 3, "rejected": 3}
         n = tables["topic_share"].loc[name, "touching"]
@@ -81,12 +87,12 @@ def test_every_pair_set_is_in_every_table_and_figure(place, mine):
     assert {"sft_neutral", "sft_support"} == set(tables["stance_mix"].index)
     stances = pd.concat(map(moved, (0, 2, 4)))
     made = {
-        "drift": drift.drift_table(stances, 20),
-        "drift_seeds": drift.drift_table(stances, 20, pool=True),
-        "trajectories_seeds": drift.trajectory_table(stances, 20, pool=True),
+        "drift": measures.drift_table(stances, 20),
+        "drift_seeds": measures.drift_table(stances, 20, pool=True),
+        "trajectories_seeds": measures.trajectory_table(stances, 20, pool=True),
     }
     for name, table in made.items():
-        record.write_table(table, paths.table("mine", f"{name}.csv"))
+        files.write_table(table, paths.table("mine", f"{name}.csv"))
     execute(place, "06_figures")
     drawn = pd.read_csv(f"{paths.figure('mine', 'value_gap')}.csv")
     assert set(drawn["dataset"]) == set(mine.values())
@@ -96,13 +102,13 @@ def moved(step):
     """Stances of one run at a step."""
     rng = np.random.default_rng(step)
     rows = pd.DataFrame({"prompt_id": list("abcd"), "topic": list("xxyy")})
-    rows[agreement.P] = rng.dirichlet([1, 1, 1], 4)
+    rows[P] = rng.dirichlet([1, 1, 1], 4)
     return rows.assign(run=RUN, step=step, sample=0)
 
 
 def test_a_sheet_that_nobody_has_filled_in_stops_nothing(place, mine):
     replies = pd.read_parquet(paths.responses("mine", RUN))
-    assert agreement.write_sheet(replies, 20, paths.label_sheet("mine")) == 20
+    assert sheets.write_sheet(replies, 20, paths.label_sheet("mine")) == 20
     printed = execute(place, "04_judge", RUN=RUN)
     assert "no labels yet" in printed and paths.record("mine", RUN, "run").exists()
     assert r"\x1b[31m" in printed and "\x1b[31m" not in printed

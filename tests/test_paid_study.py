@@ -12,9 +12,14 @@ import pytest
 import yaml
 from api_server import ApiServer, shares
 
-from vd import agreement, data, paths, ppi, record
-from vd.api_judge import Prompt
-from vd.study import StudyError, load_study
+from vd import paths
+from vd.data.probes import load_probes
+from vd.judging import few_paid
+from vd.judging.api import Prompt
+from vd.stances import STANCES, P
+from vd.store import files
+from vd.study.file import StudyError
+from vd.study.load import load_study
 
 RUN = "tiny-llama/sft-support/seed-0"
 KEY = "sk-secret-0123456789"
@@ -27,31 +32,45 @@ def server(place, monkeypatch):
     monkeypatch.setenv("VD_CACHE", str(place / "cache"))
     server = ApiServer().start()
     study = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
-    api = {"model": "judge-1", "base_url": server.url, "share": 0.5, "price_in": 2.5, "price_out": 10.0}
+    api = {
+        "model": "judge-1",
+        "base_url": server.url,
+        "share": 0.5,
+        "price_in": 2.5,
+        "price_out": 10.0,
+    }
     study["judge"]["api"] = api
     (place / "configs" / "smoke.yaml").write_text(yaml.safe_dump(study))
-    probes = data.probes(load_study("smoke").probing)
+    probes = load_probes(load_study("smoke").probing)
     rows = [
         {"run": RUN, "step": step, "prompt_id": p.prompt_id, "topic": p.topic, "sample": sample, "prompt": p.prompt,
          "response": f"Reply {sample} at {step} on {p.prompt_id}."}
         for step in (0, 4) for p in probes.itertuples() for sample in range(2)
     ]  # fmt: skip
-    record.write_table(pd.DataFrame(rows), paths.responses("smoke", RUN))
+    files.write_table(pd.DataFrame(rows), paths.responses("smoke", RUN))
     probed = {"wall_seconds": {"probe": 1.0}, "tokens_generated": 1, "model_revision": None}
-    record.write_json(probed, paths.record("smoke", RUN, "probe"))
+    files.write_json(probed, paths.record("smoke", RUN, "probe"))
     yield server
     server.stop()
 
 
 def notebook(place):
     papermill.execute_notebook(
-        paths.notebook("04_judge"), place / "04.ipynb", {"RUN": RUN, "SWAPPED": 20}, kernel_name="python3"
+        paths.notebook("04_judge"),
+        place / "04.ipynb",
+        {"RUN": RUN, "SWAPPED": 20},
+        kernel_name="python3",
     )
     return (place / "04.ipynb").read_text()
 
 
 def vd(*words):
-    return subprocess.run([sys.executable, "-m", "vd", "smoke", *words], capture_output=True, text=True, cwd=paths.ROOT)
+    return subprocess.run(
+        [sys.executable, "-m", "vd", "smoke", *words],
+        capture_output=True,
+        text=True,
+        cwd=paths.ROOT,
+    )
 
 
 def test_the_notebook_judges_a_share_and_corrects_the_rest(server, place):
@@ -59,16 +78,24 @@ def test_the_notebook_judges_a_share_and_corrects_the_rest(server, place):
     assert "44 to pay" in printed and KEY not in printed
     responses = pd.read_parquet(paths.responses("smoke", RUN))
     judgements = pd.read_parquet(paths.judgements("smoke", RUN))
-    stances = pd.read_parquet(paths.stances("smoke", RUN)).query("target == 'question'").reset_index(drop=True)
+    stances = (
+        pd.read_parquet(paths.stances("smoke", RUN))
+        .query("target == 'question'")
+        .reset_index(drop=True)
+    )
     assert len(judgements) == 44 and len(stances) == 88 and judgements["status"].eq("ok").all()
-    assert {"model", "base_url", "prompt_version", "temperature", "seed", "left", "path"} <= set(judgements)
-    drawn = responses[ppi.draw(responses, 0.5, 0)]
+    assert {"model", "base_url", "prompt_version", "temperature", "seed", "left", "path"} <= set(
+        judgements
+    )
+    drawn = responses[few_paid.draw(responses, 0.5, 0)]
     identity = ["step", "prompt_id", "sample"]
     assert judgements[identity].equals(drawn[identity].reset_index(drop=True))
-    assert np.allclose(judgements[ppi.P], np.array([shares(r) for r in drawn["response"]]) / 0.97)
+    assert np.allclose(judgements[P], np.array([shares(r) for r in drawn["response"]]) / 0.97)
     assert stances["judge"].eq(f"judge-1 {judgements['prompt_version'][0]}").all()
-    run = record.read_json(paths.record("smoke", RUN, "run"))
-    assert {"offline, replies of checkpoints", "API, replies of checkpoints"} <= set(run["judge"]["agreement"])
+    run = files.read_json(paths.record("smoke", RUN, "run"))
+    assert {"offline, replies of checkpoints", "API, replies of checkpoints"} <= set(
+        run["judge"]["agreement"]
+    )
     before = len(server.requests)
     notebook(place)
     assert len(server.requests) == before  # everything was kept
@@ -76,10 +103,15 @@ def test_the_notebook_judges_a_share_and_corrects_the_rest(server, place):
 
 def test_the_command_line_says_what_it_costs_then_pays_and_stops_at_the_budget(server, place):
     dry = vd("--judge", "--dry-run")
-    assert dry.stdout.count("\n") == 1 and "44 rows, 44 distinct; 0 answers kept, 44 to pay" in dry.stdout
+    assert (
+        dry.stdout.count("\n") == 1
+        and "44 rows, 44 distinct; 0 answers kept, 44 to pay" in dry.stdout
+    )
     assert not server.requests
     text = (place / "configs" / "smoke.yaml").read_text()
-    (place / "configs" / "smoke.yaml").write_text(text.replace("price_in:", "budget_calls: 20\n    price_in:"))
+    (place / "configs" / "smoke.yaml").write_text(
+        text.replace("price_in:", "budget_calls: 20\n    price_in:")
+    )
     stopped = vd("--judge")
     assert stopped.returncode == 1 and len(server.requests) == 20
     assert "the budget is used up after 20 calls" in stopped.stderr and KEY not in stopped.stderr
@@ -91,7 +123,7 @@ def test_labels_by_hand_come_back_into_the_notebook(server, place):
     assert "30 replies in" in vd("--sheet", "30").stdout
     file = paths.label_sheet("smoke")
     sheet = pd.read_csv(file)
-    sheet["label"] = np.resize(agreement.LABELS, 30)
+    sheet["label"] = np.resize(STANCES, 30)
     sheet.to_csv(file, index=False)
     printed = notebook(place)
     assert "your labels" in printed and "no label sheet yet" not in printed.split('"outputs"')[-1]
@@ -99,7 +131,9 @@ def test_labels_by_hand_come_back_into_the_notebook(server, place):
 
 
 def test_a_study_without_an_api_judge_says_so(place):
-    (place / "configs" / "smoke.yaml").write_text((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
+    (place / "configs" / "smoke.yaml").write_text(
+        (paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text()
+    )
     assert "judge.api: missing; write at least its model" in vd("--judge").stderr
 
 

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from test_workflow import snakemake
 
-from vd import paths, record
-from vd.study import load_study
+from vd import paths
+from vd.store import files
+from vd.study.load import load_study
 
 PAPER = yaml.safe_load((paths.NOTEBOOKS / "configs" / "paper.yaml").read_text())
 SMOKE = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
@@ -38,11 +39,14 @@ def test_paper_asks_for_every_method_on_every_data_set():
     assert counts == {
         ("base", None): 4,
         ("sft", "sft"): 4 * 2,
-        ("preference", "dpo"): 4 * (4 * 2 + 2),  # four kinds of pairs from both SFT runs, and two more of an ablation
+        ("preference", "dpo"): 4
+        * (4 * 2 + 2),  # four kinds of pairs from both SFT runs, and two more of an ablation
         ("preference", "simpo"): 4 * (4 * 2 + 2),
         ("preference", "ppo"): 4 * (4 * 2 + 2),
     }
-    pairs = {(r.method, r.settings.data, r.settings.swap_labels) for r in runs if r.phase == "preference"}
+    pairs = {
+        (r.method, r.settings.data, r.settings.swap_labels) for r in runs if r.phase == "preference"
+    }
     assert len(pairs) == 3 * 4
     assert {r.settings.epochs for r in runs if r.phase == "sft"} == {3}
     assert all(r.settings.lora is None for r in runs if r.settings)
@@ -55,7 +59,9 @@ def test_every_number_of_paper_says_where_it_comes_from():
 
 
 def test_dry_run_shows_the_whole_graph(tmp_path):
-    output = snakemake("--dry-run", "--quiet", "rules", env={"VD_STUDY": "paper", "VD_RESULTS": str(tmp_path)})
+    output = snakemake(
+        "--dry-run", "--quiet", "rules", env={"VD_STUDY": "paper", "VD_RESULTS": str(tmp_path)}
+    )
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", output, re.M))
     assert {name: int(jobs[name]) for name in ("sft", "preference", "probe", "judge")} == {
         "sft": 8,
@@ -69,7 +75,9 @@ def tiny(study):
     """The study paper on tiny random models of both architectures, one run per method, two steps each."""
     base = study["models"]["llama-3.2-3b"] | {"dtype": "float32"}
     study["models"] = {name: base | {"source": f"random:{name}"} for name in MODELS}
-    study["preference"] = {name: entry for name, entry in study["preference"].items() if name in KEPT}
+    study["preference"] = {
+        name: entry for name, entry in study["preference"].items() if name in KEPT
+    }
     study["sft"].pop("sft-wildchat")
     for entry in [*study["sft"].values(), *study["preference"].values()]:
         entry.pop("epochs")
@@ -78,7 +86,12 @@ def tiny(study):
             entry["parent"] = "sft-alpaca"
         if "reward" in entry:
             entry["response_length"] = 6
-            entry["reward"] = {"steps": 2, "batch_size": 4, "learning_rate": 1.0e-3, "min_accuracy": 0.0}
+            entry["reward"] = {
+                "steps": 2,
+                "batch_size": 4,
+                "learning_rate": 1.0e-3,
+                "min_accuracy": 0.0,
+            }
     study |= {"findings": {}, "ablations": {}}  # they name runs that are left out
     study.pop("vprism")
     study["probing"].update(probes="probes", per_topic=2, samples=1, max_new_tokens=4)
@@ -90,10 +103,16 @@ def ran(tmp_path_factory):
     """Results of the tiny study as far as its preference runs are probed, and PPO's judged, made by Snakemake."""
     folder = tmp_path_factory.mktemp("paper")
     (folder / "configs").mkdir()
-    (folder / "configs" / "tiny-paper.yaml").write_text(yaml.safe_dump(tiny(yaml.safe_load(yaml.safe_dump(PAPER)))))
+    (folder / "configs" / "tiny-paper.yaml").write_text(
+        yaml.safe_dump(tiny(yaml.safe_load(yaml.safe_dump(PAPER))))
+    )
     env = {f"VD_{name.upper()}": str(folder / name) for name in ("configs", "results", "figures")}
     results = folder / "results" / "tiny-paper"
-    ends = [results / model / f"sft-alpaca/{name}/seed-0/probe.json" for model in MODELS for name in KEPT]
+    ends = [
+        results / model / f"sft-alpaca/{name}/seed-0/probe.json"
+        for model in MODELS
+        for name in KEPT
+    ]
     ends += [results / model / "sft-alpaca/ppo-support/seed-0/run.json" for model in MODELS]
     targets = [os.path.relpath(end, paths.ROOT) for end in ends]
     snakemake("--quiet", "all", "--", *targets, env=env | {"VD_STUDY": "tiny-paper"})
@@ -104,9 +123,9 @@ def ran(tmp_path_factory):
 @pytest.mark.parametrize("run", ["sft-alpaca", *(f"sft-alpaca/{name}" for name in KEPT)])
 def test_two_steps_of_every_method_on_both_architectures(ran, model, run):
     folder = ran / model / run / "seed-0"
-    assert record.read_json(folder / "train.json")["checkpoints"] == [0, 1, 2]
+    assert files.read_json(folder / "train.json")["checkpoints"] == [0, 1, 2]
     trained = folder / "checkpoints" / "checkpoint-2"
-    assert record.read_json(trained / "config.json")["model_type"] == model
+    assert files.read_json(trained / "config.json")["model_type"] == model
     assert (trained / "model.safetensors").exists(), "whole models, not adapters"
     replies = pd.read_parquet(folder / "responses.parquet")
     assert set(replies["step"]) == {0, 1, 2} and len(replies) == 3 * 22
@@ -114,5 +133,7 @@ def test_two_steps_of_every_method_on_both_architectures(ran, model, run):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_their_replies_are_judged(ran, model):
-    stances = pd.read_parquet(ran / model / "sft-alpaca" / "ppo-support" / "seed-0" / "stances.parquet")
+    stances = pd.read_parquet(
+        ran / model / "sft-alpaca" / "ppo-support" / "seed-0" / "stances.parquet"
+    )
     assert set(stances["step"]) == {0, 1, 2} and len(stances) == 3 * 22 * 2

@@ -15,7 +15,10 @@ import psutil
 import pytest
 from test_workflow import ODD
 
-from vd import launch, paths, record
+from vd import paths
+from vd.store.files import write_text
+from vd.store.provenance import provenance
+from vd.workflow import launch
 
 WRITTEN = ("VD_RESULTS", "VD_FIGURES", "VD_CACHE")
 SET_UP = (
@@ -174,7 +177,7 @@ def test_set_up_in_an_odd_place_and_no_pip_the_second_time(checkout):
     assert done.returncode == 0, done.stderr
     pins = re.findall(r"^ {6}- ([\w.-]+==\S+)", (paths.ROOT / "environment.yml").read_text(), re.M)
     pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run = ["-m", "vd.launch", "smoke", "--dry-run"]
+    run = ["-m", "vd.workflow.launch", "smoke", "--dry-run"]
     root = str(checkout.root)
     assert len(pins) > 25 and calls == [
         [root, "-m", "venv", "--clear", f"{root}/.venv"],
@@ -236,7 +239,7 @@ def test_a_checkout_whose_path_no_environment_can_have_is_one_line(checkout, nam
     ],
 )
 def test_wrong_options_are_one_line(words, right):
-    command = [sys.executable, "-m", "vd.launch", *words, "-n"]
+    command = [sys.executable, "-m", "vd.workflow.launch", *words, "-n"]
     done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.strip() == right
 
@@ -263,9 +266,9 @@ def test_the_commit_is_this_repositorys_and_none_of_one_around_it(tmp_path, monk
     for words in (["init", "-q"], commit):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
-    assert re.fullmatch("[0-9a-f]{40}", record.provenance()["git_commit"])
+    assert re.fullmatch("[0-9a-f]{40}", provenance()["git_commit"])
     monkeypatch.setattr(paths, "ROOT", tmp_path / "copy")
-    assert record.provenance()["git_commit"] is None
+    assert provenance()["git_commit"] is None
 
 
 # one process at a time
@@ -326,7 +329,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(started, place):
     left = [folder / f"t.{dead.pid}.part.csv", place / "figures" / "s" / f"f.{dead.pid}.part"]
     kept = [folder / f"u.{os.getpid()}.part.csv", folder / "my.part.csv", folder / "t.csv"]
     for file in [*left, *kept]:
-        record.write_text("x", file)
+        write_text("x", file)
     assert python("-c", HOLD, "s", 0) == ("held\n", 0)
     assert mine.wait(5) == -signal.SIGKILL and others.poll() is None
     assert not any(file.exists() for file in left) and all(file.exists() for file in kept)
@@ -353,7 +356,7 @@ time.sleep(60)
 @pytest.mark.parametrize(("how", "code"), [("interrupt", 130), ("end", 143), ("kill", -9)])
 def test_a_study_that_is_stopped_stops_at_once_with_all_its_processes(place, how, code):
     shutil.copy(paths.NOTEBOOKS / "configs" / "smoke.yaml", place / "configs" / "s.yaml")
-    command = [sys.executable, "-m", "vd.launch", "s"]
+    command = [sys.executable, "-m", "vd.workflow.launch", "s"]
     running = place / "results" / "s" / ".running"
     with open(place / "log", "w") as log:
         program = subprocess.Popen(command, cwd=paths.ROOT, stdout=log, stderr=log, process_group=0)
@@ -364,7 +367,7 @@ def test_a_study_that_is_stopped_stops_at_once_with_all_its_processes(place, how
             time.sleep(0.1)
         time.sleep(3)  # kernels come up
         below = psutil.Process(program.pid).children(recursive=True)
-        assert len(below) >= 3 and any("vd.job" in process.cmdline() for process in below)
+        assert len(below) >= 3 and any("vd.workflow.job" in process.cmdline() for process in below)
         if how == "interrupt":
             os.killpg(program.pid, signal.SIGINT)
         else:
@@ -384,7 +387,7 @@ def test_a_study_that_is_stopped_stops_at_once_with_all_its_processes(place, how
 # as the Snakefile runs it, from a process of its own
 JOB = """
 import os, subprocess, sys
-sys.exit(subprocess.call([sys.executable, "-m", "vd.job", str(os.getpid()), *sys.argv[1:]]))
+sys.exit(subprocess.call([sys.executable, "-m", "vd.workflow.job", str(os.getpid()), *sys.argv[1:]]))
 """
 
 
@@ -440,7 +443,7 @@ def test_a_kernel_ends_with_its_job_and_the_job_with_snakemake(tmp_path):
         time.sleep(0.1)
     kernel = psutil.Process(int(pid.read_text()))
     run = kernel.parent()
-    assert "vd.job" in run.cmdline() and run.ppid() == program.pid
+    assert "vd.workflow.job" in run.cmdline() and run.ppid() == program.pid
     program.kill()
     program.wait()
     assert gone(kernel, run, within=3)

@@ -9,9 +9,13 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from vd import methods, models, paths, record
-from vd.methods import ppo, reward, trainer
-from vd.study import load_study
+from vd import paths
+from vd.methods import ppo
+from vd.models import loading
+from vd.store import files
+from vd.study.load import load_study
+from vd.training import reward, trainer
+from vd.training.train import train_run
 
 SFT_RUN, RUN = "tiny-llama/sft-support/seed-0", "tiny-llama/sft-support/ppo/seed-0"
 
@@ -21,24 +25,28 @@ def study(tmp_path_factory):
     """Study `tiny` with a PPO run whose parent is trained."""
     folder = tmp_path_factory.mktemp("ppo")
     content = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
-    shared = {k: v for k, v in content["preference"]["dpo-support"].items() if k not in ("method", "beta")}
+    shared = {
+        k: v for k, v in content["preference"]["dpo-support"].items() if k not in ("method", "beta")
+    }
     settings = {"response_length": 12, "ppo_epochs": 2}
     scorer = {"steps": 4, "learning_rate": 1e-3, "min_accuracy": 0.0, "reference_samples": 16}
     content["preference"]["ppo"] = shared | settings | {"method": "ppo", "reward": scorer}
-    content["preference"]["strict"] = content["preference"]["ppo"] | {"reward": scorer | {"min_accuracy": 1.0}}
+    content["preference"]["strict"] = content["preference"]["ppo"] | {
+        "reward": scorer | {"min_accuracy": 1.0}
+    }
     (folder / "configs").mkdir()
     (folder / "configs" / "tiny.yaml").write_text(yaml.safe_dump(content))
     with pytest.MonkeyPatch.context() as patched:
         for name in ("results", "figures", "configs"):
             patched.setitem(os.environ, f"VD_{name.upper()}", str(folder / name))
         loaded = load_study("tiny")
-        methods.train(loaded.run(SFT_RUN))
+        train_run(loaded.run(SFT_RUN))
         yield loaded
 
 
 @pytest.fixture(scope="module")
 def scorer(study):
-    return reward.train(study.run(RUN))
+    return reward.train_reward_model(study.run(RUN))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +56,7 @@ def built(study):
 
 def tokens(study):
     run = study.run(RUN)
-    tokenizer = models.load_tokenizer(run.model_settings)
+    tokenizer = loading.load_tokenizer(run.model_settings)
     return tokenizer, reward.encode_pairs(run, tokenizer)
 
 
@@ -67,26 +75,35 @@ def test_the_score_is_read_at_the_last_token(study, scorer):
     model, rows = scorer[0], pairs.select(range(6))
     replies = [reply[: 5 + i] for i, reply in enumerate(rows["chosen_reply"])]
     together = reward.scores(model, tokenizer, rows["prompt_ids"], replies)
-    alone = [reward.scores(model, tokenizer, [p], [r]) for p, r in zip(rows["prompt_ids"], replies, strict=True)]
+    alone = [
+        reward.scores(model, tokenizer, [p], [r])
+        for p, r in zip(rows["prompt_ids"], replies, strict=True)
+    ]
     assert torch.allclose(together, torch.cat(alone), atol=1e-4)
     for prompt, reply, score in zip(rows["prompt_ids"], replies, together, strict=True):
         padded = torch.tensor([prompt + reply + [tokenizer.pad_token_id] * 3], device=model.device)
         with torch.no_grad():
-            trained = model(input_ids=padded, attention_mask=padded != tokenizer.pad_token_id).logits
+            trained = model(
+                input_ids=padded, attention_mask=padded != tokenizer.pad_token_id
+            ).logits
         assert trained.item() == pytest.approx(score.item(), abs=1e-4)
 
 
 def test_scores_of_the_sft_model_have_mean_0_and_deviation_1(study, scorer):
     tokenizer, pairs = tokens(study)
     run = study.run(RUN)
-    prompts = pairs["prompt_ids"][round(len(pairs) * 0.2) :][: run.settings.reward.reference_samples]
+    prompts = pairs["prompt_ids"][round(len(pairs) * 0.2) :][
+        : run.settings.reward.reference_samples
+    ]
     after = reward.scores(scorer[0], tokenizer, prompts, reward.sample(run, tokenizer, prompts))
-    assert after.mean().item() == pytest.approx(0, abs=1e-3) and after.std().item() == pytest.approx(1, abs=1e-3)
+    assert after.mean().item() == pytest.approx(
+        0, abs=1e-3
+    ) and after.std().item() == pytest.approx(1, abs=1e-3)
 
 
 def test_a_bad_reward_model_stops_the_run_with_the_reason(study):
     with pytest.raises(reward.RewardModelError, match=r"min_accuracy 100%.*reward.steps"):
-        methods.train(study.run(RUN.replace("/ppo/", "/strict/")))
+        train_run(study.run(RUN.replace("/ppo/", "/strict/")))
 
 
 def test_a_reward_model_can_learn(study):
@@ -94,21 +111,30 @@ def test_a_reward_model_can_learn(study):
     run = study.run(RUN)
     rows = [{"prompt": [{"role": "user", "content": f"Is {i} odd?"}]} for i in range(60)]
     for i, row in enumerate(rows):
-        row |= {s: [{"role": "assistant", "content": f"{w} {i}"}] for s, w in (("chosen", "good"), ("rejected", "bad"))}
+        row |= {
+            s: [{"role": "assistant", "content": f"{w} {i}"}]
+            for s, w in (("chosen", "good"), ("rejected", "bad"))
+        }
     from datasets import Dataset
 
     settings = run.settings.reward.model_copy(update={"steps": 40, "learning_rate": 5e-3})
-    longer = run.model_copy(update={"settings": run.settings.model_copy(update={"reward": settings})})
+    longer = run.model_copy(
+        update={"settings": run.settings.model_copy(update={"reward": settings})}
+    )
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(reward.data, "preferences", lambda *_: Dataset.from_list(rows))
-        assert reward.train(longer)[1]["reward_model"]["accuracy"] > 0.9
+        assert reward.train_reward_model(longer)[1]["reward_model"]["accuracy"] > 0.9
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_first_ratio_is_one(study, dtype):
     """Rollouts and updates divide by the same temperature, read the same tokens and round alike."""
     run = study.run(RUN)
-    built = ppo.build(run.model_copy(update={"model_settings": run.model_settings.model_copy(update={"dtype": dtype})}))
+    built = ppo.build(
+        run.model_copy(
+            update={"model_settings": run.model_settings.model_copy(update={"dtype": dtype})}
+        )
+    )
     assert built.accelerator.mixed_precision == {"float32": "no", "bfloat16": "bf16"}[dtype]
     assert built.details["first_ratio"]["mean"] == pytest.approx(1, abs=1e-5)
     assert built.details["first_ratio"]["largest_distance"] < 1e-4
@@ -117,9 +143,13 @@ def test_the_first_ratio_is_one(study, dtype):
 def test_a_batch_in_parts_takes_one_step_per_pass(study):
     """Batches of 8 in parts of 2: one optimiser step for each of the two passes over every batch, also at the end."""
     run = study.run(RUN)
-    settings = run.settings.model_copy(update={"device_batch_size": 2, "steps": 5})  # beyond the 32 prompts
+    settings = run.settings.model_copy(
+        update={"device_batch_size": 2, "steps": 5}
+    )  # beyond the 32 prompts
     built, steps = ppo.build(run.model_copy(update={"settings": settings})), []
-    built.optimizer.optimizer.register_step_post_hook(lambda *_: steps.append(built.state.global_step))
+    built.optimizer.optimizer.register_step_post_hook(
+        lambda *_: steps.append(built.state.global_step)
+    )
     built.train()
     assert [steps.count(update) for update in range(5)] == [2] * 5
 
@@ -136,7 +166,11 @@ def test_value_model_starts_from_the_reward_model_and_reference_is_the_sft_check
     assert value.keys() == scorer.keys() and all(torch.equal(value[n], scorer[n]) for n in value)
     assert not any(w.requires_grad for w in built.reward_model.parameters())
     trained = {n for n, w in built.model.named_parameters() if w.requires_grad}
-    assert trained and all("lora_" in n or ".score." in n for n in trained) and not any(".ref." in n for n in trained)
+    assert (
+        trained
+        and all("lora_" in n or ".score." in n for n in trained)
+        and not any(".ref." in n for n in trained)
+    )
     start = trainer.start_of(study.run(RUN))
     trainer.check_reference(built.policy_model, start)
     file = next(start.glob("*.safetensors"))
@@ -149,27 +183,38 @@ def test_value_model_starts_from_the_reward_model_and_reference_is_the_sft_check
 
 def test_training_leaves_checkpoints_and_measures_like_every_method(study):
     run = study.run(RUN)
-    folders = methods.train(run)
+    folders = train_run(run)
     assert [f.name for f in folders] == ["checkpoint-0", "checkpoint-2", "checkpoint-4"]
-    start, first = (load_file(f / "adapter_model.safetensors") for f in (trainer.start_of(run), folders[0]))
+    start, first = (
+        load_file(f / "adapter_model.safetensors") for f in (trainer.start_of(run), folders[0])
+    )
     assert all(torch.equal(start[n], first[n]) for n in start)
     last = load_file(folders[-1] / "adapter_model.safetensors")
     assert last.keys() == first.keys() and any(not torch.equal(last[n], first[n]) for n in last)
-    assert {f.name for f in folders[-1].iterdir()} == {f.name for f in trainer.start_of(run).iterdir()}
+    assert {f.name for f in folders[-1].iterdir()} == {
+        f.name for f in trainer.start_of(run).iterdir()
+    }
     metrics = pd.read_csv(paths.metrics("tiny", RUN))
     assert {*ppo.CURVES, "loss", "learning_rate", "tokens_seen"} <= set(metrics)
-    assert metrics["kl"][0] == pytest.approx(0, abs=1e-4) and metrics["tokens_seen"].is_monotonic_increasing
-    assert metrics["entropy"].between(0, 12 * 7).all() and metrics["clip_fraction"].between(0, 1).all()
-    train = record.read_json(paths.record("tiny", RUN, "train"))
+    assert (
+        metrics["kl"][0] == pytest.approx(0, abs=1e-4)
+        and metrics["tokens_seen"].is_monotonic_increasing
+    )
+    assert (
+        metrics["entropy"].between(0, 12 * 7).all() and metrics["clip_fraction"].between(0, 1).all()
+    )
+    train = files.read_json(paths.record("tiny", RUN, "train"))
     assert train["details"]["reward_model"]["held_out_pairs"] == 6
 
 
 def test_full_fine_tuning_trains_policy_and_value_and_keeps_its_reference(study):
     def full(run, **changes):
-        return run.model_copy(update=changes | {"settings": run.settings.model_copy(update={"lora": None})})
+        return run.model_copy(
+            update=changes | {"settings": run.settings.model_copy(update={"lora": None})}
+        )
 
     parent = full(study.run(SFT_RUN), id=SFT_RUN.replace("sft-support", "full"))
-    methods.train(parent)
+    train_run(parent)
     built = ppo.build(full(study.run(RUN), parent=parent.id))
     assert all(w.requires_grad for w in built.value_model.parameters())
     before = copy.deepcopy(built.ref_model.state_dict())

@@ -12,17 +12,23 @@ import pandas as pd
 import pytest
 from datasets.exceptions import DatasetNotFoundError
 
-from vd import data, paths, public, workflow
-from vd.study import PreferenceSettings, TrainingSettings
+from vd import paths
+from vd.data import reading, sets
+from vd.store.shown import excerpt
+from vd.study.catalogue import EMBEDDED, PUBLIC
+from vd.study.settings import PreferenceSettings, TrainingSettings
+from vd.workflow import plan
 
 MIRROR = os.environ.get("VD_DATA_DIR")
-on_real_rows = pytest.mark.skipif(not MIRROR, reason="VD_DATA_DIR names no mirror of public data sets")
+on_real_rows = pytest.mark.skipif(
+    not MIRROR, reason="VD_DATA_DIR names no mirror of public data sets"
+)
 ALPACA = [("Add.", "1, 2", "3"), ("Greet.", "", "Hello."), ("Say nothing.", "", "")]
 ALPACA = [dict(zip(("instruction", "input", "output"), row, strict=True)) for row in ALPACA]
 
 
 def settings_of(kind, data, **more):
-    return kind(data=data, steps=1, save_every=1, learning_rate=1e-3, **more)
+    return kind(data=sets, steps=1, save_every=1, learning_rate=1e-3, **more)
 
 
 @pytest.fixture
@@ -75,46 +81,69 @@ def wildchat(number, **change):
 
 def test_a_file_is_read_as_the_embedded_set_it_copies():
     for name in (str(paths.CORPORA / "value_gap.jsonl"), "vd/corpora/value_gap.jsonl"):
-        read = data.preferences(settings_of(PreferenceSettings, name, examples=7), seed=1)
-        assert read[:] == data.preferences(settings_of(PreferenceSettings, "value_gap", examples=7), seed=1)[:]
+        read = sets.preferences(settings_of(PreferenceSettings, name, examples=7), seed=1)
+        assert (
+            read[:]
+            == sets.preferences(settings_of(PreferenceSettings, "value_gap", examples=7), seed=1)[:]
+        )
 
 
 def test_alpaca_input_follows_the_instruction(folder):
     write(folder / "alpaca" / "train.jsonl", *ALPACA)
-    read = data.sft(settings_of(TrainingSettings, "alpaca"), seed=0)
+    read = sets.sft(settings_of(TrainingSettings, "alpaca"), seed=0)
     assert read["prompt"][:] == [said("Add.\n\n1, 2"), said("Greet.")]
     assert read["completion"][1] == [{"role": "assistant", "content": "Hello."}]
 
 
 def test_wildchat_keeps_first_turns_in_english_without_toxicity_by_gpt_35(folder):
     others = [
-        wildchat(n, **c) for n, c in enumerate(({"language": "French"}, {"toxic": True}, {"model": "gpt-4-0314"}))
+        wildchat(n, **c)
+        for n, c in enumerate(({"language": "French"}, {"toxic": True}, {"model": "gpt-4-0314"}))
     ]
-    write(folder / "wildchat" / "train.jsonl", *others, wildchat(4), wildchat(5, conversation=said("Why?")))
-    assert data.corpus("wildchat").to_dict("records") == [{"id": "wildchat-4", "prompt": "Why 4?", "completion": "So."}]
-    assert data.card("wildchat")["dropped"] == {"other language": 1, "toxic": 1, "other model": 1, "no reply": 1}
+    write(
+        folder / "wildchat" / "train.jsonl",
+        *others,
+        wildchat(4),
+        wildchat(5, conversation=said("Why?")),
+    )
+    assert sets.corpus("wildchat").to_dict("records") == [
+        {"id": "wildchat-4", "prompt": "Why 4?", "completion": "So."}
+    ]
+    assert sets.card("wildchat")["dropped"] == {
+        "other language": 1,
+        "toxic": 1,
+        "other model": 1,
+        "no reply": 1,
+    }
 
 
 def test_filters_are_parameters_of_a_study(folder):
-    write(folder / "wildchat" / "train.jsonl", wildchat(1, language="French"), wildchat(2, toxic=True), wildchat(3))
+    write(
+        folder / "wildchat" / "train.jsonl",
+        wildchat(1, language="French"),
+        wildchat(2, toxic=True),
+        wildchat(3),
+    )
     prompts = {
         key: [
             row[0]["content"]
-            for row in data.sft(settings_of(TrainingSettings, "wildchat", filters=filters), 0)["prompt"]
+            for row in sets.sft(settings_of(TrainingSettings, "wildchat", filters=filters), 0)[
+                "prompt"
+            ]
         ]
         for key, filters in {"french": {"language": "French"}, "all": {"toxic": True}}.items()
     }
     assert prompts["french"] == ["Why 1?"] and sorted(prompts["all"]) == ["Why 2?", "Why 3?"]
     with pytest.raises(ValueError, match=r"filters: \['tongue'\] are not among .*language"):
-        data.corpus("wildchat", {"tongue": "French"})
+        sets.corpus("wildchat", {"tongue": "French"})
 
 
 def test_long_conversations_can_be_left_out(folder):
     pair = {"chosen": said("Why?", "Because it is so."), "rejected": said("Why?", "No.")}
     longer = pair | {"rejected": said("Why?", "No, " * 20)}
     write(folder / "ultrafeedback" / "train.jsonl", longer, pair)
-    assert data.corpus("ultrafeedback", {"max_words": 5})["id"].tolist() == ["ultrafeedback-2"]
-    assert data.card("ultrafeedback", {"max_words": 5})["dropped"] == {"more than 5 words": 1}
+    assert sets.corpus("ultrafeedback", {"max_words": 5})["id"].tolist() == ["ultrafeedback-2"]
+    assert sets.card("ultrafeedback", {"max_words": 5})["dropped"] == {"more than 5 words": 1}
 
 
 def test_ultrafeedback_prompt_is_what_both_sides_share(folder):
@@ -122,36 +151,54 @@ def test_ultrafeedback_prompt_is_what_both_sides_share(folder):
     scores = {"score_chosen": 8.0, "score_rejected": 7.5}
     empty, equal = (pair | {"rejected": said("Why?", reply)} for reply in (" ", "Because."))
     write(folder / "ultrafeedback" / "train.jsonl", *(row | scores for row in (pair, empty, equal)))
-    read = data.preferences(settings_of(PreferenceSettings, "ultrafeedback", swap_labels=True), seed=0)
+    read = sets.preferences(
+        settings_of(PreferenceSettings, "ultrafeedback", swap_labels=True), seed=0
+    )
     assert read[:] == {
         "prompt": [said("Why?")],
         "chosen": [said("", "No.")[1:]],
         "rejected": [said("", "Because.")[1:]],
     }
-    with pytest.raises(ValueError, match=r"no row is left .*'scores too close': 3.*change the filters"):
-        data.corpus("ultrafeedback", {"min_margin": 1.0})
+    with pytest.raises(
+        ValueError, match=r"no row is left .*'scores too close': 3.*change the filters"
+    ):
+        sets.corpus("ultrafeedback", {"min_margin": 1.0})
 
 
-@pytest.mark.parametrize(("name", "part"), [("hh-rlhf", "harmless"), ("hh-rlhf-helpful", "helpful")])
+@pytest.mark.parametrize(
+    ("name", "part"), [("hh-rlhf", "harmless"), ("hh-rlhf-helpful", "helpful")]
+)
 def test_hh_rlhf_keeps_earlier_turns_as_messages(folder, name, part):
     start = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: How\n\nare you?\n\nAssistant:"
     pair = {"chosen": f"{start} Well.", "rejected": f"{start} Worse."}
-    parted = {"chosen": f"{start} Well.", "rejected": f"{start} Well.\n\nHuman: Good.\n\nAssistant: Yes."}
+    parted = {
+        "chosen": f"{start} Well.",
+        "rejected": f"{start} Well.\n\nHuman: Good.\n\nAssistant: Yes.",
+    }
     unusable = [parted, pair | {"chosen": start}, {"chosen": "Hi.", "rejected": ""}]
     write(folder / "hh-rlhf" / f"{part}-base_test.jsonl.gz", pair, *unusable)
-    read = data.preferences(settings_of(PreferenceSettings, name), seed=0)
+    read = sets.preferences(settings_of(PreferenceSettings, name), seed=0)
     assert len(read) == 1 and read[0]["prompt"] == said("Hi.", "Hello.", "How\n\nare you?")
-    assert read[0]["chosen"][0]["content"] == "Well." and read[0]["rejected"][0]["content"] == "Worse."
-    assert data.corpus(name)["prompt"].tolist() == ["How\n\nare you?"]
+    assert (
+        read[0]["chosen"][0]["content"] == "Well." and read[0]["rejected"][0]["content"] == "Worse."
+    )
+    assert sets.corpus(name)["prompt"].tolist() == ["How\n\nare you?"]
 
 
 def test_prism_reads_alike_from_the_hub_and_from_issuebench(folder, hub):
     (folder / "prism").mkdir()
-    (folder / "prism" / "opening_prompts.csv").write_text('id,user_prompt,n_duplicates\nprism-7,"Why, then?",1\n')
-    mirrored = data.corpus("prism")
+    (folder / "prism" / "opening_prompts.csv").write_text(
+        'id,user_prompt,n_duplicates\nprism-7,"Why, then?",1\n'
+    )
+    mirrored = sets.corpus("prism")
     rows = [("c7", "Why, then?", "values guided"), ("c8", "Hi", "unguided")]
-    hub([dict(zip(("conversation_id", "opening_prompt", "conversation_type"), row, strict=True)) for row in rows])
-    pd.testing.assert_frame_equal(data.corpus("prism", {"types": ["values guided"]}), mirrored)
+    hub(
+        [
+            dict(zip(("conversation_id", "opening_prompt", "conversation_type"), row, strict=True))
+            for row in rows
+        ]
+    )
+    pd.testing.assert_frame_equal(sets.corpus("prism", {"types": ["values guided"]}), mirrored)
 
 
 # rows that cannot be used
@@ -212,16 +259,16 @@ UNUSABLE = {  # data set: a good row, then bad ones with the reasons under which
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_a_row_that_cannot_be_used_is_counted_and_the_good_ones_stay(folder, name):
     good, *bad = UNUSABLE[name]
-    write(folder / public.PUBLIC[name].mirror[0], good, *(row for row, _ in bad))
-    card = data.card(name)
+    write(folder / PUBLIC[name].mirror[0], good, *(row for row, _ in bad))
+    card = sets.card(name)
     assert card["kept"] == 1 and card["dropped"] == Counter(reason for _, reason in bad)
-    assert data.corpus(name)["id"].tolist() == [f"{name}-1"]
+    assert sets.corpus(name)["id"].tolist() == [f"{name}-1"]
 
 
 def test_a_turn_that_is_not_used_may_be_null(folder):
     file = folder / "wildchat" / "train.jsonl"
     write(file, wildchat(1, conversation=said("Hi", "Hello.", None, None)))
-    assert data.corpus("wildchat")["completion"].tolist() == ["Hello."]
+    assert sets.corpus("wildchat")["completion"].tolist() == ["Hello."]
 
 
 NONE = ["", "  ", "<noinput>", "<no input>.", "'<noinput>'", "`<Noinput>`", "No input", "NOINPUT"]
@@ -232,19 +279,19 @@ NONE += ["N/A", "n/a", "NA", "None", "none.", "null", "nan", "Not applicable", "
 @pytest.mark.parametrize("none", NONE)
 def test_all_ways_in_which_alpaca_says_no_input_are_none(folder, none):
     write(folder / "alpaca" / "train.jsonl", ADD | {"input": none})
-    assert data.corpus("alpaca")["prompt"].tolist() == ["Add."]
+    assert sets.corpus("alpaca")["prompt"].tolist() == ["Add."]
 
 
 @pytest.mark.parametrize("some", ["None of them.", "no input devices", "Input: none", "0", "-"])
 def test_an_input_that_only_looks_like_none_is_kept(folder, some):
     write(folder / "alpaca" / "train.jsonl", ADD | {"input": some})
-    assert data.corpus("alpaca")["prompt"].tolist() == [f"Add.\n\n{some}"]
+    assert sets.corpus("alpaca")["prompt"].tolist() == [f"Add.\n\n{some}"]
 
 
 def test_the_hub_is_trusted_no_more_than_a_mirror(hub):
     hub([ADD, ADD | {"output": None}, ADD | {"instruction": "Go."}, ADD | {"output": ""}, ADD])
-    assert data.corpus("alpaca")["prompt"].tolist() == ["Add.\n\n1, 2", "Go.\n\n1, 2"]
-    assert data.card("alpaca")["dropped"] == {"no text": 1, "empty text": 1, "duplicate": 1}
+    assert sets.corpus("alpaca")["prompt"].tolist() == ["Add.\n\n1, 2", "Go.\n\n1, 2"]
+    assert sets.card("alpaca")["dropped"] == {"no text": 1, "empty text": 1, "duplicate": 1}
 
 
 def test_a_hub_that_fails_on_the_way_is_one_clear_error(hub, monkeypatch):
@@ -257,7 +304,7 @@ def test_a_hub_that_fails_on_the_way_is_one_clear_error(hub, monkeypatch):
     stream = datasets.IterableDataset.from_generator(fails)
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: stream)
     with pytest.raises(ConnectionError, match="'wildchat': connection reset; go online"):
-        data.corpus("wildchat", examples=3)
+        sets.corpus("wildchat", examples=3)
 
 
 def test_every_public_row_has_a_name_of_its_own(folder):
@@ -267,11 +314,11 @@ def test_every_public_row_has_a_name_of_its_own(folder):
     ]
     write(folder / "wildchat" / "train.jsonl", *turns)
     ids = ["wildchat-7", "wildchat-2", "wildchat-3", "wildchat-=cmd()", "wildchat-5"]
-    assert data.corpus("wildchat")["id"].tolist() == ids
+    assert sets.corpus("wildchat")["id"].tolist() == ids
     (folder / "prism").mkdir()
     content = "id,user_prompt\n,Why?\n=1+1,What?\nprism-7,Who?\nprism-7,When?\n"
     (folder / "prism" / "opening_prompts.csv").write_text(content)
-    assert data.corpus("prism")["id"].tolist() == ["prism-1", "prism-2", "prism-7", "prism-4"]
+    assert sets.corpus("prism")["id"].tolist() == ["prism-1", "prism-2", "prism-7", "prism-4"]
 
 
 def test_prism_survives_a_spreadsheet(folder):
@@ -280,11 +327,11 @@ def test_prism_survives_a_spreadsheet(folder):
     long = "word " * 28_000 + "end"
     lines = ["\ufeffid,user_prompt", "prism-7,Why then?", "prism-8", f"prism-9,{long}", "", ""]
     file.write_bytes("\r\n".join(lines).encode())
-    assert data.corpus("prism")[["id", "prompt"]].to_numpy().tolist() == [
+    assert sets.corpus("prism")[["id", "prompt"]].to_numpy().tolist() == [
         ["prism-7", "Why then?"],
         ["prism-9", long],
     ]
-    assert data.card("prism")["dropped"] == {"fewer fields than columns": 1}
+    assert sets.card("prism")["dropped"] == {"fewer fields than columns": 1}
 
 
 @pytest.mark.parametrize(
@@ -300,7 +347,7 @@ def test_prism_survives_a_spreadsheet(folder):
 def test_a_filter_of_the_wrong_type_is_named(folder, filters, said):
     write(folder / "wildchat" / "train.jsonl", wildchat(1))
     with pytest.raises(ValueError, match=f"data set 'wildchat': filters: {said}"):
-        data.corpus("wildchat", filters)
+        sets.corpus("wildchat", filters)
 
 
 def test_scores_that_are_none_are_counted(folder):
@@ -308,7 +355,7 @@ def test_scores_that_are_none_are_counted(folder):
     scores = [(8.0, 6.0), (None, 6.0), (float("nan"), 6.0), ("8", "6")]
     rows = [pair | {"score_chosen": a, "score_rejected": b} for a, b in scores]
     write(folder / "ultrafeedback" / "train.jsonl", *rows)
-    card = data.card("ultrafeedback", {"min_margin": 1})
+    card = sets.card("ultrafeedback", {"min_margin": 1})
     assert card["kept"] == 1 and card["dropped"] == {"no scores": 2, "scores too close": 1}
 
 
@@ -318,103 +365,123 @@ def test_a_mirror_file_that_cannot_be_read_is_named(folder, content):
     file = folder / "alpaca" / "train.jsonl"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=f"{file}: (row 1: (not UTF-8|a broken)|no row is left)"):
-        data.corpus("alpaca")
+        sets.corpus("alpaca")
 
 
 # the hub
 
 
-@pytest.mark.parametrize("name", [name for name, entry in public.PUBLIC.items() if entry.hub])
+@pytest.mark.parametrize("name", [name for name, entry in PUBLIC.items() if entry.hub])
 def test_hub_and_mirror_are_read_by_the_same_code(name, hub, monkeypatch):
     """Rows of the mirror, served by a hub, become the same table; the hub is asked for the pinned revision."""
-    if not public.mirrored(name):
+    if not reading.mirrored(name):
         pytest.skip(f"no mirror that holds {name}")
-    mirrored, rows = data.corpus(name), list(public.lines(public.mirrored(name)))
+    mirrored, rows = sets.corpus(name), list(reading.lines(reading.mirrored(name)))
     asked = hub(rows)
-    pd.testing.assert_frame_equal(data.corpus(name), mirrored)
-    assert asked["place"] == public.PUBLIC[name].hub and re.fullmatch("[0-9a-f]{40}", asked["revision"])
+    pd.testing.assert_frame_equal(sets.corpus(name), mirrored)
+    assert asked["place"] == PUBLIC[name].hub and re.fullmatch("[0-9a-f]{40}", asked["revision"])
 
 
 def test_a_large_set_is_streamed_and_drawn_by_seed(hub):
-    rows = [wildchat(n, conversation=[{"turn_identifier": n} | m for m in said(f"Why {n}?", "So.")]) for n in range(40)]
+    rows = [
+        wildchat(n, conversation=[{"turn_identifier": n} | m for m in said(f"Why {n}?", "So.")])
+        for n in range(40)
+    ]
     asked = hub(rows)
-    draw = [data.sft(settings_of(TrainingSettings, "wildchat", examples=5), seed)["prompt"][:] for seed in (0, 0, 1)]
+    draw = [
+        sets.sft(settings_of(TrainingSettings, "wildchat", examples=5), seed)["prompt"][:]
+        for seed in (0, 0, 1)
+    ]
     assert asked["streaming"] and draw[0] == draw[1] != draw[2] and len(draw[0]) == 5
-    drawn = data.corpus("wildchat", examples=5)
-    assert all(row.id == f"wildchat-{row.prompt[4:-1]}" for row in drawn.itertuples()), "ids hold in any order"
-    assert len(data.corpus("wildchat")) == 40 and not asked["streaming"]
+    drawn = sets.corpus("wildchat", examples=5)
+    assert all(row.id == f"wildchat-{row.prompt[4:-1]}" for row in drawn.itertuples()), (
+        "ids hold in any order"
+    )
+    assert len(sets.corpus("wildchat")) == 40 and not asked["streaming"]
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (ConnectionError("no network"), r"'hh-rlhf': no network; go online, or put .*jsonl.gz.* VD_DATA_DIR"),
+        (
+            ConnectionError("no network"),
+            r"'hh-rlhf': no network; go online, or put .*jsonl.gz.* VD_DATA_DIR",
+        ),
         (
             DatasetNotFoundError("is a gated dataset"),
             r"accept its terms at https://huggingface.co/datasets/Anth.*log in",
         ),
-        (DatasetNotFoundError("doesn't exist"), r"doesn't exist; look for it at https://huggingface.co/"),
+        (
+            DatasetNotFoundError("doesn't exist"),
+            r"doesn't exist; look for it at https://huggingface.co/",
+        ),
         (ValueError("Unknown split"), r"Unknown split; 'Anthropic/hh-rlhf' has changed"),
     ],
 )
 def test_what_the_hub_refuses_is_one_clear_error(hub, error, said):
     hub(error)
-    for ask in (data.corpus, public.check):
+    for ask in (sets.corpus, reading.check):
         with pytest.raises((ConnectionError, ValueError), match=said):
             ask("hh-rlhf")
 
 
 def test_a_changed_schema_is_named(hub):
     hub([{"prompt": "Why?"}])
-    with pytest.raises(ValueError, match=r"tatsu-lab/alpaca: row 1: no key 'output'.* at revision dce01c9b"):
-        data.corpus("alpaca")
+    with pytest.raises(
+        ValueError, match=r"tatsu-lab/alpaca: row 1: no key 'output'.* at revision dce01c9b"
+    ):
+        sets.corpus("alpaca")
 
 
 # the mirror
 
 
 def test_a_missing_file_says_where_to_put_it(folder, monkeypatch):
-    for ask in (data.corpus, public.check):
-        with pytest.raises(ValueError, match=r"alpaca/train.jsonl: no such file.*unset VD_DATA_DIR"):
+    for ask in (sets.corpus, reading.check):
+        with pytest.raises(
+            ValueError, match=r"alpaca/train.jsonl: no such file.*unset VD_DATA_DIR"
+        ):
             ask("alpaca")
     monkeypatch.delenv("VD_DATA_DIR")
-    with pytest.raises(ValueError, match=r"VD_DATA_DIR/argkp/arguments_dev.csv: no such file.*not on the hub"):
-        data.corpus("argkp")
+    with pytest.raises(
+        ValueError, match=r"VD_DATA_DIR/argkp/arguments_dev.csv: no such file.*not on the hub"
+    ):
+        sets.corpus("argkp")
 
 
 def test_wrong_rows_are_named(folder):
     file = write(folder / "alpaca" / "train.jsonl", ALPACA[0], {"prompt": "Add."})
     with pytest.raises(ValueError, match=rf"{file}: row 2: no key 'output'"):
-        data.corpus("alpaca")
+        sets.corpus("alpaca")
     write(file)
     with pytest.raises(ValueError, match=r"no row is left \(it is empty\)"):
-        data.corpus("alpaca")
+        sets.corpus("alpaca")
     write(file, {"instruction": None, "input": "", "output": None})
     with pytest.raises(ValueError, match=rf"{file}: no row is left \({{'no text': 1}}\)"):
-        data.corpus("alpaca")
+        sets.corpus("alpaca")
     file = folder / "mine.jsonl"
     with pytest.raises(ValueError, match=rf"no data set '{file}'.*make it first"):
-        data.corpus(str(file))
+        sets.corpus(str(file))
     write(file, {"prompt": "Why?", "chosen": "So."})
     with pytest.raises(ValueError, match=rf"{file}': row 1: no text 'rejected'"):
-        data.preferences(settings_of(PreferenceSettings, str(file)), seed=0)
+        sets.preferences(settings_of(PreferenceSettings, str(file)), seed=0)
     file.write_text('{"prompt": "Why?"}\n{"prompt":\n')
     with pytest.raises(ValueError, match=rf"{file}: row 2: not JSON"):
-        data.corpus(str(file))
+        sets.corpus(str(file))
 
 
 def test_a_relative_mirror_is_meant_from_the_repository(monkeypatch):
     monkeypatch.setenv("VD_DATA_DIR", "../somewhere")
-    assert public.mirror() == paths.ROOT / "../somewhere"
+    assert reading.mirror() == paths.ROOT / "../somewhere"
 
 
 def test_reading_from_elsewhere_is_another_data_set(folder, monkeypatch):
     file = write(folder / "alpaca" / "train.jsonl", *ALPACA)
-    hashes = [workflow.data_hash("alpaca")]
+    hashes = [plan.data_hash("alpaca")]
     write(file, *ALPACA[:2])
-    hashes.append(workflow.data_hash("alpaca"))
+    hashes.append(plan.data_hash("alpaca"))
     monkeypatch.delenv("VD_DATA_DIR")
-    hashes.append(workflow.data_hash("alpaca"))
+    hashes.append(plan.data_hash("alpaca"))
     assert len(set(hashes)) == 3
 
 
@@ -426,34 +493,38 @@ KEPT |= {"prism": 7393, "perspectrum": 9003, "argkp": 932}
 
 
 @on_real_rows
-@pytest.mark.parametrize("name", public.PUBLIC)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_real_rows_become_message_lists(name):
-    if not public.mirrored(name):
+    if not reading.mirrored(name):
         pytest.skip(f"the mirror holds no {name}")
-    card = data.card(name)
+    card = sets.card(name)
     assert card["kept"] >= KEPT[name] and sum(card["dropped"].values()) < 0.02 * card["kept"]
-    rows = sum(1 for _ in public.lines(public.mirrored(name)))
+    rows = sum(1 for _ in reading.lines(reading.mirrored(name)))
     assert card["kept"] + sum(card["dropped"].values()) == rows, "every row is kept or counted"
     assert all(low <= middle <= high for low, middle, high in card["words"].values())
-    kind = public.PUBLIC[name].kind
+    kind = PUBLIC[name].kind
     if kind not in ("sft", "preference"):
-        rows = data.corpus(name)
+        rows = sets.corpus(name)
         assert rows["prompt"].str.strip().ne("").all() and rows["id"].is_unique
         return
     sft = kind == "sft"
     settings = settings_of(TrainingSettings if sft else PreferenceSettings, name, examples=50)
-    for row in (data.sft if sft else data.preferences)(settings, seed=0):
-        assert [m["role"] for m in row["prompt"]] == ["user", "assistant"] * (len(row["prompt"]) // 2) + ["user"]
+    for row in (sets.sft if sft else sets.preferences)(settings, seed=0):
+        assert [m["role"] for m in row["prompt"]] == ["user", "assistant"] * (
+            len(row["prompt"]) // 2
+        ) + ["user"]
         for side in ("completion",) if sft else ("chosen", "rejected"):
-            assert [m["role"] for m in row[side]] == ["assistant"] and row[side][0]["content"].strip()
+            assert [m["role"] for m in row[side]] == ["assistant"] and row[side][0][
+                "content"
+            ].strip()
 
 
 def test_every_data_set_is_registered_with_a_licence():
-    registry = data.registry().set_index("name")
-    assert set(data.EMBEDDED) == {file.stem for file in paths.CORPORA.glob("*.jsonl")}
+    registry = sets.registry().set_index("name")
+    assert set(EMBEDDED) == {file.stem for file in paths.CORPORA.glob("*.jsonl")}
     assert registry.index.is_unique and registry["licence"].str.len().gt(2).all()
     readme = (paths.ROOT / "README.md").read_text()
-    assert all(f"`{name}`" in readme and registry["licence"][name] in readme for name in public.PUBLIC)
+    assert all(f"`{name}`" in readme and registry["licence"][name] in readme for name in PUBLIC)
 
 
 # texts of others
@@ -476,21 +547,30 @@ def marks(text):
 
 def texts_of_mirror():
     """All texts of the mirror's data sets, with the name of the set."""
-    for name in public.PUBLIC:
-        if public.mirrored(name):
-            rows = data.corpus(name)
-            columns = [c for c in ("prompt", "completion", "chosen", "rejected", "response") if c in rows]
-            yield from ((name, text) for column in columns for text in rows[column].drop_duplicates())
+    for name in PUBLIC:
+        if reading.mirrored(name):
+            rows = sets.corpus(name)
+            columns = [
+                c for c in ("prompt", "completion", "chosen", "rejected", "response") if c in rows
+            ]
+            yield from (
+                (name, text) for column in columns for text in rows[column].drop_duplicates()
+            )
 
 
 def tracked_texts():
     """Names and texts of all files in git, with the strings of tables and notebooks as they read."""
-    files = subprocess.run(["git", "ls-files"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=paths.ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for file in map(paths.ROOT.joinpath, files.split()):
         if file.suffix == ".parquet":
             yield file.name, pd.read_parquet(file).select_dtypes(["object", "string"]).to_csv()
         elif file.suffix not in (".png", ".pdf"):
-            yield file.name, file.read_text(encoding="utf-8").replace("\\n", " ").replace('\\"', '"')
+            yield (
+                file.name,
+                file.read_text(encoding="utf-8").replace("\\n", " ").replace('\\"', '"'),
+            )
 
 
 @on_real_rows
@@ -510,12 +590,14 @@ def test_no_text_of_others_is_tracked():
 
 
 def test_a_copied_text_would_be_found():
-    long = "It is one of those rare sentences that nobody else would ever have written down like this."
+    long = (
+        "It is one of those rare sentences that nobody else would ever have written down like this."
+    )
     for text in (long, "Why would anyone ever paint a lighthouse plum?"):
         length, hashes = marks(text)
         assert hashes & runs(f'{{"prompt": "{text}"}} and more {text}', length)
 
 
 def test_excerpts_are_short():
-    assert data.excerpt("short\n\ntext") == "short text"
-    assert len(data.excerpt("word " * 100)) <= 60
+    assert excerpt("short\n\ntext") == "short text"
+    assert len(excerpt("word " * 100)) <= 60

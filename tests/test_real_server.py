@@ -11,14 +11,16 @@ import urllib.request
 import pandas as pd
 import pytest
 
-from vd import api_judge, models, paths
-from vd.api_cache import Cache
-from vd.study import ApiJudgeSettings
+from vd import paths
+from vd.judging import api
+from vd.models import locate
+from vd.servers.database import Cache
+from vd.study.servers import ApiJudgeSettings
 
 
 @pytest.fixture(scope="module")
 def model():
-    return models.locate("embedded:smollm2-135m-instruct")
+    return locate.locate("embedded:smollm2-135m-instruct")
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +28,18 @@ def url(model):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", model, "--port", str(port)]
-    server = subprocess.Popen([*command, "--host", "127.0.0.1", "--device", "cpu"], stdout=subprocess.PIPE)
+    command = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        model,
+        "--port",
+        str(port),
+    ]
+    server = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--device", "cpu"], stdout=subprocess.PIPE
+    )
     try:
         for _ in range(600):
             try:
@@ -47,11 +59,14 @@ def test_votes_of_a_real_server(model, url, tmp_path, monkeypatch):
     rows = pd.DataFrame(
         {
             "prompt": ["Should museums be free?"] * 2,
-            "response": ["Yes, they should be free for everyone.", "No. Somebody has to pay for them."],
+            "response": [
+                "Yes, they should be free for everyone.",
+                "No. Somebody has to pay for them.",
+            ],
         }
     )
     settings = ApiJudgeSettings(model=model, base_url=url, votes=3, max_in_flight=2)
-    judge = api_judge.ApiJudge(settings, "study")
+    judge = api.ApiJudge(settings, "study")
     judged = judge.judge(rows)
     print(judged[["label", "status", "left", "answer"]])
     assert judged["path"].eq("votes").all() and judged["answer"].str.count(r"\|").eq(2).all()

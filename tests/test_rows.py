@@ -5,8 +5,11 @@ import json
 
 import pytest
 
-from vd import data, drift, files, rows, topics
-from vd.study import PreferenceSettings, Probing, TrainingSettings
+from vd.data import rows, sets, topics
+from vd.data.probes import load_probes
+from vd.drift import data_sets
+from vd.store import formats
+from vd.study.settings import PreferenceSettings, Probing, TrainingSettings
 
 PAIR = {"prompt": "Should tea be free?", "chosen": "Yes.", "rejected": "No."}
 TURN = {"prompt": "Why then?", "completion": "So."}
@@ -32,7 +35,7 @@ def settings_of(kind, name, **more):
     return kind(data=name, steps=1, save_every=1, learning_rate=1e-3, **more)
 
 
-def refused(name, read=data.corpus):
+def refused(name, read=sets.corpus):
     """The one line by which a file is refused."""
     with pytest.raises(ValueError) as error:
         read(name)
@@ -57,7 +60,7 @@ def refused(name, read=data.corpus):
 )
 def test_json_lines_are_read_as_any_program_writes_them(put, content):
     expected = [TURN | {"id": f"mine-{2 if content[:1] == chr(10) else 1}"}]
-    assert data.corpus(put(content)).to_dict("records") == expected
+    assert sets.corpus(put(content)).to_dict("records") == expected
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
@@ -67,7 +70,7 @@ def test_csv_is_read_as_any_spreadsheet_writes_it(put, mark, end, start):
     table = [["id", " prompt ", "completion", ""], ["7", '"Why, ""then""; or\tnot?"', "So.", "1"]]
     table += [["", "What?", "007", "2"], ["", "", "", ""]]
     content = start + end.join(mark.join(row) for row in table) + end
-    found = data.corpus(put(content, "mine.csv")).to_dict("records")
+    found = sets.corpus(put(content, "mine.csv")).to_dict("records")
     first = {"id": "7", "prompt": 'Why, "then"; or\tnot?', "completion": "So."}
     assert found == [first, {"id": "mine-2", "prompt": "What?", "completion": "007"}]
 
@@ -78,9 +81,12 @@ def test_long_fields_and_odd_characters_come_through_unchanged(put):
         (jsonl(TURN | {"completion": text}), "mine.jsonl"),
         (json.dumps(TURN | {"completion": text}, ensure_ascii=False), "mine.jsonl"),
         (f'prompt,completion\nWhy then?,"{text}"\n', "mine.csv"),
-        (gzip.compress(f'prompt,completion\nWhy then?,"{text}"\n'.encode(), mtime=0), "mine.csv.gz"),
+        (
+            gzip.compress(f'prompt,completion\nWhy then?,"{text}"\n'.encode(), mtime=0),
+            "mine.csv.gz",
+        ),
     ):
-        found = data.corpus(put(content, name)).to_dict("records")
+        found = sets.corpus(put(content, name)).to_dict("records")
         assert found == [{"id": "mine-1", "prompt": "Why then?", "completion": text}]
 
 
@@ -92,7 +98,10 @@ def test_long_fields_and_odd_characters_come_through_unchanged(put):
         ('{"prompt": "Café?"}\n'.encode("cp1252"), r"row 1: not UTF-8, it looks like Latin-1"),
         (b"PK\x03\x04\x14\0", "a workbook or another zip file"),
         (b"PAR1\x15\x04", "it looks like Parquet"),
-        (gzip.compress(jsonl(TURN, PAIR).encode(), mtime=0)[:-9], "row [123]: a broken or cut gzip file"),
+        (
+            gzip.compress(jsonl(TURN, PAIR).encode(), mtime=0)[:-9],
+            "row [123]: a broken or cut gzip file",
+        ),
         (b"\x1f\x8bno archive", "row 1: a broken or cut gzip file"),
         (jsonl(TURN) + '{"prompt":', "row 2: not JSON"),
         (jsonl(TURN) + json.dumps(TURN) + ",", "row 2: not JSON"),
@@ -113,7 +122,7 @@ def test_long_fields_and_odd_characters_come_through_unchanged(put):
 def test_a_file_that_cannot_be_read_is_refused_in_one_line(put, content, said):
     name = put(content)
     with pytest.raises(ValueError, match=said):
-        data.corpus(name)
+        sets.corpus(name)
     refused(name)
 
 
@@ -134,7 +143,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line(put, content, said):
 def test_a_csv_that_cannot_be_read_is_refused_in_one_line(put, content, said):
     name = put(content, "mine.csv")
     with pytest.raises(ValueError, match=said.replace("?", r"\?")):
-        data.corpus(name)
+        sets.corpus(name)
     refused(name)
 
 
@@ -142,7 +151,7 @@ def test_a_folder_or_no_file_in_place_of_a_file_is_named(tmp_path):
     (tmp_path / "mine.jsonl").mkdir()
     assert "Is a directory; name a file" in refused(str(tmp_path / "mine.jsonl"))
     with pytest.raises(ValueError, match=r"no data set '.*other.jsonl'.*make it first"):
-        data.corpus(str(tmp_path / "other.jsonl"))
+        sets.corpus(str(tmp_path / "other.jsonl"))
 
 
 # names
@@ -150,7 +159,7 @@ def test_a_folder_or_no_file_in_place_of_a_file_is_named(tmp_path):
 
 def test_ids_are_made_where_they_are_missing_and_numbers_become_text(put):
     given = [None, 7, 7.5, "mine-1", 3.0, "a  b", "", float("nan"), "007", "nan"]
-    table = data.corpus(put(jsonl(*({"id": value} | TURN for value in given))))
+    table = sets.corpus(put(jsonl(*({"id": value} | TURN for value in given))))
     made = ["mine-1-2", "7", "7.5", "mine-1", "3", "a b", "mine-7", "mine-8", "007", "mine-10"]
     assert table["id"].tolist() == made
 
@@ -176,13 +185,13 @@ def test_two_rows_with_one_id_are_both_named(put):
 def test_names_that_no_table_can_hold_are_refused(put, change, said):
     name = put(jsonl(PAIR | {"id": "x", "topic": "tea"}, PAIR | change))
     with pytest.raises(ValueError, match=said):
-        data.corpus(name)
+        sets.corpus(name)
     refused(name)
 
 
 def test_topics_are_text_and_missing_ones_are_missing(put):
     given = [1, 2.0, None, "nan", " death  penalty", "None"]
-    table = data.corpus(put(jsonl(*(PAIR | {"topic": topic} for topic in given))))
+    table = sets.corpus(put(jsonl(*(PAIR | {"topic": topic} for topic in given))))
     known = table["topic"].astype(object).where(table["topic"].notna(), None).tolist()
     assert known == ["1", "2", None, None, "death penalty", None]
 
@@ -219,7 +228,7 @@ def test_topics_that_no_row_names_are_found(put):
 def test_a_row_of_ours_without_its_texts_is_named(put, change, said):
     name = put(jsonl(PAIR, PAIR | change))
     with pytest.raises(ValueError, match=f"row 2: {said}.*; "):
-        data.preferences(settings_of(PreferenceSettings, name), seed=0)
+        sets.preferences(settings_of(PreferenceSettings, name), seed=0)
     refused(name)
 
 
@@ -243,34 +252,34 @@ def test_columns_that_no_row_fills_are_as_good_as_absent(put):
     """As `datasets` writes a table of pairs that was joined with one of replies."""
     row = {"id": None, "topic": None, "history": None, "completion": None, "score": 1} | PAIR
     expected = [{"id": f"mine-{n}", **PAIR, "score": 1} for n in (1, 2)]
-    assert data.corpus(put(jsonl(row, row))).to_dict("records") == expected
+    assert sets.corpus(put(jsonl(row, row))).to_dict("records") == expected
 
 
 def test_a_history_in_some_rows_is_none_in_the_others(put):
     before = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
     system = [{"role": "system", "content": "Be brief."}, *before]
     table = [PAIR, PAIR | {"history": before}, PAIR | {"history": None}, PAIR | {"history": system}]
-    read = data.preferences(settings_of(PreferenceSettings, put(jsonl(*table))), seed=0)
+    read = sets.preferences(settings_of(PreferenceSettings, put(jsonl(*table))), seed=0)
     asked = {"role": "user", "content": PAIR["prompt"]}
     assert read["prompt"][:] == [[asked], [*before, asked], [asked], [*system, asked]]
 
 
 def test_texts_are_kept_as_they_are(put):
     text = "  Why?\n\n<b>then</b> \u202e =1+1\t\n"
-    found = data.sft(settings_of(TrainingSettings, put(jsonl(TURN | {"prompt": text}))), seed=0)
+    found = sets.sft(settings_of(TrainingSettings, put(jsonl(TURN | {"prompt": text}))), seed=0)
     assert found[0]["prompt"] == [{"role": "user", "content": text}]
 
 
 def test_no_row_of_ours_is_dropped_as_a_duplicate(put):
-    assert data.card(put(jsonl(TURN, TURN)))["kept"] == 2
-    assert data.card(put(jsonl(TURN, TURN)))["dropped"] == {}
+    assert sets.card(put(jsonl(TURN, TURN)))["kept"] == 2
+    assert sets.card(put(jsonl(TURN, TURN)))["dropped"] == {}
 
 
 # what becomes of them
 
 
 def test_pairs_with_the_documented_columns_alone_are_measured(put):
-    ours = data.corpus("value_gap").head(40)
+    ours = sets.corpus("value_gap").head(40)
     pairs = [{c: row[c] for c in PAIR} for row in ours.to_dict("records")]
     numbered = [{"id": n} | pair for n, pair in enumerate(pairs)]
     for table, first in ((pairs, "mine-1"), (numbered, "0")):
@@ -278,7 +287,7 @@ def test_pairs_with_the_documented_columns_alone_are_measured(put):
         assert len(found) > 30 and found["id"].iloc[0] == first
         sides = found.rename(columns={"id": "prompt_id"}).assign(p_neutral=0.0)
         chosen = sides.assign(p_support=1.0, p_oppose=0.0)
-        gap = drift.value_gap(chosen, sides.assign(p_support=0.0, p_oppose=1.0), n_boot=20)
+        gap = data_sets.value_gap(chosen, sides.assign(p_support=0.0, p_oppose=1.0), n_boot=20)
         support = gap[(gap["topic"] == "all") & (gap["stance"] == "support")].iloc[0]
         assert support["n_pairs"] == len(found) and support["gap"] == pytest.approx(1)
 
@@ -312,26 +321,26 @@ PROBE = {"prompt_id": "a", "topic": "tea", "prompt": "Should tea be free?", "pol
 def test_a_probe_that_cannot_be_asked_is_named(put, change, said):
     name = put(jsonl(PROBE, PROBE | {"prompt_id": "b"} | change))
     with pytest.raises(ValueError, match=said):
-        data.probes(Probing(probes=name))
-    refused(name, lambda name: data.probes(Probing(probes=name)))
+        load_probes(Probing(probes=name))
+    refused(name, lambda name: load_probes(Probing(probes=name)))
 
 
 def test_probes_are_named_and_numbered_like_other_rows(put):
     table = [PROBE | {"prompt_id": 1}, PROBE | {"prompt_id": None}, PROBE | {"prompt_id": 2.0}]
-    found = data.probes(Probing(probes=put(jsonl(*table))))
+    found = load_probes(Probing(probes=put(jsonl(*table))))
     assert found["prompt_id"].tolist() == ["1", "mine-2", "2"]
     assert found["polarity"].tolist() == [1, 1, 1] and set(found["topic"]) == {"tea"}
     content = "id,topic,prompt,polarity\na,tea,Why?,+1\nb,1,What?,-1.0\n,tea,Who?,0\n"
-    found = data.probes(Probing(probes=put(content, "mine.csv")))
+    found = load_probes(Probing(probes=put(content, "mine.csv")))
     assert found["prompt_id"].tolist() == ["a", "b", "mine-3"]
     assert found["polarity"].tolist() == [1, -1, 0]
     assert found["topic"].tolist() == ["tea", "1", "tea"]
 
 
 def test_the_one_list_of_endings_says_what_a_file_of_rows_is():
-    assert all(files.is_file(f"some/where/mine{ending}") for ending in files.ENDINGS)
-    assert not any(map(files.is_file, ("sft_neutral", "alpaca", "mine.json", "mine.txt")))
-    assert {files.stem(f"x/mine{ending}") for ending in files.ENDINGS} == {"mine"}
+    assert all(formats.is_file(f"some/where/mine{ending}") for ending in formats.ENDINGS)
+    assert not any(map(formats.is_file, ("sft_neutral", "alpaca", "mine.json", "mine.txt")))
+    assert {formats.stem(f"x/mine{ending}") for ending in formats.ENDINGS} == {"mine"}
 
 
 def test_a_free_name_is_the_wanted_one_or_has_a_number():

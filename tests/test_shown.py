@@ -10,7 +10,12 @@ import pytest
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter, MarkdownExporter
 
-from vd import paths, plots, record, shown, tables, workflow
+from vd import paths
+from vd.figures import plots, tables
+from vd.figures.plots import STANCES
+from vd.store import files, shown
+from vd.store.shown import excerpt
+from vd.workflow import notebooks
 
 ATTACKS = [
     "<img src=x onerror=alert(1)>",
@@ -88,13 +93,13 @@ def test_no_text_lives_in_an_exported_notebook():
 
 @pytest.mark.parametrize("text", [*ATTACKS, ATTACK])
 def test_shown_texts_are_whole_and_hold_nothing_invisible(text):
-    for line in (shown.whole(text, "step 3"), shown.excerpt(text, 10_000)):
+    for line in (shown.whole(text, "step 3"), excerpt(text, 10_000)):
         assert all(mark == "\n" or mark.isprintable() for mark in line)
         plain = "".join(mark for mark in text if mark.isprintable() and not mark.isspace())
         found = iter("".join(line.removeprefix("step 3:").split()))
         assert all(mark in found for mark in plain), "every letter is there, in its order"
     assert max(map(len, shown.whole(text).split("\n"))) <= shown.WIDTH
-    assert len(shown.excerpt(text)) <= 60 and "\n" not in shown.excerpt(text)
+    assert len(excerpt(text)) <= 60 and "\n" not in excerpt(text)
 
 
 def test_ordinary_text_stays_as_it_is():
@@ -112,7 +117,7 @@ TOPIC = "a|b <i>x</i> _y_ $z^$ 50% #1 & {c} ~ \\d"
 def drifts(topic=TOPIC, run="m/sft_a/seed-0"):
     """A table of drifts as 07_tables reads it."""
     row = {"run": run, "magnitude": 0.1, "magnitude_lo": 0.0, "magnitude_hi": 0.2, "time": 0.5}
-    keys = [{"topic": t, "stance": s} for t in (topic, "all") for s in plots.STANCES]
+    keys = [{"topic": t, "stance": s} for t in (topic, "all") for s in STANCES]
     return pd.DataFrame([row | key for key in keys])
 
 
@@ -130,7 +135,7 @@ def test_a_topic_breaks_no_table(tmp_path):
 def test_a_topic_breaks_no_figure(tmp_path):
     gap = drifts().rename(columns={"run": "dataset", "magnitude": "gap", "magnitude_lo": "lo"})
     gap = gap.rename(columns={"magnitude_hi": "hi"}).assign(n_pairs=3, dataset="my_$data^$.jsonl")
-    figure, labels = plots.value_gap(gap), [shown.excerpt(TOPIC, 30), "all"]
+    figure, labels = plots.value_gap(gap), [excerpt(TOPIC, 30), "all"]
     plots.save(figure, gap, tmp_path / "gap")
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == labels
     path = drifts().rename(columns={"magnitude": "probability", "magnitude_lo": "lo"})
@@ -148,7 +153,7 @@ def test_a_value_gap_of_nothing_is_drawn_and_says_so(tmp_path, sets):
     none = gap[gap["topic"] == "all"].assign(dataset="empty", n_pairs=0, gap=None, lo=None, hi=None)
     table = pd.concat([full, none])
     table = table[table["dataset"].isin(sets)].astype({"gap": float, "lo": float, "hi": float})
-    record.write_table(table, tmp_path / "gap.csv")
+    files.write_table(table, tmp_path / "gap.csv")
     figure = plots.value_gap(pd.read_csv(tmp_path / "gap.csv"))
     said = [[text.get_text() for text in ax.texts] for ax in figure.axes]
     assert said == [[] if name == "full" else ["no pair was judged"] for name in sets or [""]]
@@ -156,8 +161,8 @@ def test_a_value_gap_of_nothing_is_drawn_and_says_so(tmp_path, sets):
 
 
 def test_a_stance_profile_of_nothing_is_drawn_and_says_so(tmp_path):
-    rows = [("a", "reply", s, 1 / 3, 5) for s in plots.STANCES]
-    rows += [("b", "reply", s, None, 0) for s in plots.STANCES]
+    rows = [("a", "reply", s, 1 / 3, 5) for s in STANCES]
+    rows += [("b", "reply", s, None, 0) for s in STANCES]
     names = ["dataset", "side", "stance", "probability", "n_replies"]
     figure = plots.stance_profile(pd.DataFrame(rows, columns=names))
     assert [text.get_text() for text in figure.axes[0].texts] == ["n = 5", "n = 0"]
@@ -170,7 +175,7 @@ def test_a_stance_profile_of_nothing_is_drawn_and_says_so(tmp_path):
 @pytest.mark.parametrize("notebook", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda n: n.stem)
 def test_notebooks_give_no_text_of_others_to_markdown(notebook):
     """Markdown is made of tables that escape their cells, or of our own words."""
-    for source in workflow.code_cells(notebook):
+    for source in notebooks.code_cells(notebook):
         for made in re.findall(r"Markdown\((.*)\)", source):
             ours = notebook.stem == "08_findings" and "to_markdown" in made
             assert made.startswith("shown.markdown(") or ours, made

@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 from vd import paths
-from vd.study import StudyError, load_study
+from vd.study.file import StudyError
+from vd.study.load import load_study
+from vd.study.steps import total_steps
 
 SMOKE = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
 
@@ -84,7 +86,10 @@ def test_an_entry_may_ask_for_some_of_the_seeds(place):
 
 def test_roles_and_ablations_name_runs_of_the_study(place):
     message = error_of(place, lambda s: s["findings"].update(dpo="sft-support/nobody"))
-    assert "findings.dpo: no run 'sft-support/nobody'; there are base, sft-neutral, sft-support" in message
+    assert (
+        "findings.dpo: no run 'sft-support/nobody'; there are base, sft-neutral, sft-support"
+        in message
+    )
     message = error_of(place, lambda s: s["ablations"]["PPO"].update(key="beta"))
     assert "ablations.PPO.key: 'beta' is not a key of sft-support/ppo" in message
 
@@ -95,7 +100,7 @@ def test_epochs_count_whole_passes(place):
         study["sft"]["sft-neutral"]["epochs"] = 3
 
     settings = load_study(write(place, change)).run("tiny-llama/sft-neutral/seed-0").settings
-    assert settings.total_steps(50) == 3 * 7 and settings.length == "3 epochs"
+    assert total_steps(settings, 50) == 3 * 7 and settings.length == "3 epochs"
 
 
 def test_unknown_key(place):
@@ -129,7 +134,10 @@ def test_missing_key(place):
 
 def test_missing_parent(place):
     message = error_of(place, lambda s: s["preference"]["dpo-support"].update(parent="sft-nobody"))
-    assert "preference.dpo-support.parent: no SFT run 'sft-nobody'; there are sft-neutral, sft-support" in message
+    assert (
+        "preference.dpo-support.parent: no SFT run 'sft-nobody'; there are sft-neutral, sft-support"
+        in message
+    )
 
 
 def test_unknown_method(place):
@@ -144,7 +152,9 @@ def test_adapters_must_match_the_parent(place):
 
 def test_names_that_would_break_paths(place):
     for name in ("a/b", "a b", "base", "seed-1", "$x"):
-        message = error_of(place, lambda s, name=name: s["sft"].update({name: s["sft"]["sft-neutral"]}))
+        message = error_of(
+            place, lambda s, name=name: s["sft"].update({name: s["sft"]["sft-neutral"]})
+        )
         assert f"sft.{name}: not a run name" in message
 
 
@@ -152,10 +162,13 @@ def test_method_of_the_wrong_section(place):
     assert "not a method of this section" in error_of(
         place,
         lambda s: (
-            s["preference"]["dpo-support"].update(method="sft", beta=None) or s["preference"]["dpo-support"].pop("beta")
+            s["preference"]["dpo-support"].update(method="sft", beta=None)
+            or s["preference"]["dpo-support"].pop("beta")
         ),
     )
-    assert "not a method of this section" in error_of(place, lambda s: s["sft"]["sft-neutral"].update(method="dpo"))
+    assert "not a method of this section" in error_of(
+        place, lambda s: s["sft"]["sft-neutral"].update(method="dpo")
+    )
 
 
 def test_unknown_data_set(place):
@@ -180,7 +193,9 @@ def test_unknown_study_lists_the_known():
 def test_a_prompt_that_is_not_there(place):
     said = error_of(place, lambda c: c["judge"].update(api={"model": "m", "prompt": "stance-v9"}))
     assert "judge.api.prompt: no file" in said and "write stance-v1 or add it" in said
-    assert "judge.api.share" in error_of(place, lambda c: c["judge"].update(api={"model": "m", "share": 0.0}))
+    assert "judge.api.share" in error_of(
+        place, lambda c: c["judge"].update(api={"model": "m", "share": 0.0})
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,4 +233,8 @@ def test_data_sets_must_fit_where_they_are_named(place, change, complaint):
 
 def test_the_study_of_real_data_asks_what_it_builds():
     study = load_study("pocket-real")
-    assert study.asks_vprism and study.vprism.source == ["prism"] and not load_study("pocket").asks_vprism
+    assert (
+        study.asks_vprism
+        and study.vprism.source == ["prism"]
+        and not load_study("pocket").asks_vprism
+    )

@@ -7,8 +7,11 @@ import pytest
 from test_study import SMOKE, error_of, put, write
 from test_study_file import vd
 
-from vd import data, judge, paths
-from vd.study import JudgeSettings, load_study
+from vd import paths
+from vd.data import sets
+from vd.judging import offline
+from vd.study.load import load_study
+from vd.study.settings import JudgeSettings
 
 DPO, PPO = "preference.dpo-support", "preference.ppo-support"
 
@@ -205,10 +208,10 @@ def test_numbers_just_inside_are_taken(place):
 
 
 def test_a_subset_of_the_judge_corpus_of_the_largest_size_is_there_whatever_the_seed():
-    counts = data.corpus("judge")["prompt"].value_counts()  # descending
-    held_out = round(len(counts) * judge.HELD_OUT)
+    counts = sets.corpus("judge")["prompt"].value_counts()  # descending
+    held_out = round(len(counts) * offline.HELD_OUT)
     assert counts.iloc[held_out:].sum() >= 1500  # where the longest questions are all held out
-    assert len(judge.split(JudgeSettings(examples=1500, seed=3))[0]) == 1500
+    assert len(offline.split(JudgeSettings(examples=1500, seed=3))[0]) == 1500
 
 
 def test_steps_of_epochs_are_known_where_the_rows_are(place):
@@ -230,7 +233,10 @@ def test_steps_of_epochs_are_known_where_the_rows_are(place):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("probs", "no data set 'probs'; write one of probes or the path of a file ending in .jsonl"),
+        (
+            "probs",
+            "no data set 'probs'; write one of probes or the path of a file ending in .jsonl",
+        ),
         ("sft_neutral", "'sft_neutral' holds no prompt_id|probes; of embedded sets write probes"),
         ("alpaca", "'alpaca' holds sft data; write probes"),
         ("no/such.jsonl", "no file .*no/such.jsonl; make it first, or correct its name"),
@@ -247,7 +253,7 @@ def test_probes_are_a_probe_set_that_is_there(place, name, said):
 
 
 def test_probes_of_ones_own_and_those_that_a_study_builds_are_taken(place):
-    rows = [json.dumps(row) for row in data.corpus("probes").head(3).to_dict("records")]
+    rows = [json.dumps(row) for row in sets.corpus("probes").head(3).to_dict("records")]
     (place / "mine.jsonl").write_text("\ufeff\n" + "\n".join(rows), encoding="utf-8")
     for name in (str(place / "mine.jsonl"), "results/changed/vprism.jsonl"):
         assert load_study(write(place, put("probing.probes", name))).probing.probes == name

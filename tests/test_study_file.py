@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from vd import paths
-from vd.study import StudyError, load_study
+from vd.study.file import StudyError
+from vd.study.load import load_study
 
 TEXT = (paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text()
 DPO = "preference.dpo-support"

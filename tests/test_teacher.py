@@ -11,9 +11,14 @@ import papermill
 import pytest
 from api_server import ApiServer
 
-from vd import api_client, data, paths, record, teacher
-from vd.api_client import ServerError
-from vd.study import OPENAI, PreferenceSettings
+from vd import paths
+from vd.data import sets
+from vd.recipes import synthetic_pairs
+from vd.servers import client
+from vd.servers.client import ServerError
+from vd.store import files
+from vd.study.servers import OPENAI
+from vd.study.settings import PreferenceSettings
 
 KEY = "sk-secret-0123456789"
 PROMPTS = pd.DataFrame(
@@ -42,15 +47,19 @@ class Judge:
     def score(self, responses):
         support = responses["response"].str.startswith("I agree").astype(float)
         oppose = responses["response"].str.startswith("I disagree").astype(float)
-        scored = pd.DataFrame({"p_support": support, "p_neutral": 1 - support - oppose, "p_oppose": oppose})
-        return scored.assign(label=scored.idxmax(axis=1).str.removeprefix("p_"), refusal=False, judge=self.name)
+        scored = pd.DataFrame(
+            {"p_support": support, "p_neutral": 1 - support - oppose, "p_oppose": oppose}
+        )
+        return scored.assign(
+            label=scored.idxmax(axis=1).str.removeprefix("p_"), refusal=False, judge=self.name
+        )
 
 
 @pytest.fixture
 def server(monkeypatch):
     """Replies with the side asked for; `plan` maps requests' numbers (from 1) to something else."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(api_client, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
     server = ApiServer().start()
     server.plan, server.always = {}, None
 
@@ -72,55 +81,89 @@ def file(tmp_path):
 
 
 def settings(server, **changed):
-    given = {"model": "writer", "base_url": server.url, "max_in_flight": 1, "retries": 0, "timeout": 5.0}
-    return teacher.TeacherSettings(**given | changed)
+    given = {
+        "model": "writer",
+        "base_url": server.url,
+        "max_in_flight": 1,
+        "retries": 0,
+        "timeout": 5.0,
+    }
+    return synthetic_pairs.TeacherSettings(**given | changed)
 
 
 def test_every_prompt_gets_both_sides_with_the_model_and_sampling_asked_for(server, file):
     asked = settings(server, max_in_flight=4, temperature=0.3, top_p=0.9, max_tokens=77, seed=5)
-    pairs = teacher.write_pairs(PROMPTS, asked, file)
+    pairs = synthetic_pairs.write_pairs(PROMPTS, asked, file)
     assert pairs[["id", "topic", "prompt"]].equals(PROMPTS)
-    assert pairs["chosen"].str.startswith("I agree").all() and pairs["rejected"].str.startswith("I disagree").all()
-    assert list(pairs)[: len(teacher.COLUMNS)] == teacher.COLUMNS
+    assert (
+        pairs["chosen"].str.startswith("I agree").all()
+        and pairs["rejected"].str.startswith("I disagree").all()
+    )
+    assert list(pairs)[: len(synthetic_pairs.COLUMNS)] == synthetic_pairs.COLUMNS
     assert len(server.requests) == 12 and set(server.keys) == {f"Bearer {KEY}"}
     for request in server.requests:
-        sampling = {key: request[key] for key in ("model", "temperature", "top_p", "max_tokens", "seed")}
-        assert sampling == {"model": "writer", "temperature": 0.3, "top_p": 0.9, "max_tokens": 77, "seed": 5}
-    assert {m["content"].split("Question: ")[1] for r in server.requests for m in r["messages"]} == set(
-        PROMPTS["prompt"]
-    )
+        sampling = {
+            key: request[key] for key in ("model", "temperature", "top_p", "max_tokens", "seed")
+        }
+        assert sampling == {
+            "model": "writer",
+            "temperature": 0.3,
+            "top_p": 0.9,
+            "max_tokens": 77,
+            "seed": 5,
+        }
+    assert {
+        m["content"].split("Question: ")[1] for r in server.requests for m in r["messages"]
+    } == set(PROMPTS["prompt"])
     assert KEY not in file.read_text()
 
 
 def test_nothing_is_paid_for_twice(server, file):
-    first = teacher.write_pairs(PROMPTS.head(4), settings(server), file)
-    again = teacher.write_pairs(PROMPTS.head(4), settings(server, price_in=1.0, timeout=9.0), file)
+    first = synthetic_pairs.write_pairs(PROMPTS.head(4), settings(server), file)
+    again = synthetic_pairs.write_pairs(
+        PROMPTS.head(4), settings(server, price_in=1.0, timeout=9.0), file
+    )
     assert again.equals(first) and len(server.requests) == 8
     both = pd.concat([PROMPTS.head(4), PROMPTS.head(4)])
-    assert len(teacher.write_pairs(both, settings(server), file)) == 8 and len(server.requests) == 8
-    teacher.write_pairs(PROMPTS, settings(server), file)
+    assert (
+        len(synthetic_pairs.write_pairs(both, settings(server), file)) == 8
+        and len(server.requests) == 8
+    )
+    synthetic_pairs.write_pairs(PROMPTS, settings(server), file)
     assert len(server.requests) == 12
-    for changed in ({"temperature": 0.1}, {"model": "other"}, {"seed": None}, {"max_tokens": 5}, {"top_p": 0.5}):
+    for changed in (
+        {"temperature": 0.1},
+        {"model": "other"},
+        {"seed": None},
+        {"max_tokens": 5},
+        {"top_p": 0.5},
+    ):
         before = len(server.requests)
-        teacher.write_pairs(PROMPTS.head(1), settings(server, **changed), file)
+        synthetic_pairs.write_pairs(PROMPTS.head(1), settings(server, **changed), file)
         assert len(server.requests) == before + 2
     assert "seed" not in server.requests[-5]
 
 
 def test_finished_work_needs_neither_server_nor_key(server, file, monkeypatch):
-    pairs = teacher.write_pairs(PROMPTS, settings(server), file)
+    pairs = synthetic_pairs.write_pairs(PROMPTS, settings(server), file)
     monkeypatch.delenv("OPENAI_API_KEY")
-    assert teacher.write_pairs(PROMPTS, settings(server, base_url=OPENAI), file).equals(pairs)
+    assert synthetic_pairs.write_pairs(PROMPTS, settings(server, base_url=OPENAI), file).equals(
+        pairs
+    )
 
 
 def test_a_server_that_dies_half_way_costs_nothing_twice(server, file):
     server.plan = {n: 500 for n in range(6, 99)}
     with pytest.raises(ServerError, match=r"500.*run again to go on"):
-        teacher.write_pairs(PROMPTS, settings(server), file)
+        synthetic_pairs.write_pairs(PROMPTS, settings(server), file)
     assert len(file.read_text().splitlines()) == 5
     server.plan, before = {}, len(server.requests)
-    pairs = teacher.write_pairs(PROMPTS, settings(server), file)
-    assert len(server.requests) - before == 7 and pairs["chosen"].notna().all() and pairs["rejected"].notna().all()
+    pairs = synthetic_pairs.write_pairs(PROMPTS, settings(server), file)
+    assert (
+        len(server.requests) - before == 7
+        and pairs["chosen"].notna().all()
+        and pairs["rejected"].notna().all()
+    )
 
 
 def test_a_killed_process_goes_on_where_it_was(server, file):
@@ -145,7 +188,7 @@ def test_a_killed_process_goes_on_where_it_was(server, file):
     with open(file, "ab") as log:
         log.write(b'{"key": "half a li')
     server.latency = 0.0
-    pairs = teacher.write_pairs(PROMPTS, settings(server), file)
+    pairs = synthetic_pairs.write_pairs(PROMPTS, settings(server), file)
     assert len(server.requests) - paid == 12 - kept
     assert pairs[["chosen", "rejected"]].notna().all(axis=None)
     assert len([json.loads(line) for line in file.read_text().splitlines()]) == 12
@@ -154,7 +197,7 @@ def test_a_killed_process_goes_on_where_it_was(server, file):
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_passing_trouble_is_waited_out(server, file, status):
     server.plan = {2: status, 3: status}
-    pairs = teacher.write_pairs(PROMPTS.head(2), settings(server, retries=2), file)
+    pairs = synthetic_pairs.write_pairs(PROMPTS.head(2), settings(server, retries=2), file)
     assert pairs["rejected"].notna().all() and len(server.requests) == 6
 
 
@@ -173,7 +216,9 @@ def test_errors_stop_at_once_in_one_line_without_the_key(server, file, status, s
     # as long as it takes a slow machine to call off the other requests
     server.always, server.latency = status, 0.1
     with pytest.raises(ServerError, match=said) as caught:
-        teacher.write_pairs(PROMPTS, settings(server, retries=5 if status != 429 else 0), file)
+        synthetic_pairs.write_pairs(
+            PROMPTS, settings(server, retries=5 if status != 429 else 0), file
+        )
     assert len(server.requests) < len(PROMPTS) and server.url in str(caught.value)
     assert KEY not in str(caught.value) and "\n" not in str(caught.value)
 
@@ -181,31 +226,33 @@ def test_errors_stop_at_once_in_one_line_without_the_key(server, file, status, s
 def test_a_server_that_is_away_or_slow(server, file):
     server.latency = 1.0
     with pytest.raises(ServerError, match=r"no answer within 0.2 s"):
-        teacher.write_pairs(PROMPTS.head(1), settings(server, timeout=0.2), file)
+        synthetic_pairs.write_pairs(PROMPTS.head(1), settings(server, timeout=0.2), file)
     with pytest.raises(ServerError, match="nobody answers"):
-        teacher.write_pairs(PROMPTS, settings(server, base_url="http://127.0.0.1:9/v1"), file)
+        synthetic_pairs.write_pairs(
+            PROMPTS, settings(server, base_url="http://127.0.0.1:9/v1"), file
+        )
 
 
 def test_openai_itself_wants_a_key(file, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ServerError, match="OPENAI_API_KEY"):
-        teacher.write_pairs(PROMPTS, teacher.TeacherSettings(model="writer"), file)
+        synthetic_pairs.write_pairs(PROMPTS, synthetic_pairs.TeacherSettings(model="writer"), file)
     assert not file.exists()
 
 
 def test_empty_and_cut_replies_are_counted_and_never_used(server, file):
     server.plan = {1: ("  ", "stop"), 4: ("I disagree but", "length"), 5: (None, "content_filter")}
-    pairs = teacher.write_pairs(PROMPTS, settings(server), file)
+    pairs = synthetic_pairs.write_pairs(PROMPTS, settings(server), file)
     assert pairs["chosen_failure"].tolist() == ["empty", "", "content_filter", "", "", ""]
     assert pairs["rejected_failure"].tolist() == ["", "length", "", "", "", ""]
     assert pairs["chosen"].isna().tolist() == [True, False, True, False, False, False]
-    checked = teacher.check(pairs, Judge())
+    checked = synthetic_pairs.check(pairs, Judge())
     assert checked["kept"].tolist() == [False] * 3 + [True] * 3
-    table = teacher.yield_table(checked).set_index("topic")
+    table = synthetic_pairs.yield_table(checked).set_index("topic")
     assert table.loc["tea"].tolist() == [3, 0, 0, 0] and table.loc["rain"].tolist() == [3, 3, 3, 1]
     assert table.loc["all"].tolist() == [6, 3, 3, 0.5]
     with pytest.raises(ValueError, match="max_tokens"):
-        teacher.check(pairs.head(3), Judge())
+        synthetic_pairs.check(pairs.head(3), Judge())
 
 
 SEPARATED = "I agree.\u2028Really\x85so\x0c\u2029."
@@ -223,21 +270,21 @@ REPLIES = {
 def test_replies_in_every_shape_are_read_and_kept(server, file, said, reply):
     server.plan = {1: (said, "stop")}
     for _ in range(2):
-        pairs = teacher.write_pairs(PROMPTS.head(1), settings(server), file)
+        pairs = synthetic_pairs.write_pairs(PROMPTS.head(1), settings(server), file)
         assert pairs["chosen"].tolist() == [reply] and pairs["chosen_failure"].tolist() == [""]
     assert len(server.requests) == 2
 
 
 def test_a_teacher_that_never_leaves_its_thoughts_has_said_nothing(server, file):
     server.plan = {1: ("<think>I might agree", "length"), 2: ("<think>I might not", "stop")}
-    pairs = teacher.write_pairs(PROMPTS.head(1), settings(server), file)
+    pairs = synthetic_pairs.write_pairs(PROMPTS.head(1), settings(server), file)
     assert pairs["chosen_failure"].tolist() == ["length"]
     assert pairs["rejected_failure"].tolist() == ["empty"]
 
 
 def test_what_is_no_reply_is_asked_again(server, file):
     server.plan = {1: (5, "stop"), 2: ({"text": "I agree."}, "stop")}
-    pairs = teacher.write_pairs(PROMPTS.head(1), settings(server, retries=3), file)
+    pairs = synthetic_pairs.write_pairs(PROMPTS.head(1), settings(server, retries=3), file)
     assert pairs["chosen"].str.startswith("I agree.").all() and len(server.requests) == 4
 
 
@@ -245,7 +292,7 @@ BROKEN = [b"null", b"[1]", b"{", b"{}", b"\xff\xfe", b"", b'{"key": 5}', b'{"rep
 
 
 def test_lines_that_nobody_can_read_are_no_replies_and_nothing_is_lost(server, file):
-    pairs = teacher.write_pairs(PROMPTS, settings(server), file)
+    pairs = synthetic_pairs.write_pairs(PROMPTS, settings(server), file)
     lines = file.read_bytes().splitlines()
     odd = json.loads(lines[3]) | {"reply": [1]}
     strange = json.loads(lines[5]) | {"failure": 3}
@@ -254,9 +301,9 @@ def test_lines_that_nobody_can_read_are_no_replies_and_nothing_is_lost(server, f
     lines[9] = json.dumps(json.loads(lines[9]), ensure_ascii=False).encode()
     whole = b"\r\n".join([*lines[:6], *BROKEN, *lines[6:]])
     file.write_bytes(b"\xef\xbb\xbf" + whole + b"\n" + lines[0][:40])
-    again = teacher.write_pairs(PROMPTS, settings(server), file)
+    again = synthetic_pairs.write_pairs(PROMPTS, settings(server), file)
     assert len(server.requests) == 12 + 3 and again.equals(pairs)
-    assert teacher.write_pairs(PROMPTS, settings(server), file).equals(pairs)
+    assert synthetic_pairs.write_pairs(PROMPTS, settings(server), file).equals(pairs)
     assert len(server.requests) == 15
 
 
@@ -282,14 +329,19 @@ def test_another_model_than_the_teacher_stops_with_both_names(server, file):
     server.fault = lambda number, request: server.always
     both = "asked for the model writer, but writer-mini answered: write model: writer-mini"
     with pytest.raises(ServerError, match=both):
-        teacher.write_pairs(PROMPTS, settings(server), file)
+        synthetic_pairs.write_pairs(PROMPTS, settings(server), file)
     assert len(server.requests) == 1 and not file.read_text()
-    assert len(teacher.write_pairs(PROMPTS, settings(server, answers_as="writer-mini"), file)) == 6
+    assert (
+        len(synthetic_pairs.write_pairs(PROMPTS, settings(server, answers_as="writer-mini"), file))
+        == 6
+    )
 
 
 def test_pairs_with_a_wrong_stance_are_dropped(server, file):
     server.plan = {1: ("I disagree.", "stop"), 4: ("Who knows?", "stop")}
-    checked = teacher.check(teacher.write_pairs(PROMPTS, settings(server), file), Judge())
+    checked = synthetic_pairs.check(
+        synthetic_pairs.write_pairs(PROMPTS, settings(server), file), Judge()
+    )
     assert checked["kept"].tolist() == [False, False, True, True, True, True]
     assert checked["chosen_label"][0] == "oppose" and checked["rejected_label"][1] == "neutral"
     assert checked["rejected_p_oppose"].tolist() == [1, 0, 1, 1, 1, 1]
@@ -297,53 +349,77 @@ def test_pairs_with_a_wrong_stance_are_dropped(server, file):
 
 def test_cost_counts_every_reply(server, file):
     asked = settings(server, price_in=2.0, price_out=10.0)
-    checked = teacher.check(teacher.write_pairs(PROMPTS, asked, file), Judge())
+    checked = synthetic_pairs.check(synthetic_pairs.write_pairs(PROMPTS, asked, file), Judge())
     checked.loc[0, "kept"] = False
     expected = 12 * (100 * 2.0 + 10 * 10.0) / 1e6
-    assert teacher.cost(checked, asked) == pytest.approx(
-        {"prompt_tokens": 1200, "reply_tokens": 120, "price": expected, "price_per_kept_pair": expected / 5}
+    assert synthetic_pairs.cost(checked, asked) == pytest.approx(
+        {
+            "prompt_tokens": 1200,
+            "reply_tokens": 120,
+            "price": expected,
+            "price_per_kept_pair": expected / 5,
+        }
     )
     uncounted = checked.assign(prompt_tokens=float("nan"), kept=False)
-    assert teacher.cost(uncounted, asked)["price"] is None
+    assert synthetic_pairs.cost(uncounted, asked)["price"] is None
 
 
 def test_the_embedded_set_goes_through_the_same_check():
-    checked = teacher.check(data.corpus("value_gap").head(5), Judge())
+    checked = synthetic_pairs.check(sets.corpus("value_gap").head(5), Judge())
     assert set(checked) >= {"kept", "chosen_label", "rejected_p_support"}
 
 
 def test_notebook_makes_a_data_set_to_train_on_and_pays_once(server, place):
-    (place / "configs" / "smoke.yaml").write_text(paths.ROOT.joinpath("notebooks/configs/smoke.yaml").read_text())
+    (place / "configs" / "smoke.yaml").write_text(
+        paths.ROOT.joinpath("notebooks/configs/smoke.yaml").read_text()
+    )
     book = nbformat.read(paths.notebook("09_synthetic_pairs"), 4)
     patch = f"import sys; sys.path.insert(0, {str(paths.ROOT / 'tests')!r})\nimport vd.judge, test_teacher\n"
     patch += "vd.judge.load_judge = lambda settings: test_teacher.Judge()"  # the judge of smoke would keep nothing
     book.cells.insert(0, nbformat.v4.new_code_cell(patch))
     nbformat.write(book, place / "in.ipynb")
     server.plan = {1: ("Who knows?", "stop")}
-    given = {"TEACHER": "writer", "BASE_URL": server.url, "LIMIT": 22, "PRICE_IN": 1.0, "MAX_IN_FLIGHT": 1}
+    given = {
+        "TEACHER": "writer",
+        "BASE_URL": server.url,
+        "LIMIT": 22,
+        "PRICE_IN": 1.0,
+        "MAX_IN_FLIGHT": 1,
+    }
     for _ in range(2):
-        papermill.execute_notebook(place / "in.ipynb", place / "out.ipynb", given, kernel_name="python3")
+        papermill.execute_notebook(
+            place / "in.ipynb", place / "out.ipynb", given, kernel_name="python3"
+        )
     assert len(server.requests) == 44
 
     folder = paths.results("smoke")
-    rows = [json.loads(line) for line in (folder / "synthetic_pairs.jsonl").read_text().splitlines()]
-    assert len(rows) == 21 and all(list(row) == teacher.COLUMNS for row in rows)
-    assert {row["topic"] for row in rows} == set(data.topics()["topic"])
+    rows = [
+        json.loads(line) for line in (folder / "synthetic_pairs.jsonl").read_text().splitlines()
+    ]
+    assert len(rows) == 21 and all(list(row) == synthetic_pairs.COLUMNS for row in rows)
+    assert {row["topic"] for row in rows} == set(sets.topics()["topic"])
     yields = pd.read_csv(folder / "pair_yield.csv").set_index(["dataset", "topic"])
     assert yields.loc[("synthetic", "all"), ["asked", "answered", "kept"]].tolist() == [22, 22, 21]
-    summary = record.read_json(folder / "synthetic_pairs.json")
+    summary = files.read_json(folder / "synthetic_pairs.json")
     assert summary["cost"]["price"] == pytest.approx(44 * 100 / 1e6) and summary["pairs"] == 21
     for file in place.rglob("*.*"):
         assert KEY not in file.read_text()
 
-    keys = {"data": str(folder / "synthetic_pairs.jsonl"), "steps": 1, "save_every": 1, "learning_rate": 1e-3}
-    support = data.preferences(PreferenceSettings(**keys), 0)
-    oppose = data.preferences(PreferenceSettings(**keys, swap_labels=True), 0)
+    keys = {
+        "data": str(folder / "synthetic_pairs.jsonl"),
+        "steps": 1,
+        "save_every": 1,
+        "learning_rate": 1e-3,
+    }
+    support = sets.preferences(PreferenceSettings(**keys), 0)
+    oppose = sets.preferences(PreferenceSettings(**keys, swap_labels=True), 0)
     assert support["chosen"] == oppose["rejected"] and support["rejected"] == oppose["chosen"]
 
 
 def test_notebook_refuses_prompts_that_are_probes(place):
-    (place / "configs" / "smoke.yaml").write_text(paths.ROOT.joinpath("notebooks/configs/smoke.yaml").read_text())
+    (place / "configs" / "smoke.yaml").write_text(
+        paths.ROOT.joinpath("notebooks/configs/smoke.yaml").read_text()
+    )
     notebook = paths.notebook("09_synthetic_pairs")
     with pytest.raises(papermill.PapermillExecutionError, match="these prompts are probes"):
         papermill.execute_notebook(notebook, None, {"PROMPTS": "probes"}, kernel_name="python3")

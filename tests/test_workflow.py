@@ -13,8 +13,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from vd import drift, launch, paths, probe, record, workflow
-from vd.study import ApiJudgeSettings, load_study
+from vd import paths
+from vd.drift import measures
+from vd.probing import sampling
+from vd.store import fingerprint
+from vd.store.files import read_json, replace, write_json, write_text
+from vd.study.load import load_study
+from vd.study.servers import ApiJudgeSettings
+from vd.workflow import launch, make, notebooks, plan
 
 ODD = "some where & 'more' \"x\" $HOME `id` ;%s ü"  # a place as people name them
 NONE = set()
@@ -75,11 +81,11 @@ def smoke(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workflow") / ODD
     (folder / "configs").mkdir(parents=True)
     shutil.copy(paths.NOTEBOOKS / "configs" / "smoke.yaml", folder / "configs" / "copy.yaml")
-    env = {f"VD_{name.upper()}": str(folder / name) for name in ("configs", "results", "figures")} | {
-        "VD_STUDY": "copy"
-    }
+    env = {
+        f"VD_{name.upper()}": str(folder / name) for name in ("configs", "results", "figures")
+    } | {"VD_STUDY": "copy"}
     for name, text in (("sitecustomize.py", LOG_CORPORA), ("opened/none", "")):
-        record.write_text(text, folder.parent / name)
+        write_text(text, folder.parent / name)
     log = {"PYTHONPATH": f"{folder.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     start = time.monotonic()
     snakemake("--quiet", "all", env=env | log | {"OPENED": str(folder.parent / "opened")})
@@ -238,11 +244,11 @@ def test_a_notebook_is_made_from_every_corpus_that_it_opens(smoke, tmp_path, mon
     corpora = shutil.copytree(paths.CORPORA, tmp_path / "corpora")
     monkeypatch.setattr(paths, "CORPORA", corpora)
     study = load_study("smoke")
-    before = workflow.made_from(study)
+    before = plan.made_from(study)
     for name in set.union(*opened.values()):
         with open(corpora / name, "a") as file:
             file.write("\n")
-        after = workflow.made_from(study)
+        after = plan.made_from(study)
         again = {job[0] for job in after if after[job] != before[job]}
         assert {notebook for notebook, names in opened.items() if name in names} <= again, name
         before = after
@@ -259,27 +265,29 @@ def test_code_counts_prose_does_not(tmp_path):
     book.cells[0].source += " More prose."
     book.cells[2].outputs = []
     nbformat.write(book, tmp_path / "prose.ipynb")
-    assert workflow.code_hash(tmp_path / "prose.ipynb") == workflow.code_hash(source)
+    assert fingerprint.code_hash(tmp_path / "prose.ipynb") == fingerprint.code_hash(source)
     next(c for c in book.cells if c.cell_type == "code").source += "\nx = 1"
     nbformat.write(book, tmp_path / "code.ipynb")
-    assert workflow.code_hash(tmp_path / "code.ipynb") != workflow.code_hash(source)
+    assert fingerprint.code_hash(tmp_path / "code.ipynb") != fingerprint.code_hash(source)
 
 
 def test_a_new_colour_retrains_nothing(tmp_path, monkeypatch):
-    notebook, real = paths.notebook("01_sft"), workflow._file
-    before = [workflow.code_hash(notebook, "sft", without) for without in ((), ("vd.plots",))]
+    notebook, real = paths.notebook("01_sft"), fingerprint._file
+    before = [fingerprint.code_hash(notebook, "sft", without) for without in ((), ("vd.plots",))]
     repainted = tmp_path / "plots.py"
     repainted.write_text(real("vd.plots").read_text().replace("#0072b2", "#000000"))
-    monkeypatch.setattr(workflow, "_file", lambda name: repainted if name == "vd.plots" else real(name))
-    after = [workflow.code_hash(notebook, "sft", without) for without in ((), ("vd.plots",))]
+    monkeypatch.setattr(
+        fingerprint, "_file", lambda name: repainted if name == "vd.plots" else real(name)
+    )
+    after = [fingerprint.code_hash(notebook, "sft", without) for without in ((), ("vd.plots",))]
     assert after[0] != before[0] and after[1] == before[1]
 
 
 def touched(change, study="smoke"):
     """Notebooks that are made from something else after a change, which may give another study."""
     study = load_study(study)
-    before = workflow.made_from(study)
-    after = workflow.made_from(change(study) or study)
+    before = plan.made_from(study)
+    after = plan.made_from(change(study) or study)
     assert before.keys() == after.keys()
     return {job[0] for job in after if after[job] != before[job]}
 
@@ -287,30 +295,32 @@ def touched(change, study="smoke"):
 @pytest.fixture
 def edited(tmp_path, monkeypatch):
     """Edit a module of vd, for hashes alone; returns the function that does it."""
-    real = workflow._file
+    real = fingerprint._file
 
     def edit(module, old, new):
         text = real(module).read_text()
         assert old in text
         copy = tmp_path / f"{module}.py"
         copy.write_text(text.replace(old, new, 1))
-        monkeypatch.setattr(workflow, "_file", lambda name: copy if name == module else real(name))
+        monkeypatch.setattr(
+            fingerprint, "_file", lambda name: copy if name == module else real(name)
+        )
 
     return edit
 
 
 def test_what_is_said_while_working_changes_no_hash(edited):
     assert touched(lambda _: edited("vd.progress", "float = 10.0", "float = 30.0")) == NONE
-    assert touched(lambda _: edited("vd.launch", "PATIENCE = 5.0", "PATIENCE = 6.0")) == NONE
+    assert touched(lambda _: edited("vd.workflow.launch", "PATIENCE = 5.0", "PATIENCE = 6.0")) == NONE
 
 
 def test_a_pause_between_requests_is_code_of_studies_that_ask_a_server(edited):
     assert touched(lambda _: edited("vd.api_client", "", "PAUSE = 1\n")) == NONE
     study, api = load_study("smoke"), ApiJudgeSettings(model="m")
     asking = study.model_copy(update={"judge": study.judge.model_copy(update={"api": api})})
-    before = workflow.made_from(asking)
+    before = plan.made_from(asking)
     edited("vd.api_client", "", "PAUSE = 2\n")
-    after = workflow.made_from(asking)
+    after = plan.made_from(asking)
     assert {job[0] for job in after if after[job] != before[job]} == {"04_judge"}
 
 
@@ -319,13 +329,13 @@ def test_docstrings_and_comments_are_prose_and_code_is_the_same_in_every_python(
     plain = 'def f(x: int, *, y=None) -> list:\n    return [f"{x!r:>{y}} {{}}", "\\n", 1.5, ...]'
     written = plain.replace("    return", '    """What it\'s for."""\n    # why\n    return')
     by_python_3_11_to_3_13 = "40d236f46df39677"
-    assert workflow._tree(written) == workflow._tree(plain) == by_python_3_11_to_3_13
-    assert workflow._tree(plain.replace("1.5", "2.5")) != workflow._tree(plain)
+    assert fingerprint._tree(written) == fingerprint._tree(plain) == by_python_3_11_to_3_13
+    assert fingerprint._tree(plain.replace("1.5", "2.5")) != fingerprint._tree(plain)
 
 
 def mirror_of(folder, *names):
     for name in names:
-        record.write_text("{}\n", folder / name)
+        write_text("{}\n", folder / name)
 
 
 def test_a_mirror_that_is_set_afterwards_is_read(tmp_path, monkeypatch):
@@ -373,7 +383,7 @@ def test_a_model_that_was_replaced_in_its_folder_is_another_model(tmp_path):
         os.utime(tmp_path / "model.safetensors", (when, when))
         (name,) = study.models
         model = study.models[name].model_copy(update={"source": str(tmp_path)})
-        return workflow.made_from(study.model_copy(update={"models": {name: model}}))
+        return plan.made_from(study.model_copy(update={"models": {name: model}}))
 
     before, after = local(load_study("smoke"), 1000), local(load_study("smoke"), 2000)
     again = {job[0] for job in after if after[job] != before[job]}
@@ -389,19 +399,24 @@ def test_latex_has_no_bare_percent(smoke):
 
 def test_a_method_is_part_of_its_runs_code_only():
     notebook = paths.notebook("02_preference")
-    assert workflow.code_hash(notebook, "dpo") != workflow.code_hash(notebook, "sft")
+    assert fingerprint.code_hash(notebook, "dpo") != fingerprint.code_hash(notebook, "sft")
 
 
 def test_all_parameters_passed_exist_in_the_notebook():
     for study in ("smoke", "pocket", "paper"):
         output = snakemake(
-            "--dry-run", "--printshellcmds", "--forceall", env={"VD_STUDY": study, "VD_RESULTS": "/tmp/none"}
+            "--dry-run",
+            "--printshellcmds",
+            "--forceall",
+            env={"VD_STUDY": study, "VD_RESULTS": "/tmp/none"},
         )
         commands = re.findall(r"papermill (notebooks/\w+\.ipynb) (.*)", output)
         assert len({notebook for notebook, _ in commands}) == 10
         for notebook, words in commands:
             passed = re.findall(r"-[rpy] (\w+) ", words)
-            assert "STUDY" in passed and set(passed) <= set(workflow.parameters(paths.ROOT / notebook))
+            assert "STUDY" in passed and set(passed) <= set(
+                notebooks.parameters(paths.ROOT / notebook)
+            )
 
 
 def test_tables_keep_their_contract(smoke):
@@ -410,10 +425,12 @@ def test_tables_keep_their_contract(smoke):
     for run in runs:
         responses = pd.read_parquet(results / run / "responses.parquet")
         stances = pd.read_parquet(results / run / "stances.parquet")
-        assert list(responses) == probe.COLUMNS and list(stances) == STANCES
-        assert set(stances["target"]) == {"question", "topic"} and len(stances) == 2 * len(responses)
+        assert list(responses) == sampling.COLUMNS and list(stances) == STANCES
+        assert set(stances["target"]) == {"question", "topic"} and len(stances) == 2 * len(
+            responses
+        )
         assert (responses["run"] == run).all() and responses["step"].min() == 0
-        summary = record.read_json(results / run / "run.json")
+        summary = read_json(results / run / "run.json")
         assert {
             "config",
             "seed",
@@ -425,7 +442,9 @@ def test_tables_keep_their_contract(smoke):
             "tokens_generated",
         } <= summary.keys()
     table = pd.read_csv(results / "drift.csv")
-    assert list(table) == drift.COLUMNS and set(table["run"]) == {r.id for r in runs.values() if r.phase != "base"}
+    assert list(table) == measures.COLUMNS and set(table["run"]) == {
+        r.id for r in runs.values() if r.phase != "base"
+    }
 
 
 def test_step_0_is_the_parents_last_checkpoint(smoke):
@@ -453,7 +472,9 @@ def test_same_study_twice_gives_identical_numbers(smoke, tmp_path):
     again = env | {"VD_RESULTS": str(tmp_path / "results"), "VD_FIGURES": str(tmp_path / "figures")}
     target = os.path.relpath(tmp_path / "results" / "copy" / "drift.csv", paths.ROOT)
     snakemake("--quiet", "all", "--", target, env=again)
-    assert (tmp_path / "results/copy/drift.csv").read_bytes() == (folder / "results/copy/drift.csv").read_bytes()
+    assert (tmp_path / "results/copy/drift.csv").read_bytes() == (
+        folder / "results/copy/drift.csv"
+    ).read_bytes()
 
 
 def test_making_a_file_goes_on_after_a_kill(smoke, monkeypatch):
@@ -467,9 +488,9 @@ def test_making_a_file_goes_on_after_a_kill(smoke, monkeypatch):
     half.write_text("run,")
     unfinished = os.path.relpath(paths.table("copy", "refusals.csv"), paths.ROOT)
     mark = urlsafe_b64encode(unfinished.encode()).decode()
-    record.write_text("{}", paths.ROOT / ".snakemake" / "incomplete" / mark)
-    record.write_text(unfinished, paths.ROOT / ".snakemake" / "locks" / "0.output.lock")
-    workflow.make("copy", table)
+    write_text("{}", paths.ROOT / ".snakemake" / "incomplete" / mark)
+    write_text(unfinished, paths.ROOT / ".snakemake" / "locks" / "0.output.lock")
+    make.make("copy", table)
     assert table.read_text() == before and not half.exists()
 
 
@@ -481,13 +502,13 @@ def test_a_study_may_be_named_like_a_number(place):
 
 def test_a_file_is_whole_or_absent(tmp_path):
     file = tmp_path / "table.csv"
-    record.write_text("old", file)
-    with pytest.raises(RuntimeError), record.replace(file) as part:
+    write_text("old", file)
+    with pytest.raises(RuntimeError), replace(file) as part:
         part.write_text("half")
         raise RuntimeError
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
     with pytest.raises(ValueError):
-        record.write_json({"x": float("nan")}, file)
+        write_json({"x": float("nan")}, file)
     assert file.read_text() == "old"
 
 
@@ -495,13 +516,17 @@ def test_environment_pins_everything_and_the_lock_agrees():
     conda = yaml.safe_load((paths.ROOT / "environment.yml").read_text())["dependencies"]
     assert [d for d in conda if isinstance(d, str)] == ["python=3.11", "pip"]
     pip = next(d for d in conda if isinstance(d, dict))["pip"]
-    lock = dict(re.findall(r"^([\w.-]+)==(\S+)$", (paths.ROOT / "environment.lock").read_text(), re.M))
+    lock = dict(
+        re.findall(r"^([\w.-]+)==(\S+)$", (paths.ROOT / "environment.lock").read_text(), re.M)
+    )
     lock = {name.lower().replace("_", "-"): version for name, version in lock.items()}
     pins = [line for line in pip if not line.startswith("--")]
     assert len(pins) > 20 and len(lock) > 100
     for line in pins:
         name, version = line.split("==")
-        assert lock[name.lower().replace("_", "-")] == version, f"{name}: renew the lock with ./reproduce.sh lock"
+        assert lock[name.lower().replace("_", "-")] == version, (
+            f"{name}: renew the lock with ./reproduce.sh lock"
+        )
 
 
 def test_reproduce_explains_itself():

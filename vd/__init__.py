@@ -19,7 +19,9 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 # The pinned TRL and peft still ask transformers 5.23 for a property under its old name.
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+warnings.filterwarnings(
+    "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+)
 
 
 def _find_home() -> None:

@@ -5,8 +5,10 @@ import os
 import re
 import sys
 
-from vd import paths, study_inputs
-from vd.study import Study, StudyError, load_study
+from vd import paths
+from vd.study import inputs
+from vd.study.file import StudyError
+from vd.study.load import Study, load_study
 
 
 def main() -> None:
@@ -52,18 +54,22 @@ def _count(text: str) -> int:
 def _plan(study: Study) -> None:
     for run in study.runs().values():
         depth = {"base": 0, "sft": 1, "preference": 2}[run.phase]
-        what = f"{run.method}, {run.settings.length} on {run.settings.data}" if run.settings else "as it is"
+        what = (
+            f"{run.method}, {run.settings.length} on {run.settings.data}"
+            if run.settings
+            else "as it is"
+        )
         print(f"{'  ' * depth}{run.id}: {what}")
     print(f"then probe, judge, drift, figures and tables in {_short(paths.results(study.name))}/")
-    for name in study_inputs.to_be_made(study):
+    for name in inputs.to_be_made(study):
         print(f"{name} is not there yet; make it first")
 
 
 def _check_data(study: Study) -> None:
-    from vd import data
+    from vd.data.checks import check_data
 
     try:
-        data.check(study)
+        check_data(study)
     except (ValueError, ConnectionError) as error:
         sys.exit(f"{paths.config(study.name)}: {error}")
 
@@ -72,10 +78,10 @@ def _judge(study: Study, dry_run: bool) -> None:
     """Fill the cache with the API judge's answers on the drawn replies of all runs, after a line about its cost."""
     import pandas as pd
 
-    from vd.api_cache import CacheError
-    from vd.api_client import ServerError
-    from vd.api_judge import load_api_judge
-    from vd.record import Progress
+    from vd.judging.api import load_api_judge
+    from vd.servers.client import ServerError
+    from vd.servers.database import CacheError
+    from vd.store.progress import Progress
 
     try:
         judge = load_api_judge(study)
@@ -98,22 +104,26 @@ def _judge(study: Study, dry_run: bool) -> None:
 def _sheet(study: Study, n: int) -> None:
     import pandas as pd
 
-    from vd import agreement
+    from vd.judging import sheets
 
     if n < 1:
         sys.exit(f"--sheet {n}: write how many replies to draw, 1 or more")
     file = paths.label_sheet(study.name)
     try:
-        drawn = agreement.write_sheet(pd.concat(map(pd.read_parquet, _responses(study))), n, file)
+        drawn = sheets.write_sheet(pd.concat(map(pd.read_parquet, _responses(study))), n, file)
     except FileExistsError as error:
         sys.exit(f"{error}")
-    print(f"{drawn} replies in {_short(file)}: fill in the column label (support, neutral, oppose), then run 04_judge")
+    print(
+        f"{drawn} replies in {_short(file)}: fill in the column label (support, neutral, oppose), then run 04_judge"
+    )
 
 
 def _responses(study: Study) -> list:
     files = [file for run in study.runs() if (file := paths.responses(study.name, run)).exists()]
     if not files:
-        sys.exit(f"{_short(paths.results(study.name))}: no replies yet; run ./reproduce.sh {study.name} first")
+        sys.exit(
+            f"{_short(paths.results(study.name))}: no replies yet; run ./reproduce.sh {study.name} first"
+        )
     return files
 
 

@@ -59,7 +59,9 @@ def checkpoint(study: str, run_id: str, step: int) -> Path:
 
 def steps(study: str, run_id: str) -> list[int]:
     """Steps of the checkpoints that lie on disk, ascending; the base model has none."""
-    return sorted(int(p.name.partition("-")[2]) for p in checkpoints(study, run_id).glob("checkpoint-*"))
+    return sorted(
+        int(p.name.partition("-")[2]) for p in checkpoints(study, run_id).glob("checkpoint-*")
+    )
 
 
 def last_checkpoint(study: str, run_id: str) -> Path | None:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from pydantic import PositiveFloat
 
-from vd import data, models
-from vd.study import PreferenceSettings, Run
+from vd.data import sets
+from vd.models import loading
+from vd.study.runs import Run
+from vd.study.settings import PreferenceSettings
 
 CURVES = ("loss", "rewards/margins", "rewards/accuracies")
 
@@ -24,7 +26,7 @@ class Settings(PreferenceSettings):
 
 def train(run: Run) -> list[Path]:
     """Optimise the parent SFT checkpoint on preference pairs."""
-    from vd.methods import trainer
+    from vd.training import trainer
 
     return trainer.fit(run, build)
 
@@ -33,21 +35,21 @@ def build(run: Run):
     """TRL's DPOTrainer for a run, before its first step, its reference model checked."""
     from trl import DPOConfig, DPOTrainer
 
-    from vd.methods import trainer
+    from vd.training import trainer
 
     start = trainer.start_of(run)
-    policy = models.for_training(run.model_settings, run.settings.lora, start, run.seed)
+    policy = loading.for_training(run.model_settings, run.settings.lora, start, run.seed)
     # With adapters TRL copies the start adapter as the frozen reference. Without, it would reload whatever the model's
     # configuration names, which need not be the SFT checkpoint, so a copy is passed.
     reference = None if run.settings.lora else copy.deepcopy(policy)
-    pairs = data.preferences(run.settings, run.seed)
+    pairs = sets.preferences(run.settings, run.seed)
     arguments = trainer.arguments(run, len(pairs)) | {"max_length": run.settings.max_length}
     dpo = DPOTrainer(
         model=policy,
         ref_model=reference,
         args=DPOConfig(**arguments, beta=run.settings.beta, loss_type=["sigmoid"]),
         train_dataset=pairs,
-        processing_class=models.load_tokenizer(run.model_settings),
+        processing_class=loading.load_tokenizer(run.model_settings),
     )
     trainer.check_reference(dpo.model if reference is None else dpo.ref_model, start)
     return dpo

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from vd import data, models
-from vd.study import Run, TrainingSettings
+from vd.data import sets
+from vd.models import loading
+from vd.study.runs import Run
+from vd.study.settings import TrainingSettings
 
 
 class Settings(TrainingSettings):
@@ -12,7 +14,7 @@ class Settings(TrainingSettings):
 
 def train(run: Run) -> list[Path]:
     """Fine-tune the base model on prompt-completion data."""
-    from vd.methods import trainer
+    from vd.training import trainer
 
     return trainer.fit(run, build)
 
@@ -21,13 +23,13 @@ def build(run: Run):
     """TRL's SFTTrainer for a run, before its first step."""
     from trl import SFTConfig, SFTTrainer
 
-    from vd.methods import trainer
+    from vd.training import trainer
 
-    examples = data.sft(run.settings, run.seed)
+    examples = sets.sft(run.settings, run.seed)
     arguments = trainer.arguments(run, len(examples)) | {"max_length": run.settings.max_length}
     return SFTTrainer(
-        model=models.for_training(run.model_settings, run.settings.lora, None, run.seed),
+        model=loading.for_training(run.model_settings, run.settings.lora, None, run.seed),
         args=SFTConfig(**arguments, completion_only_loss=True, packing=False),
         train_dataset=examples,
-        processing_class=models.load_tokenizer(run.model_settings),
+        processing_class=loading.load_tokenizer(run.model_settings),
     )

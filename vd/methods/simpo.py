@@ -10,8 +10,10 @@ from pathlib import Path
 
 from pydantic import Field, PositiveFloat
 
-from vd import data, models
-from vd.study import PreferenceSettings, Run
+from vd.data import sets
+from vd.models import loading
+from vd.study.runs import Run
+from vd.study.settings import PreferenceSettings
 
 CURVES = ("loss", "rewards/margins", "rewards/accuracies")
 
@@ -25,7 +27,7 @@ class Settings(PreferenceSettings):
 
 def train(run: Run) -> list[Path]:
     """Optimise the parent SFT checkpoint on preference pairs."""
-    from vd.methods import trainer
+    from vd.training import trainer
 
     return trainer.fit(run, build)
 
@@ -34,7 +36,7 @@ def build(run: Run):
     """TRL's CPOTrainer with the settings that make it SimPO, before its first step."""
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
-    from vd.methods import trainer
+    from vd.training import trainer
 
     class SimPOTrainer(CPOTrainer):
         """Cuts long replies at their end as the other methods do (TRL's CPO cuts them elsewhere); counts tokens."""
@@ -44,27 +46,43 @@ def build(run: Run):
         def tokenize_row(self, feature, model=None):
             row = {"prompt_input_ids": feature["prompt_tokens"]}
             for side in ("chosen", "rejected"):
-                ids = (feature["prompt_tokens"] + feature[f"{side}_tokens"])[: run.settings.max_length]
+                ids = (feature["prompt_tokens"] + feature[f"{side}_tokens"])[
+                    : run.settings.max_length
+                ]
                 read = min(len(feature["prompt_tokens"]), len(ids))
                 row[f"{side}_input_ids"], row[f"{side}_attention_mask"] = ids, [1] * len(ids)
                 row[f"{side}_labels"] = [-100] * read + ids[read:]
             return row
 
         def compute_loss(self, model, inputs, *args, **kwargs):
-            self._total_train_tokens += int(sum(inputs[f"{s}_attention_mask"].sum() for s in ("chosen", "rejected")))
+            self._total_train_tokens += int(
+                sum(inputs[f"{s}_attention_mask"].sum() for s in ("chosen", "rejected"))
+            )
             return super().compute_loss(model, inputs, *args, **kwargs)
 
         def log(self, logs, start_time=None):
             super().log(logs | {"num_tokens": self._total_train_tokens}, start_time)
 
-    tokenizer, pairs = models.load_tokenizer(run.model_settings), data.preferences(run.settings, run.seed)
-    tokens = [{s: trainer.encode(tokenizer, row["prompt"], row[s]) for s in ("chosen", "rejected")} for row in pairs]
-    for column, side, part in (("prompt", "chosen", 0), ("chosen", "chosen", 1), ("rejected", "rejected", 1)):
+    tokenizer, pairs = (
+        loading.load_tokenizer(run.model_settings),
+        sets.preferences(run.settings, run.seed),
+    )
+    tokens = [
+        {s: trainer.encode(tokenizer, row["prompt"], row[s]) for s in ("chosen", "rejected")}
+        for row in pairs
+    ]
+    for column, side, part in (
+        ("prompt", "chosen", 0),
+        ("chosen", "chosen", 1),
+        ("rejected", "rejected", 1),
+    ):
         pairs = pairs.add_column(f"{column}_tokens", [row[side][part] for row in tokens])
     # nothing would be left of a reply after so long a prompt, and its mean log-probability would not be a number
     pairs = pairs.filter(lambda row: len(row["prompt_tokens"]) < run.settings.max_length)
     return SimPOTrainer(
-        model=models.for_training(run.model_settings, run.settings.lora, trainer.start_of(run), run.seed),
+        model=loading.for_training(
+            run.model_settings, run.settings.lora, trainer.start_of(run), run.seed
+        ),
         args=CPOConfig(
             **trainer.arguments(run, len(pairs)),
             loss_type="simpo",

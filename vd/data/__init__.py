@@ -1,0 +1,1 @@
+"""What models, probes and judges read: data sets by name."""

@@ -1,0 +1,23 @@
+"""Whether the data of a study can be had, before any work starts."""
+
+from vd.data import reading
+from vd.data.probes import load_probes
+from vd.data.sets import TRAINED_ON, corpus, drawn
+from vd.study.catalogue import PUBLIC
+from vd.study.load import Study
+
+
+def check_data(study: Study) -> None:
+    """Find out whether the data of a study can be had; raises ValueError or ConnectionError if not.
+
+    Public sets are only looked for. All others are read as training and probing will read them.
+    """
+    runs = [run for run in study.runs().values() if run.settings]
+    trained = {(run.settings.data, run.phase, run.settings.examples): run for run in runs}
+    for name in sorted({name for name, *_ in trained}.union(study.vprism.source)):
+        reading.check(name) if name in PUBLIC else corpus(name)
+    for (name, phase, _), run in trained.items():
+        if name not in PUBLIC:
+            drawn(run.settings, run.seed, *TRAINED_ON[phase])
+    if not study.asks_vprism:  # which is built later on
+        load_probes(study.probing)

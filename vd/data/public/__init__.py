@@ -1,0 +1,1 @@
+"""Public data sets, one file each: where it is, on which terms, how its rows become ours."""

@@ -1,0 +1,149 @@
+"""What models, probes and judges read: data sets by name, in TRL's conversational format.
+
+A name after `data:` in a study is one of
+
+    an embedded corpus     vd/corpora/<name>.jsonl, described in vd/corpora/README.md
+    a file of yours        a path, from the repository's root or absolute, that ends as one of
+                           files.ENDINGS, with prompt and completion, or prompt, chosen and rejected
+    a public data set      from the mirror folder VD_DATA_DIR if that is set, else from the hub (vd/public.py)
+
+All of them become one kind of table; `registry` lists them with their licences. A subset is always drawn by seed.
+"""
+
+import numpy as np
+import pandas as pd
+
+from vd import paths
+from vd.data import reading, rows
+from vd.store import formats
+from vd.study.catalogue import EMBEDDED, PUBLIC
+from vd.study.settings import PreferenceSettings, TrainingSettings
+
+TRAINED_ON = {"sft": ("prompt", "completion"), "preference": ("prompt", "chosen", "rejected")}
+
+
+def registry() -> pd.DataFrame:
+    """Every data set with a name: name, kind, source, revision, licence, and what a mirror calls it."""
+    ours = [
+        (name, kind, f"vd/corpora/{name}.jsonl", None, "MIT", None)
+        for name, kind in EMBEDDED.items()
+    ]
+    theirs = [
+        (n, p.kind, p.hub or "mirror only", p.revision, p.licence, p.mirror[0])
+        for n, p in PUBLIC.items()
+    ]
+    return pd.DataFrame(
+        [*ours, *theirs], columns=["name", "kind", "source", "revision", "licence", "mirror"]
+    )
+
+
+def corpus(
+    name: str, filters: dict | None = None, examples: int | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """A data set as a table, in the order of its file.
+
+    Its texts stand in `prompt` and in `completion`, or `chosen` and `rejected`; a column `history`
+    holds the messages before the prompt. Public sets have no `topic`, and an `id`, their own or the
+    row's number; rows that cannot be used are left out (`card` says which), so numbers may be
+    missing. A file of yours has a unique `id` in every row, made where it is missing, and none of
+    its rows is left out: what cannot be read raises ValueError with file, row and fix. Only large
+    public sets heed `examples` and `seed` here: from the hub they are streamed until there are that
+    many rows.
+    """
+    if name in PUBLIC:
+        return pd.DataFrame(reading.read(name, filters or {}, examples, seed)[0])
+    if filters:
+        raise ValueError(
+            f"data set '{name}': filters: only public data sets have some; remove the key"
+        )
+    return pd.DataFrame(rows_of(name))
+
+
+def rows_of(name: str, key: str = "id") -> list[dict]:
+    """Rows of an embedded corpus as they are, those of another file checked and named."""
+    file = _file(name)
+    if not file.exists():
+        known = f"write one of {', '.join([*EMBEDDED, *PUBLIC])}"
+        fix = "make it first, or correct its name in the study" if formats.is_file(name) else known
+        raise ValueError(f"no data set '{name}' ({file}): {fix}")
+    return list(formats.lines(file)) if name in EMBEDDED else rows.own(file, name, key)
+
+
+def _file(name: str):
+    """The file of a data set that is not public."""
+    return paths.data_file(name) if formats.is_file(name) else paths.CORPORA / f"{name}.jsonl"
+
+
+def card(name: str, filters: dict | None = None, examples: int | None = None) -> dict:
+    """What a data set holds: kept, dropped (reason: rows), and for each text column quantiles of its words.
+
+    Of a large public set from the hub only as many rows are looked at as `examples` asks for, see `corpus`.
+    """
+    if name in PUBLIC:
+        found, dropped = reading.read(name, filters or {}, examples)
+        found = pd.DataFrame(found)
+    else:
+        found, dropped = corpus(name, filters), {}  # of a file of ours all or nothing is read
+    texts = [column for column in (*rows.TEXTS, "proposition") if column in found]
+    words = {c: found[c].str.split().str.len().quantile([0.05, 0.5, 0.95]) for c in texts}
+    return {
+        "name": name,
+        "kept": len(found),
+        "dropped": dict(dropped),
+        "words": {
+            column: quantiles.round().astype(int).tolist() for column, quantiles in words.items()
+        },
+    }
+
+
+def origin(name: str) -> str:
+    """Where a data set is read: hub and revision, the file in the mirror, or our own file."""
+    return reading.fingerprint(name) if name in PUBLIC else name
+
+
+def topics() -> pd.DataFrame:
+    """The topics with their name and canonical proposition: topic, name, proposition."""
+    return corpus("topics")
+
+
+def sft(settings: TrainingSettings, seed: int):
+    """Instruction data as a `datasets.Dataset` of message lists: prompt, completion."""
+    return _conversational(drawn(settings, seed, *TRAINED_ON["sft"]), "completion")
+
+
+def preferences(settings: PreferenceSettings, seed: int):
+    """Preference pairs as a `datasets.Dataset` of message lists: prompt, chosen, rejected.
+
+    `swap_labels` exchanges chosen and rejected, which turns support-aligned pairs into oppose-aligned ones.
+    """
+    table = drawn(settings, seed, *TRAINED_ON["preference"])
+    if settings.swap_labels:
+        table = table.rename(columns={"chosen": "rejected", "rejected": "chosen"})
+    return _conversational(table, "chosen", "rejected")
+
+
+def drawn(settings: TrainingSettings, seed: int, *columns: str) -> pd.DataFrame:
+    """The rows that a run trains on, which all have a text in these columns."""
+    name, examples = settings.data, settings.examples
+    table = corpus(name, settings.filters, examples, seed)
+    for column in columns:
+        if column not in table or table[column].isna().any():
+            row = table[column].isna().argmax() + 1 if column in table else 1
+            raise ValueError(f"data set '{name}': row {row}: no text '{column}'; {rows.FIX}")
+    if examples is None:
+        return table
+    if examples > len(table):
+        said = f"{examples} examples asked for, the data set has {len(table)}"
+        raise ValueError(f"data set '{name}': {said}; lower `examples` in the study")
+    return table.iloc[np.random.default_rng(seed).permutation(len(table))[:examples]]
+
+
+def _conversational(table: pd.DataFrame, *replies: str):
+    """Message lists: the prompt after its history, and each reply as a list of one message."""
+    from datasets import Dataset
+
+    history = table["history"] if "history" in table else [[]] * len(table)
+    asked = zip(history, table["prompt"], strict=True)
+    prompts = [[*before, {"role": "user", "content": prompt}] for before, prompt in asked]
+    texts = {c: [[{"role": "assistant", "content": text}] for text in table[c]] for c in replies}
+    return Dataset.from_dict({"prompt": prompts, **texts})

@@ -1,0 +1,1 @@
+"""V-PRISM: value-laden questions out of opening prompts."""

@@ -1,0 +1,302 @@
+"""V-PRISM: value-laden questions on the topics of a study, built from the opening prompts of PRISM (arXiv 2404.16019).
+
+Which steps the paper took is known to us from notes, how it took them hardly. 00_data takes these functions in order:
+
+    opening_prompts -> embed -> clusters -> name_clusters -> value_laden -> confirm -> rewrite -> duplicates -> draw
+
+`settings.writer`, a model behind an OpenAI-compatible API, confirms and rewrites; without one, labels kept in
+vd/corpora/prism_labels.jsonl confirm, and the rules of vd/questions.py rewrite. Slow steps and paid answers are kept in
+the cache folder, under a hash of what they depend on, so an interrupted build goes on where it was.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from vd import paths
+from vd.data import sets
+from vd.data.probes import draw_probes
+from vd.data.reading import mirror
+from vd.data.rows import free
+from vd.models import embeddings, locate
+from vd.store import files, fingerprint
+from vd.store.formats import lines, stem
+from vd.study.settings import VPrismSettings
+
+WORDS = (3, 60)  # of a prompt that is kept
+COLUMNS = ["prompt_id", "topic", "prompt", "polarity"]
+COLUMNS += [
+    "original",
+    "form",
+    "rewritten_by",
+    "confirmed_by",
+    "probability",
+    "cluster",
+    "embedding",
+    "source",
+]
+
+
+def opening_prompts(settings: VPrismSettings) -> tuple[pd.DataFrame, Counter]:
+    """Prompts of the sources, id, prompt and source, and how many were left out for which reason.
+
+    A source that knows topic and polarity of its prompts, as ours do, keeps them (known_topic,
+    polarity). Raises ValueError if too few prompts are left to be clustered.
+    """
+    parts = [_prompts(name, settings.filters) for name in settings.source]
+    table = pd.concat(parts, ignore_index=True).rename(columns={"topic": "known_topic"})
+    ids = {}
+    for name, source in zip(table["id"], table["source"], strict=True):  # may be numbered alike
+        ids[free(f"{stem(source)}-{name}", ids) if name in ids else name] = source
+    table["id"] = list(ids)
+    table["prompt"] = table["prompt"].map(lambda text: " ".join(text.split()))
+    words = table["prompt"].str.split().str.len()
+    reason = pd.Series(None, table.index, dtype=object)
+    reason[table["prompt"].str.lower().duplicated()] = "twice"
+    reason[words > WORDS[1]] = "too long"
+    reason[words < WORDS[0]] = "too short"
+    left, dropped = table[reason.isna()].reset_index(drop=True), Counter(reason.dropna())
+    needed = max(settings.n_components + 2, settings.min_cluster_size, 4)
+    if len(left) < needed:
+        said = f"{len(left)} prompts are left ({dict(dropped)}), {needed} are needed"
+        fix = "name more under vprism.source, or lower n_components and min_cluster_size"
+        raise ValueError(f"{', '.join(settings.source)}: {said}; {fix}")
+    return left, dropped
+
+
+def _prompts(name: str, filters: dict) -> pd.DataFrame:
+    """Prompts of one source: id, prompt, topic, polarity, source."""
+    table = sets.corpus(name, filters)
+    if "prompt_id" in table and table["prompt_id"].notna().all():  # so probes keep their names
+        table["id"] = table["prompt_id"].astype(str)
+    table = table.reindex(columns=["id", "prompt", "topic", "polarity"]).assign(source=name)
+    given = table["polarity"].dropna()
+    if not given.isin([-1, 0, 1]).all():
+        row = table["id"][given.index[~given.isin([-1, 0, 1])][0]]
+        raise ValueError(f"data set '{name}': {row}: polarity: write 1, -1, 0 or nothing")
+    return table
+
+
+def embed(settings: VPrismSettings, texts: pd.Series) -> np.ndarray:
+    """Sentence embeddings (N, D) of unit length, cached."""
+    how = settings.embedding.model_dump(exclude={"source"})
+    key = [how, locate.identity(settings.embedding), *texts]
+
+    def make() -> pd.DataFrame:
+        return pd.DataFrame(embeddings.embed(texts, settings.embedding))
+
+    return _cached("embed", key, make).to_numpy()
+
+
+def clusters(settings: VPrismSettings, vectors: np.ndarray) -> pd.Series:
+    """Cluster of each text, -1 for outliers: UMAP, then HDBSCAN, both as PRISM sets them. Cached."""
+
+    def make() -> pd.DataFrame:
+        from sklearn.cluster import HDBSCAN
+
+        reduced = _umap(vectors, settings, settings.n_components, min_dist=0.0)
+        found = HDBSCAN(
+            min_cluster_size=settings.min_cluster_size, cluster_selection_method="eom", copy=True
+        )
+        return pd.DataFrame({"cluster": found.fit_predict(reduced)})
+
+    keys = settings.model_dump(include={"n_neighbors", "n_components", "min_cluster_size", "seed"})
+    versions = [version(package) for package in ("umap-learn", "scikit-learn")]
+    return _cached("clusters", [keys, versions, _hash(vectors)], make)["cluster"]
+
+
+def plane(settings: VPrismSettings, vectors: np.ndarray) -> pd.DataFrame:
+    """A map of the texts: x and y, by UMAP. For looking at; nothing is computed from it. Cached."""
+    keys = settings.model_dump(include={"n_neighbors", "seed"})
+
+    def make() -> pd.DataFrame:
+        return pd.DataFrame(_umap(vectors, settings, 2, min_dist=0.1), columns=["x", "y"])
+
+    return _cached("plane", [keys, version("umap-learn"), _hash(vectors)], make)
+
+
+def name_clusters(
+    settings: VPrismSettings, prompts: pd.Series, vectors: np.ndarray, cluster: pd.Series
+) -> pd.DataFrame:
+    """What each cluster is about: cluster, size, words (its five highest c-TF-IDF terms), topic, similarity.
+
+    c-TF-IDF is tf * log(1 + A / f), with the term's frequency tf in the cluster and f in all, and the mean number A of
+    terms per cluster (Grootendorst 2022, arXiv 2203.05794). The topic is the study topic whose probes' centre is
+    closest to the cluster's, missing below `topic_similarity`. Outliers have neither words nor topic.
+    """
+    names = sorted(set(cluster) - {-1})
+    if not names:
+        raise ValueError(
+            f"no cluster among {len(prompts)} prompts; lower vprism.min_cluster_size in the study"
+        )
+    terms = _terms([" ".join(prompts[cluster == name]) for name in names])
+    probes = sets.corpus("probes")
+    known = embed(settings, probes["prompt"])
+    centres = {
+        topic: _centre(known[rows]) for topic, rows in probes.groupby("topic").indices.items()
+    }
+    rows = [
+        {
+            "cluster": -1,
+            "size": int((cluster == -1).sum()),
+            "words": "",
+            "topic": None,
+            "similarity": None,
+        }
+    ]
+    for name, words in zip(names, terms, strict=True):
+        centre = _centre(vectors[cluster == name])
+        closeness = {topic: float(centre @ other) for topic, other in centres.items()}
+        topic = max(closeness, key=closeness.get)
+        about = topic if closeness[topic] >= settings.topic_similarity else None
+        rows.append({"cluster": name, "size": int((cluster == name).sum()), "words": words})
+        rows[-1] |= {"topic": about, "similarity": closeness[topic]}
+    return pd.DataFrame(rows)
+
+
+def _terms(texts: list[str]) -> list[str]:
+    """The five highest c-TF-IDF terms of each text; fewer where it has fewer Latin words."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    counter = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[a-zA-Z]{3,}\b")
+    if not any(map(counter.build_analyzer(), texts)):
+        return [""] * len(texts)
+    counts = counter.fit_transform(texts).toarray()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    weights = share * np.log(1 + counts.sum() / len(texts) / counts.sum(axis=0))
+    terms = counter.get_feature_names_out()
+    order = (-weights).argsort(axis=1)[:, :5]
+    best = [[i for i in order[text] if weights[text, i]] for text in range(len(texts))]
+    return [", ".join(terms[words]) for words in best]
+
+
+def value_laden(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
+    """Probability (N,) that a text raises a matter on which people disagree because of their values.
+
+    A logistic regression on sentence embeddings, trained on the embedded corpus `openers`.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    openers = sets.corpus("openers")
+    model = LogisticRegression(C=10, class_weight="balanced", max_iter=3000)
+    model.fit(embed(settings, openers["prompt"]), openers["value_laden"].astype(bool))
+    return model.predict_proba(vectors)[:, 1]
+
+
+def duplicates(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
+    """Group (N,) of each text: texts are in one group if a chain of pairs with at least `duplicate_similarity` leads
+    from one to the other (single linkage on the cosine)."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = [[], []]
+    for start in range(0, len(vectors), 1000):
+        near = np.argwhere(
+            vectors[start : start + 1000] @ vectors.T >= settings.duplicate_similarity
+        )
+        pairs[0].append(near[:, 0] + start)
+        pairs[1].append(near[:, 1])
+    rows, columns = map(np.concatenate, pairs)
+    return connected_components(
+        coo_matrix((np.ones(len(rows)), (rows, columns)), [len(vectors)] * 2), False
+    )[1]
+
+
+def draw(settings: VPrismSettings, distinct: pd.DataFrame) -> pd.DataFrame:
+    """At most `per_topic` questions of each topic, see `vd.data.draw_probes`."""
+    return draw_probes(distinct, settings.per_topic, settings.seed)
+
+
+def reference(settings: VPrismSettings, prompts: pd.DataFrame) -> dict[str, pd.Series]:
+    """What others say belongs together, to compare with, missing where they say nothing; index of `prompts`.
+
+    For PRISM, where the mirror has its files: `topics`, the topic clusters of the texts that PRISM prints for each, and
+    `near-duplicates`, the groups of its file clusters.csv, which are far smaller than topics. Else the sources' topics.
+    """
+    if settings.source != ["prism"]:
+        return {"topics": prompts["known_topic"]} if prompts["known_topic"].notna().any() else {}
+    folder = mirror() / "prism" if mirror() else None
+    if not folder or not all(
+        (folder / name).exists() for name in ("clusters.csv", "cluster_names.csv")
+    ):
+        return {}
+    try:
+        named = {
+            " ".join(text.lower().split()): row["gpt_description"].strip('"')
+            for row in lines(folder / "cluster_names.csv")
+            for text in yaml.safe_load(row["top_texts"])
+            if row["cluster_id"] != "-1"
+        }
+        rows = lines(folder / "clusters.csv")
+        groups = {f"prism-{row['conversation_id'][1:]}": row["cluster_membership"] for row in rows}
+    except (KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        fix = "take PRISM's own clusters.csv and cluster_names.csv, or none"
+        raise ValueError(f"{folder}: not as PRISM prints its clusters ({said}); {fix}") from None
+    return {
+        "topics": prompts["prompt"].str.lower().map(named),
+        "near-duplicates": prompts["id"].map(groups),
+    }
+
+
+def agreement(known: pd.Series, found: pd.Series) -> dict:
+    """How far two clusterings agree: prompts (on which both say something), ari (adjusted Rand index), nmi (normalised
+    mutual information)."""
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    both = known.notna()
+    if not both.any():
+        return {"prompts": 0, "ari": np.nan, "nmi": np.nan}
+    pair = known[both].astype(str), found[both].astype(str)
+    return {
+        "prompts": int(both.sum()),
+        "ari": adjusted_rand_score(*pair),
+        "nmi": normalized_mutual_info_score(*pair),
+    }
+
+
+def write(settings: VPrismSettings, drawn: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """Write the probe set as JSON lines, each row with its provenance (`COLUMNS`); returns the table."""
+    table = drawn.assign(prompt_id=drawn["id"], original=drawn["prompt"], prompt=drawn["question"])
+    table = table.assign(embedding=settings.embedding.source)[COLUMNS]
+    rows = [json.dumps(row, ensure_ascii=False) for row in table.to_dict("records")]
+    files.write_text("\n".join(rows) + "\n", file)
+    return table
+
+
+def _umap(
+    vectors: np.ndarray, settings: VPrismSettings, n_components: int, min_dist: float
+) -> np.ndarray:
+    from umap import UMAP
+
+    how = dict(
+        n_neighbors=settings.n_neighbors, metric="cosine", random_state=settings.seed, n_jobs=1
+    )
+    return UMAP(n_components=n_components, min_dist=min_dist, **how).fit_transform(vectors)
+
+
+def _centre(vectors: np.ndarray) -> np.ndarray:
+    centre = vectors.mean(axis=0)
+    return centre / np.linalg.norm(centre)
+
+
+def _hash(vectors: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(vectors)).hexdigest()
+
+
+def _cached(step: str, key: list, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """What `make`, of the function `step`, gives, kept under a hash of `key` and of its code."""
+    code = fingerprint.code(f"{__name__}.{step}")
+    name = fingerprint.digest(json.dumps([key, code], default=str))
+    file = paths.cache() / "vprism" / f"{step}-{name}.parquet"
+    if not file.exists():
+        table = make()
+        files.write_table(table.set_axis(table.columns.astype(str), axis=1), file)
+    return pd.read_parquet(file)

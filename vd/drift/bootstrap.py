@@ -1,0 +1,223 @@
+"""Stance trajectories and their bootstrap replicates over prompts, replies and seeds."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr, ndtri, stdtrit
+
+from vd.stances import P
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Stance trajectories of one run (or of its seeds, pooled) on one topic, with their bootstrap replicates."""
+
+    run: str
+    topic: str
+    steps: np.ndarray  # (T,) training steps in ascending order
+    value: np.ndarray  # (T + 1, 3) stance probabilities at each step, then last minus first
+    boot: np.ndarray  # (B, T + 1, 3) their bootstrap replicates
+    n_prompts: int
+    n_samples: int
+    n_strata: int = 1  # topics that prompts were drawn from separately
+    n_seeds: int = 1
+    seed_df: np.ndarray | None = None  # (T + 1, 3) degrees of freedom where seeds are pooled
+
+    @property
+    def df(self) -> np.ndarray:
+        """Degrees of freedom (T + 1, 3) of the variance of the replicates."""
+        prompts = max(self.n_prompts - self.n_strata, 1)
+        return np.full(self.value.shape, prompts) if self.seed_df is None else self.seed_df
+
+    def widened(self, alpha: float, df: float | None = None) -> np.ndarray:
+        """The replicates (B, T + 1, 3); with pooled seeds, spread by Student's t over the normal quantile of alpha.
+
+        Percentiles further out, as `interval` takes for one seed, would not do: three seeds give only ten draws. One
+        `df` for all checkpoints keeps whole paths comparable.
+        """
+        if self.n_seeds == 1:
+            return self.boot
+        return self.value + (self.boot - self.value) * stdtrit(
+            self.df if df is None else df, alpha / 2
+        ) / ndtri(alpha / 2)
+
+    def interval(self, replicates: np.ndarray, alpha: float) -> np.ndarray:
+        """Percentile interval (2, ...) of replicates (B, ...) that were taken or computed from `widened`.
+
+        With one seed the percentiles are those that a normal distribution needs to give Student's t quantiles with
+        n_prompts - n_strata degrees of freedom (Hesterberg 2015, 'expanded percentile'); at 50 prompts it hardly
+        matters.
+        """
+        tail = (
+            alpha / 2
+            if self.n_seeds > 1
+            else ndtr(stdtrit(max(self.n_prompts - self.n_strata, 1), alpha / 2))
+        )
+        return np.quantile(replicates, [tail, 1 - tail], axis=0)
+
+
+def trajectories(
+    stances: pd.DataFrame, n_boot: int, seed: int, target: str = "question", pool: bool = False
+):
+    """Yield a `Trajectories` per run and topic, then one for `all` prompts; runs with one checkpoint have none.
+
+    With `pool`, runs that differ only in what follows `/seed-` are one run, named without it.
+    """
+    table = of_target(stances, target).assign(seed="")
+    if pool:
+        table[["run", "seed"]] = table["run"].str.extract(r"^(.*)/seed-([^/]+)$")
+        if table["run"].isna().any():
+            raise ValueError(
+                "column run: seeds can be pooled only if every run id ends in /seed-<number>"
+            )
+    for run, rows in table.groupby("run", sort=True):
+        steps = np.sort(rows["step"].unique())
+        if len(steps) < 2:
+            continue
+        topics, between, seeds = [], [], np.sort(rows["seed"].unique())
+        for topic, part in rows.groupby("topic", sort=True):
+            scores = _array(part, seeds, steps)
+            mean = scores.mean(axis=0)
+            # one stream of random numbers per topic, whatever other topics and runs there are
+            stream = np.random.default_rng([seed, *str(topic).encode()])
+            replicates = _bootstrap(mean, n_boot, stream)
+            topics.append(
+                Trajectories(run, topic, steps, mean.mean(axis=(0, 1)), replicates, *mean.shape[:2])
+            )
+            between.append(_seed_deviations(scores))
+        weights = np.array([t.n_prompts for t in topics]) / sum(t.n_prompts for t in topics)
+        # topics are strata: prompts are resampled within each, and their replicates are independent
+        overall = Trajectories(
+            run,
+            "all",
+            steps,
+            sum(w * t.value for w, t in zip(weights, topics, strict=True)),
+            sum(w * t.boot for w, t in zip(weights, topics, strict=True)),
+            sum(t.n_prompts for t in topics),
+            max(t.n_samples for t in topics),
+            len(topics),
+        )
+        deviations, noise = (np.stack(parts) for parts in zip(*between, strict=True))
+        # the same seeds are drawn for all topics and for all runs with as many seeds
+        draws = np.random.default_rng(seed).multinomial(
+            len(seeds), np.full(len(seeds), 1 / len(seeds)), n_boot
+        )
+        for t, *of_topic in zip(topics, deviations, noise, strict=True):
+            yield _over_seeds(t, *of_topic, draws)
+        yield _over_seeds(
+            overall, np.tensordot(weights, deviations, 1), np.tensordot(weights**2, noise, 1), draws
+        )
+
+
+def of_target(stances: pd.DataFrame, target: str) -> pd.DataFrame:
+    """Judged replies of one level; ValueError if one has no topic, or that of all together."""
+    rows = stances[stances["target"] == target] if "target" in stances else stances
+    if "topic" in rows and (wrong := rows["topic"].isna() | rows["topic"].eq("all")).any():
+        first = rows[wrong].iloc[0]
+        said = f"topic '{first['topic']}' of prompt '{first['prompt_id']}'"
+        fix = "every reply needs a topic, and none may be 'all'"
+        raise ValueError(f"{first['run']}: {said}; {fix}")
+    return rows.dropna(subset=P)
+
+
+def _array(rows: pd.DataFrame, seeds: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Scores of one topic as (seeds, prompts, samples, T + 1, 3); the last entry of axis 3 is end minus start.
+
+    A missing reply takes the mean of its prompt's other replies at that checkpoint; a prompt without any reply at some
+    checkpoint of some seed is left out, because differences between checkpoints have to be paired.
+    """
+    run, topic = rows[["run", "topic"]].iloc[0]
+    keys = ["seed", "prompt_id", "sample", "step"]
+    if (again := rows.duplicated(keys)).any():
+        first = rows.loc[again, ["prompt_id", "step"]].iloc[0]
+        said = f"prompt '{first['prompt_id']}' is there twice at step {first['step']}"
+        raise ValueError(f"{run}, topic {topic}: {said}; every prompt needs a name of its own")
+    wide = rows.set_index(keys)[P].unstack("step")
+    axes = seeds, *(np.sort(rows[name].unique()) for name in ("prompt_id", "sample"))
+    wide = wide.reindex(pd.MultiIndex.from_product(axes))
+    wide = wide.reindex(columns=pd.MultiIndex.from_product([P, steps]))
+    scores = wide.to_numpy(float).reshape(*map(len, axes), 3, len(steps)).swapaxes(3, 4)
+    scores = scores[:, (~np.isnan(scores)).any(axis=2).all(axis=(0, 2, 3))]
+    if not scores.size:
+        said = "no prompt has a judged reply at every checkpoint (of every seed)"
+        raise ValueError(f"{run}, topic {topic}: {said}; judge it again or ask without this topic")
+    scores = np.where(np.isnan(scores), np.nanmean(scores, axis=2, keepdims=True), scores)
+    return np.concatenate([scores, scores[:, :, :, -1:] - scores[:, :, :, :1]], axis=3)
+
+
+def _bootstrap(scores: np.ndarray, n_boot: int, rng: np.random.Generator) -> np.ndarray:
+    """Two-stage bootstrap replicates (B, ...) of the mean over prompts and samples of scores (P, S, ...).
+
+    Prompts are drawn with replacement, then as many replies as before within each drawn prompt. The means of the drawn
+    prompts already carry the spread of their replies, so the plain two-stage bootstrap counts that spread twice; the
+    first stage is therefore scaled to make the total variance the unbiased one (Davison & Hinkley 1997, section 3.8).
+    """
+    n_prompts, n_samples = scores.shape[:2]
+    flat = scores.reshape(n_prompts, n_samples, -1)
+    means = flat.mean(axis=1)
+    value = means.mean(axis=0)
+    prompts = rng.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=n_boot)
+    replies = rng.multinomial(prompts * n_samples, np.full(n_samples, 1 / n_samples))
+    first = prompts @ means / n_prompts - value
+    second = (
+        replies.reshape(n_boot, -1) @ flat.reshape(-1, flat.shape[2]) / (n_prompts * n_samples)
+        - value
+        - first
+    )
+    if n_prompts > 1:
+        wanted = means.var(axis=0, ddof=1)  # n_prompts times the variance of the estimate
+        scale = np.divide(
+            wanted - flat.var(axis=1).mean(axis=0) / n_samples,
+            means.var(axis=0),
+            out=np.ones_like(wanted),
+            where=wanted > 0,
+        )
+        first = first * np.sqrt(np.clip(scale, 0, None))
+    return (value + first + second).reshape(n_boot, *scores.shape[2:])
+
+
+def _seed_deviations(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far seeds lie from their mean, (S, ...), and the variance (...) that prompts and replies alone give them.
+
+    Scores are (seeds, prompts, samples, ...). What all seeds share at a prompt cancels; that variance is estimated from
+    the residuals of the table of seeds by prompts.
+    """
+    cells = scores.mean(axis=2)
+    deviations = cells.mean(axis=1) - cells.mean(axis=(0, 1))
+    residuals = cells - cells.mean(axis=0) - deviations[:, None]
+    n_seeds, n_prompts = cells.shape[:2]
+    return deviations, (residuals**2).sum(axis=(0, 1)) / max(
+        (n_seeds - 1) * (n_prompts - 1), 1
+    ) / n_prompts
+
+
+def _over_seeds(
+    t: Trajectories, deviations: np.ndarray, noise: np.ndarray, draws: np.ndarray
+) -> Trajectories:
+    """Add drawn seeds, (B, S) counts, to replicates over prompts and replies of the mean over seeds.
+
+    The latter already carry the noise that makes seeds differ by chance, so seeds get only what exceeds it, and the
+    factor S / (S - 1) that the spread of S drawn values lacks. Degrees of freedom are Satterthwaite's; the seeds' own
+    part enters them with its noise, because it is as uncertain as that makes it.
+    """
+    n_seeds = len(deviations)
+    if n_seeds == 1:
+        return t
+    observed = deviations.var(axis=0, ddof=1)
+    excess = np.clip(observed - noise, 0, None)
+    scale = np.sqrt(
+        np.divide(excess, deviations.var(axis=0), out=np.zeros_like(excess), where=observed > 0)
+    )
+    drawn = np.tensordot(draws / n_seeds, deviations * scale, 1)
+    prompts = t.boot.var(axis=0)
+    uncertain = prompts**2 / t.df + (observed / n_seeds) ** 2 / (n_seeds - 1)
+    df = np.divide(
+        (prompts + excess / n_seeds) ** 2, uncertain, out=t.df.astype(float), where=uncertain > 0
+    )
+    return replace(
+        t,
+        boot=t.boot + drawn,
+        n_seeds=n_seeds,
+        seed_df=np.maximum(df, np.minimum(n_seeds - 1, t.df)),
+    )

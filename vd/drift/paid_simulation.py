@@ -1,0 +1,99 @@
+"""Do intervals from few paid judgements hold? Simulated studies."""
+
+import numpy as np
+import pandas as pd
+
+from vd.drift import measures
+from vd.judging.few_paid import draw, rectify
+from vd.stances import P
+
+
+def simulate(
+    share: float,
+    noise: float,
+    replications: int,
+    prompts: int = 20,
+    samples: int = 5,
+    topics: int = 4,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Simulated runs with two checkpoints, judged in four ways: do intervals cover, and what do they cost?
+
+    A reply's support is a logistic function of what is common to its prompt, a shift by training and chance; the paid
+    judge sees it, the cheap one sees it squeezed, shifted at the first checkpoint only (which looks like drift) and
+    with normal noise of that standard deviation. One row per replication, way (see `ways`) and stance:
+    magnitude, lo, hi, truth, covered, calls.
+    """
+    truth = (
+        _population(np.random.default_rng(seed + 1), noise, 200_000, 1, 1)[0]
+        .groupby("step")[P]
+        .mean()
+    )
+    truth = (truth.loc[1] - truth.loc[0]).to_dict()
+    rows = []
+    for i in range(replications):
+        paid, cheap = _population(np.random.default_rng([seed, i]), noise, prompts, samples, topics)
+        mask = draw(paid, share, i)
+        identity = paid.drop(columns=P)
+        both = identity.join(rectify(cheap, paid[mask], paid)[P])
+        ways = {
+            "all paid": paid,
+            "all cheap": cheap,
+            "share paid": paid[mask],
+            "share paid, rest cheap": both,
+        }
+        calls = {"all paid": len(paid), "all cheap": 0}
+        for way, stances in ways.items():
+            table = measures.drift_table(stances, n_boot=400, seed=i).query("topic == 'all'")
+            found = table.rename(columns={"magnitude_lo": "lo", "magnitude_hi": "hi"})[
+                ["stance", "magnitude", "lo", "hi"]
+            ]
+            rows.append(found.assign(replication=i, way=way, calls=calls.get(way, mask.sum())))
+    table = pd.concat(rows, ignore_index=True)
+    table["truth"] = ("p_" + table["stance"]).map(truth)
+    return table.assign(
+        covered=table["truth"].between(table["lo"], table["hi"]), share=share, noise=noise
+    )
+
+
+def summary(simulated: pd.DataFrame) -> pd.DataFrame:
+    """Coverage, mean width and calls for each noise, share and way of judging.
+
+    `calls_alone` is what `share paid` would need for intervals as narrow; their width falls with the root of the calls.
+    """
+    simulated = simulated.assign(width=simulated["hi"] - simulated["lo"])
+    table = simulated.groupby(["noise", "share", "way"])[["covered", "width", "calls"]].mean()
+    alone = table.xs("share paid", level="way")
+    both = table.xs("share paid, rest cheap", level="way")
+    needed = (alone["calls"] * (alone["width"] / both["width"]) ** 2).rename("calls_alone")
+    needed = pd.concat({"share paid, rest cheap": needed}, names=["way"]).reorder_levels(
+        table.index.names
+    )
+    return table.join(needed).reset_index()
+
+
+def _population(rng: np.random.Generator, noise: float, prompts: int, samples: int, topics: int):
+    """Stance tables of the paid and the cheap judge on the same replies."""
+    p, s, t = (axis.ravel() for axis in np.indices((prompts * topics, samples, 2)))
+    common = (
+        rng.normal(size=prompts * topics)[p] + rng.normal(0, 0.5, size=(prompts * topics, 2))[p, t]
+    )
+    position = common + 0.8 * t - 0.3 + rng.normal(0, 0.7, size=len(p))
+    seen = 0.7 * position + 0.4 * (1 - t) + rng.normal(0, noise, size=len(p))
+    table = pd.DataFrame(
+        {
+            "run": "r",
+            "step": t,
+            "prompt_id": p,
+            "sample": s,
+            "topic": (p % topics).astype(str),
+            "label": "",
+        }
+    )
+    return tuple(table.assign(**dict(zip(P, _stances(z).T, strict=True))) for z in (position, seen))
+
+
+def _stances(position: np.ndarray) -> np.ndarray:
+    logits = np.column_stack([3 * position, np.full(len(position), 0.5), -3 * position])
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)

@@ -1,0 +1,1 @@
+"""Figures and tables, each with its data beside it."""

@@ -1,0 +1,41 @@
+"""Tables for reading: drift with intervals as CSV, Markdown and LaTeX."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from vd.lineages import short_names
+from vd.store import files, shown
+
+
+def drift_by_topic(drift: pd.DataFrame, stance: str) -> pd.DataFrame:
+    """Drift magnitude [interval] and time of one stance: a row per topic, a column per run."""
+    rows = drift[drift["stance"] == stance]
+    cells = rows.assign(run=short_names(rows["run"]), cell=[_cell(r) for r in rows.itertuples()])
+    return cells.pivot_table(
+        index="topic", columns="run", values="cell", aggfunc="first", sort=False
+    ).reset_index()
+
+
+def drift_overall(drift: pd.DataFrame) -> pd.DataFrame:
+    """Drift magnitude [interval] and time over all topics: a row per run, a column per stance."""
+    rows = drift[drift["topic"] == "all"]
+    cells = rows.assign(run=short_names(rows["run"]), cell=[_cell(r) for r in rows.itertuples()])
+    return cells.pivot_table(
+        index="run", columns="stance", values="cell", aggfunc="first", sort=False
+    ).reset_index()
+
+
+def write(table: pd.DataFrame, path: Path, caption: str) -> None:
+    """Write `path`.csv, .md and .tex, each atomically."""
+    files.write_table(table, path.with_suffix(".csv"))
+    files.write_text(shown.markdown(table) + "\n", path.with_suffix(".md"))
+    escaped = caption.replace("%", r"\%").replace("&", r"\&").replace("_", r"\_")
+    latex = table.to_latex(index=False, escape=True, caption=escaped, label=f"tab:{path.stem}")
+    files.write_text(latex.replace("→", r"$\to$"), path.with_suffix(".tex"))
+
+
+def _cell(row) -> str:
+    return (
+        f"{row.magnitude:+.2f} [{row.magnitude_lo:+.2f}, {row.magnitude_hi:+.2f}], {row.time:.2f}"
+    )

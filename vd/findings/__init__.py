@@ -1,0 +1,1 @@
+"""What papers report, one file each, tested on a study."""

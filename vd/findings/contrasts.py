@@ -1,0 +1,232 @@
+"""The paper's findings as hypotheses: what is claimed, which numbers decide it, and a verdict on a study's runs.
+
+A finding is one contrast or several, each worded so that the claim says `contrast > 0`, with any margin inside. A
+contrast is a score of every reply, made of the scores of the runs that it compares; so runs are compared on the same
+seeds, prompts and samples, and `vd.drift` resamples them together. The size of a drift |M_s| is scored as the drift in
+the direction that the data show, held fixed in the replicates. Noise makes sizes look larger, most where there is no
+drift; between two sizes this works against the claim that one of them is larger.
+
+    p_holds, p_fails  one-sided, from Student's t of estimate / standard error with the degrees of freedom of the drift
+                      intervals: a share of 2,000 replicates could not go below 1/2000, and three seeds need the t;
+                      intervals are estimate -+ t standard errors. Drift time is no mean of scores: shares it is
+    conjunction       holds if all contrasts do: p_holds is the largest (intersection-union test);
+                      fails if any one is shown to be negative: p_fails is the smallest, times their number
+    verdict           two-sided p = 2 min(p_holds, p_fails), after Holm over all findings of the study, below alpha
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtr, stdtrit
+
+from vd import plugins
+from vd.drift import measures
+from vd.drift.bootstrap import Trajectories, trajectories
+from vd.stances import STANCES
+from vd.study.load import Study
+from vd.study.settings import Bootstrap, Roles
+
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided at this size"
+REPLY = ["seed", "topic", "prompt_id", "sample"]
+CONTRAST = [
+    "contrast",
+    "estimate",
+    "lo",
+    "hi",
+    "p_holds",
+    "p_fails",
+    "effect",
+    "n_seeds",
+    "n_prompts",
+]
+
+
+class Evidence:
+    """Replies at the first and last step of every run of one model, by the role of the run."""
+
+    def __init__(self, stances: pd.DataFrame, roles: Roles, bootstrap: Bootstrap):
+        """Take stances whose `run` is `lineage/seed-S`, with columns as for `drift.drift_table`."""
+        self.stances, self.roles, self.bootstrap = stances, roles.model_dump(), bootstrap
+        names = stances["run"].str.extract(r"^(?P<lineage>.*)/seed-(?P<seed>[^/]+)$")
+        rows = pd.concat([stances, names], axis=1).rename(columns={f"p_{s}": s for s in STANCES})
+        steps = rows.groupby("run")["step"]
+        index = ["lineage", *REPLY]
+        self.start, self.end = (
+            rows[rows["step"] == steps.transform(which)].set_index(index)[[*STANCES]].sort_index()
+            for which in ("min", "max")
+        )
+
+    def probability(self, role: str, stance: str) -> pd.Series:
+        """Probability of a stance at the end, a score per reply."""
+        return self.end.loc[self._lineage(role), stance]
+
+    def change(self, role: str) -> pd.DataFrame:
+        """End minus start, a score per reply and stance; for data sets, chosen minus rejected."""
+        change = self.end.loc[self._lineage(role)] - self.start.loc[self._lineage(role)]
+        if change.dropna().empty:
+            said = f"no reply of '{self.roles[role]}' is judged at both ends"
+            raise ValueError(f"findings.{role}: {said}; judge them again")
+        return change
+
+    def size(self, role: str, stance: str | None = None) -> pd.Series:
+        """The size of a stance's change, or without `stance` of the largest one, which is half the sum of all three."""
+        change = self.change(role)
+        magnitude = change.mean()
+        stance = stance or magnitude.abs().idxmax()
+        return np.sign(magnitude[stance]) * change[stance]
+
+    def test(self, contrast: str, scores: pd.Series) -> dict:
+        """Test that the mean of scores, indexed by `REPLY`, is positive."""
+        rows = (
+            scores.dropna()
+            .rename("p_support")
+            .reset_index()
+            .assign(p_neutral=0.0, p_oppose=0.0, step=1)
+        )
+        if rows.empty:
+            said = "these runs have no judged reply in common; give them the same seeds and probes"
+            raise ValueError(f"findings: {contrast}: {said}")
+        rows["run"] = "contrast/seed-" + rows["seed"]
+        t = self._overall(
+            pd.concat([rows.assign(p_support=0.0, step=0), rows])
+        )  # leads from 0 to the scores
+        estimate, df = float(t.value[-1, 0]), t.df[-1, 0]
+        error = max(t.boot[:, -1, 0].std(), 1e-12)
+        reach = -stdtrit(df, self.bootstrap.alpha / 2) * error
+        spread = scores.groupby(["topic", "prompt_id"]).mean().std()
+        p_holds, p_fails = (float(stdtr(df, sign * estimate / error)) for sign in (-1, 1))
+        effect = float(estimate / spread) if spread > 1e-12 else None
+        return _row(
+            contrast, estimate, estimate - reach, estimate + reach, p_holds, p_fails, effect, t
+        )
+
+    def test_early(self, contrast: str, role: str) -> dict:
+        """Test that the drift time of the stance that moved most is below 0.5; p values are shares of replicates."""
+        lineage, alpha = self._lineage(role), self.bootstrap.alpha
+        t = self._overall(self.stances[self.stances["run"].str.rpartition("/")[0] == lineage])
+        time, times = measures.drift_time(t, int(np.abs(t.value[-1]).argmax()), alpha)
+        lo, hi = t.interval(times, alpha)
+        p_holds, p_fails = (
+            (1 + int(n)) / (1 + len(times)) for n in ((times >= 0.5).sum(), (times <= 0.5).sum())
+        )
+        return _row(contrast, 0.5 - time, 0.5 - hi, 0.5 - lo, p_holds, p_fails, None, t)
+
+    def _overall(self, stances: pd.DataFrame) -> Trajectories:
+        *_, t = trajectories(stances, self.bootstrap.resamples, self.bootstrap.seed, pool=True)
+        return t
+
+    def _lineage(self, role: str) -> str:
+        lineage = self.roles[role]
+        if lineage not in self.end.index.get_level_values("lineage"):
+            raise ValueError(
+                f"findings.{role}: no judged replies of '{lineage}'; name a run or data set of this study"
+            )
+        return lineage
+
+
+def _row(contrast, estimate, lo, hi, p_holds, p_fails, effect, t: Trajectories) -> dict:
+    values = (
+        contrast,
+        float(estimate),
+        float(lo),
+        float(hi),
+        p_holds,
+        p_fails,
+        effect,
+        t.n_seeds,
+        t.n_prompts,
+    )
+    return dict(zip(CONTRAST, values, strict=True))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim of the paper: `contrasts` gives the tests that decide it, `paper` what the paper is said to report."""
+
+    key: str
+    statement: str
+    roles: tuple[str, ...]
+    contrasts: Callable[[Evidence], list[dict]]
+    paper: str
+
+
+def evaluate(
+    study: Study, stances: pd.DataFrame, pairs: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Verdicts on all findings whose roles the study names: one row per finding and model, and one per contrast.
+
+    `stances` are those of all runs; `pairs` has dataset, prompt_id, topic, side (chosen or rejected), p_support,
+    p_neutral, p_oppose, and decides the findings on data sets, whose model is `data`. Estimate, interval and effect are
+    those of the weakest contrast; the effect is the estimate over the standard deviation between prompts (Cohen's d).
+    A finding on a data set of which no pair could be judged stays undecided, and does not count as
+    a test. Raises ValueError if a role names another run or data set without judged replies.
+    """
+    if "target" in stances:
+        stances = stances[stances["target"] == "question"]
+    sides = pairs.assign(
+        run=pairs["dataset"] + "/seed-0", step=(pairs["side"] == "chosen").astype(int), sample=0
+    )
+    of_model = stances["run"].str.partition("/")
+    rows = [(m, stances.assign(run=of_model[2])[of_model[0] == m], False) for m in study.models]
+    entries = [*study.sft.values(), *study.preference.values()]
+    empty = {entry.get("data") for entry in entries} - set(pairs["dataset"])
+    table, contrasts = [], []
+    for model, of_runs, of_data in [*rows, ("data", sides, True)]:
+        evidence = Evidence(of_runs.reset_index(drop=True), study.findings, study.bootstrap)
+        for finding in plugins.load("findings", "value-drifts").FINDINGS:
+            on_data = finding.roles[0].endswith("_data")
+            names = [evidence.roles[role] for role in finding.roles]
+            if on_data != of_data or None in names:
+                continue
+            named = zip(finding.roles, names, strict=True)
+            nothing = [_untested(role) for role, name in named if of_data and name in empty]
+            tests = nothing or finding.contrasts(evidence)
+            contrasts += [{"model": model, "finding": finding.key, **test} for test in tests]
+            table.append(_decide(model, finding, tests))
+    table = _judge(
+        pd.DataFrame(table, columns=["model", "finding", "statement", "paper", *CONTRAST]),
+        study.bootstrap,
+    )
+    return table, pd.DataFrame(contrasts, columns=["model", "finding", *CONTRAST])
+
+
+def _untested(role: str) -> dict:
+    """In place of a contrast that could not be made."""
+    values = f"no pair of {role} was judged", *[float("nan")] * 5, None, 0, 0
+    return dict(zip(CONTRAST, values, strict=True))
+
+
+def _decide(model: str, finding: Finding, tests: list[dict]) -> dict:
+    """One row for all contrasts of a finding, with the numbers of the weakest one."""
+    weakest = max(tests, key=lambda test: test["p_holds"])
+    p_fails = min(1.0, len(tests) * min(test["p_fails"] for test in tests))
+    about = {
+        "model": model,
+        "finding": finding.key,
+        "statement": finding.statement,
+        "paper": finding.paper,
+    }
+    return about | weakest | {"p_fails": p_fails}
+
+
+def _judge(table: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
+    """Add two-sided p values, Holm's, and verdicts."""
+    p = np.minimum(1, 2 * table[["p_holds", "p_fails"]].min(axis=1, skipna=False).to_numpy(float))
+    side = np.where(table["p_holds"] < table["p_fails"], HOLDS, FAILS)
+    p_holm, tested = p.copy(), ~np.isnan(p)
+    p_holm[tested] = holm(p[tested])
+    table = table.assign(
+        p=p, p_holm=p_holm, verdict=np.where(p_holm < bootstrap.alpha, side, UNDECIDED)
+    )
+    names = "model finding statement estimate lo hi p p_holm verdict effect paper n_seeds n_prompts"
+    return table[names.split()]
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """P values adjusted for testing all of them (Holm 1979): ascending, times how many are left, never falling."""
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted

@@ -1,0 +1,92 @@
+"""What Value Drifts (arXiv 2510.26707) reports, as statements that a study can test."""
+
+from vd.findings.contrasts import Evidence, Finding
+from vd.stances import STANCES
+
+
+def _likeliest(e: Evidence, role: str, stance: str) -> list[dict]:
+    others = [other for other in STANCES if other != stance]
+    chosen = e.probability(role, stance)
+    return [
+        e.test(f"{role}: {stance} above {other}", chosen - e.probability(role, other))
+        for other in others
+    ]
+
+
+def _larger(e: Evidence, one: str, other: str, stances=("support", "support")) -> dict:
+    words = (
+        f"{one} above {other}"
+        if stances[0] == stances[1]
+        else f"{one} ({stances[0]}) above {other} ({stances[1]})"
+    )
+    return e.test(words, e.size(one, stances[0]) - e.size(other, stances[1]))
+
+
+FINDINGS = [
+    Finding(
+        "sft_early",
+        "SFT moves stances by more than 0.10, and in the first half of its steps",
+        ("sft_support",),
+        lambda e: [
+            e.test("drift above 0.10", e.size("sft_support") - 0.10),
+            e.test_early("drift time below 0.5", "sft_support"),
+        ],
+        "SFT is the main driver (confirmed); drift of neutral 0.38 at time 0.09 on immigration (second-hand)",
+    ),
+    Finding(
+        "data_set_profile",
+        "After SFT the profile of its data is the likeliest stance: neutral or support",
+        ("sft_neutral", "sft_support"),
+        lambda e: _likeliest(e, "sft_neutral", "neutral") + _likeliest(e, "sft_support", "support"),
+        "WildChat leads to neutral, Alpaca to support (second-hand)",
+    ),
+    Finding(
+        "sft_above_low_gap",
+        "SFT moves stances further than preference data with a small value gap",
+        ("sft_support", "low_gap"),
+        lambda e: [e.test("sft_support above low_gap", e.size("sft_support") - e.size("low_gap"))],
+        "preference optimisation rarely re-aligns values (confirmed); drift 0.01 to 0.27 (second-hand)",
+    ),
+    Finding(
+        "value_gaps",
+        "The value gap in support is below 0.10 in low-gap data and above 0.30 in value-gap data",
+        ("low_gap_data", "value_gap_data"),
+        lambda e: [
+            e.test("low gap below 0.10", 0.10 - e.size("low_gap_data", "support")),
+            e.test("value gap above 0.30", e.change("value_gap_data")["support"] - 0.30),
+        ],
+        "standard sets have similar stances on both sides, the synthetic set opposite ones; no numbers (second-hand)",
+    ),
+    Finding(
+        "dpo_simpo_ppo",
+        "On the same value-gap pairs DPO moves support further than SimPO, and SimPO further than PPO",
+        ("dpo", "simpo", "ppo"),
+        lambda e: [_larger(e, "dpo", "simpo"), _larger(e, "simpo", "ppo")],
+        "algorithms differ on the same data (confirmed); DPO 0.53, SimPO 0.15, PPO 0.0 (second-hand)",
+    ),
+    Finding(
+        "dpo_simpo_ppo_room",
+        "The same from an SFT model that takes no side, where no ceiling cuts the drift",
+        ("dpo_neutral", "simpo_neutral", "ppo_neutral"),
+        lambda e: [
+            _larger(e, "dpo_neutral", "simpo_neutral"),
+            _larger(e, "simpo_neutral", "ppo_neutral"),
+        ],
+        "as above; which SFT model the paper's numbers start from is unknown",
+    ),
+    Finding(
+        "dpo_amplifies",
+        "DPO moves the stance that SFT favours further than, with labels switched, the one it does not favour; "
+        "a ceiling works against this, because the favoured stance starts high",
+        ("dpo", "dpo_oppose"),
+        lambda e: [_larger(e, "dpo", "dpo_oppose", ("support", "oppose"))],
+        "0.53 with the favoured stance, 0.46 of unclear sign against it (second-hand)",
+    ),
+    Finding(
+        "kl_anchors",
+        "PPO with a small KL weight moves support further than with a large one",
+        ("ppo_small_kl", "ppo_large_kl"),
+        lambda e: [_larger(e, "ppo_small_kl", "ppo_large_kl")],
+        "a larger KL weight gives less drift; no numbers (second-hand, one note)",
+    ),
+]

@@ -1,0 +1,181 @@
+"""Who tells support from neutral from oppose: an interface, and the offline judge.
+
+A judge turns replies into stances: `score` takes a table with the columns prompt and response and returns p_support,
+p_neutral, p_oppose (they sum to 1), label, refusal and judge for each row. A stance is meant at question level: support
+is what affirming the question would mean. A refusal counts as neutral and is flagged as well.
+
+The offline judge is a small cross-encoder that this repository fine-tunes on its own judge corpus, on first use, and
+keeps in the cache. How far it can be trusted is measured in 04_judge. Judges know neither methods nor checkpoints.
+The judge behind an API is in vd/judging/api.py.
+"""
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+
+from vd import paths
+from vd.data import sets
+from vd.finite import finite
+from vd.models import locate
+from vd.stances import STANCES
+from vd.store import fingerprint
+from vd.store.cache import kept_for
+from vd.store.fingerprint import Fingerprint
+from vd.store.progress import Progress
+from vd.study.settings import JudgeSettings, ModelSettings
+
+CLASSES = (*STANCES, "refusal")
+HELD_OUT = 0.2  # share of the judge corpus' questions kept for evaluation
+
+
+class Judge(Protocol):
+    """Anything that scores replies."""
+
+    name: str
+
+    def score(self, responses: pd.DataFrame) -> pd.DataFrame:
+        """Stances of replies, index kept: p_support, p_neutral, p_oppose, label, refusal, judge."""
+
+
+def stances(probabilities: np.ndarray, index: pd.Index, name: str) -> pd.DataFrame:
+    """Stance columns from class probabilities (N, 4) in the order of `CLASSES`."""
+    support, neutral, oppose, refusal = probabilities.T
+    scored = pd.DataFrame(
+        {"p_support": support, "p_neutral": neutral + refusal, "p_oppose": oppose}, index=index
+    )
+    scored["label"] = scored.to_numpy().argmax(axis=1)
+    scored["label"] = scored["label"].map(dict(enumerate(CLASSES)))
+    return scored.assign(refusal=refusal > 0.5, judge=name)
+
+
+def split(settings: JudgeSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The judge corpus as (training rows, held-out rows); no question is in both."""
+    rows = sets.corpus("judge")
+    questions = pd.Series(rows["prompt"].unique())
+    held_out = set(questions.sample(frac=HELD_OUT, random_state=settings.seed))
+    train = rows[~rows["prompt"].isin(held_out)]
+    if settings.examples:
+        train = train.sample(settings.examples, random_state=settings.seed)
+    return train, rows[rows["prompt"].isin(held_out)]
+
+
+class OfflineJudge:
+    """A cross-encoder over (question, reply) with a softmax over `CLASSES`."""
+
+    def __init__(self, settings: JudgeSettings, folder: Path):
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        self.settings, self.folder = settings, folder
+        source = settings.source.partition(":")[2] or Path(settings.source).name
+        self.name = f"offline-{source}-{folder.name}"
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32
+        ).eval()
+
+    def score(self, responses: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
+        """See `Judge.score`. Identical pairs are scored once, in order of length, so batches hold little padding."""
+        import torch
+
+        pairs = responses[["prompt", "response"]].drop_duplicates()
+        pairs = pairs.assign(length=pairs["prompt"].str.len() + pairs["response"].str.len())
+        pairs = pairs.sort_values(["length", "prompt", "response"])
+        batches = [np.empty((0, len(CLASSES)))]
+        for start in range(0, len(pairs), 64):
+            rows = pairs.iloc[start : start + 64]
+            with torch.inference_mode():
+                logits = self.model(
+                    **_encode(self.tokenizer, rows, self.settings.max_length)
+                ).logits
+            finite(logits, f"{self.name}: a score", f"remove {self.folder} to train it again")
+            batches.append(logits.double().softmax(-1).numpy())
+            if progress:
+                progress(start + len(rows))
+        scored = pairs.assign(**dict(zip(CLASSES, np.concatenate(batches).T, strict=True)))
+        merged = responses[["prompt", "response"]].merge(
+            scored, on=["prompt", "response"], how="left"
+        )
+        return stances(merged[list(CLASSES)].to_numpy(), responses.index, self.name)
+
+
+def load_judge(settings: JudgeSettings) -> OfflineJudge:
+    """The offline judge with these settings, trained on first use (minutes on a laptop) and cached.
+
+    Another corpus, encoder or training is another judge, with another name.
+    """
+    learnt = settings.model_copy(update={"api": None, "source": ""})  # the encoder counts as data
+    asked = Fingerprint(
+        **fingerprint.values(judge=learnt),
+        data={
+            "judge": fingerprint.file_digest(paths.CORPORA / "judge.jsonl"),
+            "encoder": locate.identity(ModelSettings(source=settings.source)),
+        },
+        code=fingerprint.code("vd.judging.offline._train"),
+    )
+    folder = kept_for(paths.cache() / "judges", asked, lambda part: _train(settings, part))
+    return OfflineJudge(settings, folder)
+
+
+def _encode(tokenizer, rows: pd.DataFrame, max_length: int):
+    return tokenizer(
+        rows["prompt"].tolist(),
+        rows["response"].tolist(),
+        truncation=True,
+        max_length=max_length,
+        padding=True,
+        return_tensors="pt",
+        split_special_tokens=True,  # what looks like a special token in a text is text
+    )
+
+
+def _train(settings: JudgeSettings, folder: Path) -> None:
+    """Fine-tune the encoder on the training rows: AdamW, linear decay after 10 % warm-up, cross-entropy."""
+    import torch
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        get_linear_schedule_with_warmup,
+    )
+
+    rows, _ = split(settings)
+    target = torch.tensor(
+        [CLASSES.index("refusal" if r.refusal else r.label) for r in rows.itertuples()]
+    )
+    source = locate.locate(settings.source)
+    torch.manual_seed(settings.seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # their number changes the last digits, and the judge should not
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        source, num_labels=len(CLASSES), dtype=torch.float32
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
+    steps = settings.epochs * -(-len(rows) // settings.batch_size)
+    schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
+    progress, done = Progress("judge", "training the offline judge", steps), 0
+    model.train()
+    for _ in range(settings.epochs):
+        for batch in torch.randperm(len(rows)).split(settings.batch_size):
+            with torch.autocast(
+                "cpu", dtype=torch.bfloat16
+            ):  # half the time of float32; scoring is in float32
+                logits = model(
+                    **_encode(tokenizer, rows.iloc[batch.numpy()], settings.max_length)
+                ).logits
+            loss = torch.nn.functional.cross_entropy(logits.float(), target[batch])
+            what = f"offline judge: the loss of step {done + 1}"
+            finite(loss.item(), what, "lower judge.learning_rate")
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            done += 1
+            progress(done)
+    torch.set_num_threads(threads)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "settings.json").write_text(json.dumps(settings.model_dump()), encoding="utf-8")

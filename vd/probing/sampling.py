@@ -1,0 +1,134 @@
+"""Sampling replies whose random numbers are keyed by what is asked."""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+
+from vd.finite import finite
+from vd.models import chat, loading
+from vd.study.settings import Probing
+
+BROKEN = "its training broke: lower its learning_rate, or raise probing.temperature"
+COLUMNS = [
+    "run",
+    "step",
+    "prompt_id",
+    "topic",
+    "sample",
+    "prompt",
+    "response",
+    "n_tokens",
+    "finish_reason",
+]
+
+
+def ask(
+    model, tokenizer, asked: pd.DataFrame, probing: Probing, seed: int, report=None
+) -> pd.DataFrame:
+    """Sample `probing.samples` replies to each row (prompt_id, topic, prompt) of `asked` from one model.
+
+    Returns prompt_id, topic, sample, prompt, response, n_tokens, finish_reason, ordered by prompt and sample.
+    `report` is called with the number of replies done so far.
+    """
+    rows = asked[["prompt_id", "topic", "prompt"]].merge(
+        pd.DataFrame({"sample": range(probing.samples)}), how="cross"
+    )
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        for prompt in rows["prompt"]
+    ]
+    rows = rows.assign(text=texts, length=[len(t) for t in texts])
+    answered = []
+    ordered = rows.sort_values(
+        ["length", "prompt_id", "sample"]
+    )  # alike lengths together: little padding
+    for start in range(0, len(rows), probing.batch_size):
+        batch = ordered.iloc[start : start + probing.batch_size]
+        answered.append(batch.join(_generate(model, tokenizer, batch, probing, seed)))
+        if report:
+            report(start + len(batch))
+    return pd.concat(answered).sort_index()[[c for c in COLUMNS if c not in ("run", "step")]]
+
+
+def uniforms(seed: int, prompt_id: str, sample: int, length: int) -> np.ndarray:
+    """The random numbers in [0, 1) of one reply, one per token position: a Philox stream keyed by its identity."""
+    key = hashlib.sha256(f"{seed}/{prompt_id}/{sample}".encode()).digest()[:16]
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "big"))).random(length)
+
+
+def _generate(model, tokenizer, batch: pd.DataFrame, probing: Probing, seed: int) -> pd.DataFrame:
+    import torch
+
+    inputs = tokenizer(
+        batch["text"].tolist(),
+        padding=True,
+        padding_side="left",
+        add_special_tokens=False,
+        return_tensors="pt",
+    ).to(model.device)
+    _check_room(model, inputs["attention_mask"].sum(dim=1), batch, probing)
+    noise = np.stack(
+        [uniforms(seed, r.prompt_id, r.sample, probing.max_new_tokens) for r in batch.itertuples()]
+    )
+    stops = torch.tensor(_stops(model, tokenizer), device=model.device)
+    with torch.inference_mode():
+        output = model.generate(
+            **inputs,
+            max_new_tokens=probing.max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=stops.tolist(),
+            logits_processor=[_sampler(noise, probing.temperature)],
+        )
+    tokens = output[:, inputs["input_ids"].shape[1] :]
+    ends = torch.isin(tokens, stops)
+    n_tokens = torch.where(ends.any(dim=1), ends.int().argmax(dim=1), tokens.shape[1]).tolist()
+    written = [row[:n] for row, n in zip(tokens.tolist(), n_tokens, strict=True)]
+    texts, whole = zip(*(chat.reply_of(tokenizer, ids) for ids in written), strict=True)
+    finish = np.where(ends.any(dim=1).cpu().numpy() & np.array(whole), "stop", "length")
+    columns = {"response": texts, "n_tokens": n_tokens, "finish_reason": finish}
+    return pd.DataFrame(columns, batch.index)
+
+
+def _check_room(model, lengths, batch: pd.DataFrame, probing: Probing) -> None:
+    """Raise ValueError for a prompt without room for a reply: beyond it models write noise."""
+    limit = loading.context(model.config)
+    if limit and int(lengths.max()) + probing.max_new_tokens > limit:
+        row = batch.iloc[int(lengths.argmax())]
+        raise ValueError(
+            f"probe {row['prompt_id']}: {int(lengths.max())} tokens and a reply of "
+            f"probing.max_new_tokens {probing.max_new_tokens} exceed the {limit} tokens that the "
+            "model reads; shorten the prompt or lower probing.max_new_tokens"
+        )
+
+
+def _stops(model, tokenizer) -> list[int]:
+    """Tokens that end a reply: the template's end of turn, and the tokenizer's and model's."""
+    named = model.generation_config.eos_token_id
+    named = named if isinstance(named, list) else [named]
+    return sorted({*tokenizer.stop_ids, *(token for token in named if token is not None)})
+
+
+def _sampler(noise: np.ndarray, temperature: float):
+    """A logits processor that leaves one token per row: the inverse cumulative distribution at `noise` (B, T)."""
+    import torch
+
+    position = iter(range(noise.shape[1]))
+
+    def choose(input_ids, scores):
+        if temperature == 0:
+            finite(scores.amax(-1), "a score of the next token", BROKEN)
+            return scores
+        cumulative = (scores / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+        finite(cumulative[:, -1], "a probability of the next token", BROKEN)
+        drawn = (
+            torch.as_tensor(noise[:, next(position)], device=scores.device)[:, None]
+            * cumulative[:, -1:]
+        )
+        token = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[1] - 1)
+        return torch.full_like(scores, float("-inf")).scatter(1, token, 0.0)
+
+    return choose

@@ -1,0 +1,1 @@
+"""OpenAI-compatible servers: asked only what is missing, within a budget, whatever they answer."""

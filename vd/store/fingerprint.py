@@ -1,0 +1,333 @@
+"""What something was made from: settings, data and code, and whether any of it has changed since.
+
+Jobs, checkpoints, replies, judges and clusters all use this one notion. A fingerprint holds
+
+    settings   every value that was asked for, by its key
+    data       a hash of each data set or file that was read, by its name
+    code       a hash of each function, class and constant of vd that can change a number, by its
+               dotted name: those that are used, directly or through others
+
+What cannot change a number is no part of it: comments, docstrings, layout, error texts and the
+checks that raise them, lines of progress, the modules in `SILENT`. A key that is new since then
+counts as unchanged while it has its default, for that is what it meant before it was there.
+"""
+
+import ast
+import copy
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from vd import paths
+from vd.store.files import write_text
+
+SILENT = (  # parts of vd in which no number is made
+    "vd.paths",  # where files lie
+    "vd.store",  # how they are written, what is said meanwhile
+    "vd.study",  # a study counts by its values
+    "vd.workflow",  # which job runs when
+)
+COUNTED = ("vd.study.steps", "vd.store.formats")  # of these, what makes numbers all the same
+SAID = {"print", "say", "warn", "Progress", "progress", "report", "resume"}  # lines of progress
+WHOLE, EFFECTS = "*", "on import"  # of a module, in place of a symbol
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What something is to be made from; `defaults` are keys of `settings` that nobody wrote."""
+
+    settings: dict[str, object] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    code: dict[str, str] = field(default_factory=dict)
+    defaults: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        """A short hash of all of it, to name what is made."""
+        return digest(self.text)[:8]
+
+    @property
+    def text(self) -> str:
+        """JSON on one line, as it is kept beside what was made."""
+        parts = {"settings": self.settings, "data": self.data, "code": self.code}
+        return json.dumps(parts, sort_keys=True, ensure_ascii=True)
+
+    def changes(self, record: Path) -> list[str]:
+        """What differs from a record, such as `code vd.probing.sampling.ask`; none if all is alike.
+
+        A record that is not there, or cannot be read, differs in everything.
+        """
+        try:
+            before = json.loads(record.read_text(encoding="utf-8"))
+            found = list(self._changes(before))
+        except (OSError, ValueError, LookupError, AttributeError, TypeError):
+            return ["all"]
+        return found
+
+    def write(self, record: Path) -> None:
+        """Keep it beside what was made."""
+        write_text(self.text + "\n", record)
+
+    def _changes(self, before: dict) -> Iterator[str]:
+        now = json.loads(self.text)
+        for part in ("settings", "data", "code"):
+            for name in sorted(now[part].keys() | before[part].keys()):
+                new = part == "settings" and name not in before[part] and name in self.defaults
+                if not new and now[part].get(name, ...) != before[part].get(name, ...):
+                    yield f"{part} {name}"
+
+
+def values(**settings: BaseModel | object) -> dict[str, dict | frozenset]:
+    """The parts `settings` and `defaults` of a fingerprint: nested keys, joined by dots."""
+    found, defaults = {}, set()
+    for name, value in settings.items():
+        for key, own, default in _flat(name, value, False):
+            found[key] = own
+            defaults |= {key} if default else set()
+    return {"settings": found, "defaults": frozenset(defaults)}
+
+
+def _flat(key: str, value, default: bool) -> Iterator[tuple[str, object, bool]]:
+    if isinstance(value, BaseModel):
+        for name, info in type(value).model_fields.items():
+            own = getattr(value, name)
+            same = default or (not info.is_required() and own == info.get_default())
+            if info.exclude is not True:  # those change no answer
+                yield from _flat(f"{key}.{name}", own, same)
+    elif isinstance(value, dict) and value:
+        for name, own in value.items():
+            yield from _flat(f"{key}.{name}", own, default)
+    else:
+        yield key, value, default
+
+
+def code(*roots: str, sources: Iterable[str] = (), without: Iterable[str] = ()) -> dict[str, str]:
+    """Hashes of all that can change a number behind `roots`, dotted names, and pieces of code.
+
+    The same for every Python. `without` are beginnings of names to leave out.
+    """
+    left_out = (*SILENT, *without)
+    sources = list(sources)
+    found = {f"cell {i}": digest(_plain(ast.parse(source))) for i, source in enumerate(sources, 1)}
+    whole = "\n".join(sources)  # cells share their names
+    wanted = {*roots, *_used(ast.parse(whole), None, whole)}
+    while wanted:
+        name = wanted.pop()
+        place, symbol = _place(name)
+        if name in found or place is None or _within(name, left_out):
+            continue
+        nodes = _symbols(place)
+        if symbol == WHOLE:
+            wanted |= {f"{place}.{own}" for own in nodes if own != WHOLE}
+        elif symbol in nodes:  # and not a module's own `import numpy as np`, say
+            found[name] = digest(*map(_plain, nodes[symbol]))
+            wanted |= _behind(place, symbol)
+    return dict(sorted(found.items()))
+
+
+def imported(source: str) -> set[str]:
+    """Modules of vd that a piece of code imports, as dotted names such as `vd.drift.measures`."""
+    named = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+    return {name for name in named if name.split(".")[0] == "vd" and _file(name)}
+
+
+def digest(*texts: str) -> str:
+    """A short hash of texts."""
+    content = "\n".join(texts).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _within(name: str, left_out: Iterable[str]) -> bool:
+    there = any(name == part or name.startswith(f"{part}.") for part in left_out)
+    return there and not any(name.startswith(f"{part}.") for part in COUNTED)
+
+
+def _place(name: str) -> tuple[str | None, str]:
+    """A dotted name as module and symbol."""
+    if _file(name):
+        return name, WHOLE
+    module, _, symbol = name.rpartition(".")
+    return (module, symbol) if _file(module) else (None, "")
+
+
+@cache
+def _behind(place: str, symbol: str) -> set[str]:
+    """Dotted names that a symbol uses, and what its module does on being imported."""
+    nodes, source = _symbols(place), _text(_file(place))
+    found = {f"{place}.{EFFECTS}"} if EFFECTS in nodes else set()
+    return found.union(*(_used(node, place, source) for node in nodes[symbol]))
+
+
+def _used(tree: ast.AST, place: str | None, source: str) -> set[str]:
+    """Dotted names of vd that a piece of code mentions; `source` holds its imports."""
+    known, own = _names(source), _symbols(place) if place else {}
+    found, seen = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = known.get(node.value.id)
+            if name and _file(name):
+                seen.add(id(node.value))
+                found.add(f"{name}.{node.attr}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and id(node) not in seen:
+            if node.id in known:
+                found.add(known[node.id])
+            elif node.id in own:
+                found.add(f"{place}.{node.id}")
+    return found
+
+
+@cache
+def _names(source: str) -> dict[str, str]:
+    """What the imports of a piece of code bring from vd, anywhere in it: local to dotted name."""
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "vd":
+            for alias in node.names:
+                found[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return found
+
+
+def _symbols(module: str) -> dict[str, list[ast.AST]]:
+    """What a module defines at its top level, by name; those that define nothing under `EFFECTS`."""
+    return _parsed(_text(_file(module)))
+
+
+@cache
+def _parsed(source: str) -> dict[str, list[ast.AST]]:
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        if isinstance(node, DOCUMENTED):
+            names = [node.name]
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            kinds = (ast.Name,)
+            names = [n.id for t in targets for n in ast.walk(t) if isinstance(n, kinds)]
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # the docstring
+        else:
+            names = [EFFECTS]
+        for name in names:
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def _plain(node: ast.AST) -> str:
+    """A syntax tree as text, without what changes no number.
+
+    Neither `ast.dump` nor `ast.unparse` will do: Python 3.12 and 3.13 write the same tree
+    differently from 3.11, and some parsers leave empty pieces in f-strings.
+    """
+
+    def plain(node):
+        if isinstance(node, list):
+            return [plain(element) for element in node]
+        if not isinstance(node, ast.AST):
+            return repr(node)
+        fields = dict(ast.iter_fields(node))
+        if isinstance(node, ast.JoinedStr):
+            fields["values"] = [part for part in node.values if getattr(part, "value", None) != ""]
+        fields = {name: plain(field) for name, field in fields.items() if field not in (None, [])}
+        return [type(node).__name__, fields]
+
+    return json.dumps(plain(_Numbers().visit(copy.deepcopy(node))), sort_keys=True)
+
+
+class _Numbers(ast.NodeTransformer):
+    """Leaves of a tree what can change a number: no docstrings, checks or lines of progress."""
+
+    def visit_Raise(self, node):
+        return None
+
+    def visit_Assert(self, node):
+        return None
+
+    def visit_Expr(self, node):
+        called = node.value.func if isinstance(node.value, ast.Call) else None
+        name = getattr(called, "id", getattr(called, "attr", None))
+        return None if name in SAID else self.generic_visit(node)
+
+    def visit_Call(self, node):
+        if getattr(node.func, "id", None) == "Progress":
+            return ast.copy_location(ast.Constant("progress"), node)
+        return self.generic_visit(node)
+
+    def visit_If(self, node):
+        node = self.generic_visit(node)
+        return node if node.body or node.orelse else None
+
+    def visit_ExceptHandler(self, node):
+        return self.generic_visit(node)
+
+    def visit_FunctionDef(self, node):
+        node = self._undocumented(node)
+        node = self.generic_visit(node)
+        node.body = _needed(node.body)
+        return node
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_ClassDef(self, node):
+        return self.generic_visit(self._undocumented(node))
+
+    visit_Module = visit_ClassDef
+
+    @staticmethod
+    def _undocumented(node):
+        if node.body and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+        return node
+
+
+def _needed(body: list[ast.stmt]) -> list[ast.stmt]:
+    """A function's statements without assignments that only error texts used."""
+    while True:
+        read = {
+            node.id
+            for statement in body
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        }
+        left = [statement for statement in body if not _is_unread(statement, read)]
+        if len(left) == len(body):
+            return left
+        body = left
+
+
+def _is_unread(statement: ast.stmt, read: set[str]) -> bool:
+    if not isinstance(statement, ast.Assign):
+        return False
+    stored = [node for t in statement.targets for node in ast.walk(t) if hasattr(node, "ctx")]
+    plain = all(isinstance(node, ast.Name | ast.Tuple) for node in stored)
+    names = {node.id for node in stored if isinstance(node, ast.Name)}
+    return plain and bool(names) and not names & read
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+def _file(module: str) -> Path | None:
+    """The file of a vd module, or None if the name is not a module."""
+    path = paths.ROOT / (module or "?").replace(".", "/")
+    there = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in there if file.is_file()), None)

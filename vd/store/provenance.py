@@ -1,0 +1,58 @@
+"""Who ran this, with what and on what: the part of every record that no setting decides."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from vd import paths
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "numpy", "pandas", "scikit-learn")
+
+
+def provenance() -> dict:
+    """Who ran this: git commit (with `+` if files were changed since), package versions, hardware."""
+    return {
+        "git_commit": _git_commit(),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "hardware": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
+            "accelerator": _accelerator(),
+        },
+    }
+
+
+def _accelerator() -> str | None:
+    """Name of the GPU, if the stage that is recorded has loaded torch and found one."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name(0) if torch and torch.cuda.is_available() else None
+
+
+def _git_commit() -> str | None:
+    def git(*words):
+        return subprocess.run(
+            ["git", *words], cwd=paths.ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        if not os.path.samefile(git("rev-parse", "--show-toplevel"), paths.ROOT):
+            return None  # a copy without history, within a repository of something else
+        return git("rev-parse", "HEAD") + (
+            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

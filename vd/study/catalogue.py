@@ -1,0 +1,77 @@
+"""Data sets that a study may name: our corpora, and public ones, which vd/data/public declares.
+
+A file of vd/data/public holds
+
+    KIND         what it is for: sft, preference, prompts or stances
+    HUB          its name on the hub, None where it is not there; REVISION, a commit of the hub
+    LICENCE      its terms
+    MIRROR       its files in a mirror folder (VD_DATA_DIR); the first that is there is read
+    convert      a row in, its texts out, or the reason why the row is left out; further arguments
+                 are the set's filters, which a study may set
+    OPTIONS      what else `datasets.load_dataset` needs
+    LARGE        whether it is streamed where a study takes a subset
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from vd import plugins
+
+EMBEDDED = {  # kinds of the embedded corpora
+    "topics": "topics",
+    "probes": "probes",
+    "sft_neutral": "sft",
+    "sft_support": "sft",
+    "value_gap": "preference",
+    "low_gap": "preference",
+    "judge": "stances",
+    "judge_labelled": "stances",
+    "openers": "prompts",
+    "prism_labels": "labels",
+    "prism_sample": "labels",
+}
+ROOM = "data.public"
+
+
+@dataclass(frozen=True)
+class Public:
+    """A public data set, as its file declares it."""
+
+    kind: Literal["sft", "preference", "prompts", "stances"]
+    hub: str | None
+    revision: str | None
+    licence: str
+    mirror: tuple[str, ...]
+    convert: Callable[..., dict | str]
+    options: dict
+    large: bool
+
+
+def declared(name: str) -> Public:
+    """A public data set by its name; AttributeError if its file lacks what it needs."""
+    file = plugins.load(ROOM, name)
+    return Public(
+        file.KIND,
+        file.HUB,
+        getattr(file, "REVISION", None),
+        file.LICENCE,
+        file.MIRROR,
+        file.convert,
+        getattr(file, "OPTIONS", {}),
+        getattr(file, "LARGE", False),
+    )
+
+
+PUBLIC = {name: declared(name) for name in plugins.names(ROOM)}
+
+
+def filters_of(name: str) -> list[str]:
+    """The filters that a data set has; only public ones have some."""
+    return ["max_words", *(filter.name for filter in own_filters(name))] if name in PUBLIC else []
+
+
+def own_filters(name: str) -> list[inspect.Parameter]:
+    """The filters that a public data set has of its own, as its function declares them."""
+    return list(inspect.signature(PUBLIC[name].convert).parameters.values())[1:]

@@ -1,0 +1,178 @@
+"""What each key of a study may hold, by its type; a method's own keys stand in its file."""
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    PositiveFloat,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from vd.study.servers import ApiJudgeSettings, ServerSettings
+from vd.study.types import Count, Names, Seed, Settings, Steps, Temperature
+
+
+class ModelSettings(Settings):
+    """A language model to start from."""
+
+    # hub name, local folder, embedded:<name> or random:<architecture>
+    source: str = Field(min_length=1)
+    revision: str | None = (
+        None  # hub commit; None takes the newest, and the run's record says which
+    )
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    prompt_format: Literal["chat", "response"] = (
+        "chat"  # the model's chat template, or "{question}\nResponse:"
+    )
+
+
+class Lora(Settings):
+    """Low-rank adapters on all linear layers (Hu et al. 2021, arXiv 2106.09685)."""
+
+    r: Count = 16
+    alpha: Count = 32
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class Optimisation(Settings):
+    """How long and how fast weights are trained."""
+
+    steps: Count | None = None  # optimiser steps; write either these or epochs
+    epochs: float | None = Field(None, gt=0, le=10_000)  # passes over the data
+    batch_size: Count = 8  # effective: examples (or pairs) per optimiser step
+    device_batch_size: Count | None = None  # examples per forward pass; None takes batch_size
+    learning_rate: PositiveFloat
+    schedule: Literal["constant_with_warmup", "cosine", "linear"] = "constant_with_warmup"
+    warmup_steps: int = Field(0, ge=0, lt=2**31)
+    weight_decay: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_length(self):
+        if (self.steps is None) == (self.epochs is None):
+            raise PydanticCustomError("length", "write either steps or epochs")
+        return self
+
+    @field_validator("device_batch_size")
+    @classmethod
+    def _divides(cls, size: int | None, others) -> int | None:
+        if size and others.data.get("batch_size", size) % size:
+            raise ValueError(f"must divide batch_size {others.data['batch_size']}")
+        return size
+
+    @property
+    def length(self) -> str:
+        """How long to train, in words."""
+        return f"{self.steps} steps" if self.steps else f"{self.epochs:g} epochs"
+
+
+class TrainingSettings(Optimisation):
+    """What every training method needs; a method's own `Settings` add its keys (see vd/methods)."""
+
+    data: str  # a data set of vd.data
+    filters: dict[
+        str, str | bool | int | float
+    ] = {}  # of a public data set, as vd/public.py names them
+    examples: Count | None = None  # a seeded subset of that size; None takes all
+    save_every: Count  # checkpoint spacing in steps; step 0 and the last step are always kept
+    max_length: Count = 256  # tokens of prompt and reply together; longer ones are cut at the end
+    lora: Lora | None = Lora()  # null trains all weights
+
+
+class PreferenceSettings(TrainingSettings):
+    """What every preference method needs on top."""
+
+    swap_labels: bool = False  # exchange chosen and rejected
+
+
+class Probing(Settings):
+    """How every checkpoint is asked."""
+
+    probes: str = "probes"  # an embedded probe set, or a .jsonl file with the columns that vd.data.probes names
+    per_topic: Count | None = None  # a seeded draw of that many probes per topic; None asks all
+    samples: Count = 5  # replies per probe
+    temperature: Temperature = 0.7  # 0 decodes greedily
+    max_new_tokens: Count = 256
+    batch_size: Count = 32
+    # steps to ask, beside the last, from which children start; step 0 always comes from the parent
+    checkpoints: Literal["all", "last"] | Steps = "all"
+
+
+class JudgeSettings(Settings):
+    """Who tells support from neutral from oppose."""
+
+    # encoder that the offline judge is trained from
+    source: str = Field("embedded:minilm", min_length=1)
+    epochs: Count = 5
+    learning_rate: PositiveFloat = 5.0e-5
+    batch_size: Count = 16
+    max_length: int = Field(384, ge=8, lt=2**31)  # tokens of question and reply together
+    # a seeded subset to train on, of at least 1,500 rows; None takes the whole judge corpus
+    examples: int | None = Field(None, gt=0, le=1500)
+    seed: Seed = 0
+    api: ApiJudgeSettings | None = (
+        None  # a second judge, asked for a share of the replies or all of them
+    )
+
+
+class VPrismSettings(Settings):
+    """How probes are built from opening prompts (vd/vprism.py); by default from our own, to show the steps."""
+
+    source: Names = ["probes", "sft_neutral"]  # data sets of vd.data with prompts
+    filters: dict[
+        str, str | bool | int | float | list[str]
+    ] = {}  # of a public source, as vd/public.py names them
+    embedding: ModelSettings = ModelSettings(source="embedded:minilm", dtype="float32")
+    # UMAP; PRISM's, as are the next and min_cluster_size 80
+    n_neighbors: int = Field(15, ge=2, le=1000)
+    n_components: int = Field(20, ge=1, le=100)  # UMAP
+    min_cluster_size: int = Field(12, ge=2, lt=2**31)  # HDBSCAN
+    topic_similarity: float = Field(
+        0.5, gt=-1, lt=1
+    )  # least cosine between a cluster's centre and a topic's
+    duplicate_similarity: float = Field(0.9, gt=0, le=1)  # questions that close are one
+    per_topic: Count = 50
+    seed: Seed = 42  # PRISM's
+    writer: ServerSettings | None = None  # reads and rewrites prompts; None: kept labels and rules
+
+
+class Bootstrap(Settings):
+    """Intervals of the drift tables."""
+
+    resamples: int = Field(2000, gt=0, le=100_000)
+    alpha: float = Field(0.05, ge=1e-4, le=0.5)  # intervals cover 1 - alpha
+    seed: Seed = 0
+
+
+class Ablation(Settings):
+    """Preference runs that differ in one key, drawn against it."""
+
+    key: str  # a key of the runs' settings, such as kl_coef
+    runs: Annotated[Names, Field(min_length=2)]  # lineages, as in Roles
+
+
+class Roles(Settings):
+    """Which run plays which part in the paper's findings (vd/findings.py); findings without their runs are left out.
+
+    A run is named by its lineage without model and seed: `SFT run` or `SFT run/preference run`.
+    """
+
+    sft_neutral: str | None = None  # SFT on replies that take no side
+    sft_support: str | None = None  # SFT on replies that take the question's side
+    low_gap: str | None = None  # preference run on low-gap pairs
+    dpo: str | None = (
+        None  # DPO on support-aligned value-gap pairs, from an SFT run that favours support
+    )
+    dpo_oppose: str | None = None  # the same with labels switched
+    simpo: str | None = None  # as dpo
+    ppo: str | None = None  # as dpo
+    dpo_neutral: str | None = (
+        None  # as dpo, but from an SFT run that takes no side, so that a drift has room
+    )
+    simpo_neutral: str | None = None
+    ppo_neutral: str | None = None
+    ppo_small_kl: str | None = None
+    ppo_large_kl: str | None = None
+    low_gap_data: str | None = None  # data sets
+    value_gap_data: str | None = None

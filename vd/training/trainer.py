@@ -1,0 +1,307 @@
+"""What TRL-based methods share: configuration, tokens, checkpoints from step 0, resuming, metrics and the record.
+
+Interrupted runs go on from their last whole checkpoint where the trainer can; a run whose settings, data or parent
+changed starts anew.
+"""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import safetensors
+import torch
+from safetensors.torch import load_file
+from transformers import PrinterCallback, TrainerCallback, TrainerState
+
+from vd import paths, plugins
+from vd.data import sets
+from vd.finite import NotFiniteError, finite
+from vd.models import loading, locate
+from vd.store import fingerprint
+from vd.store.cache import MADE
+from vd.store.files import replace, write_json, write_table
+from vd.store.fingerprint import Fingerprint
+from vd.store.progress import Progress, Timer
+from vd.store.provenance import provenance
+from vd.study.runs import Run
+from vd.study.settings import Optimisation
+from vd.study.steps import total_steps
+
+# what a checkpoint is to the rest of the study, and the replies that it has given
+KEEP = ("*.safetensors", "*.safetensors.index.json")
+KEEP += ("responses.parquet", "responses.made", "config.json", "adapter_config.json", "generation_config.json")
+# without these a run would not go on alike
+STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+FIX = "lower learning_rate, raise warmup_steps, or write dtype: float32"
+
+
+def start_of(run: Run) -> Path | None:
+    """The checkpoint a run starts from: its parent's last one, or None for the base model."""
+    start = paths.last_checkpoint(run.study, run.parent)
+    if start and not paths.record(run.study, run.parent, "train").exists():
+        raise FileNotFoundError(
+            f"{start.parent}: {run.parent} is not trained to its end; train it first"
+        )
+    return start
+
+
+def arguments(run: Run, n_examples: int, optimisation: Optimisation | None = None) -> dict:
+    """Keyword arguments that every TRL config takes, from the run's settings and the size of its data set.
+
+    `optimisation` stands in for the run's own where another model is trained on the way, such as a reward model.
+    """
+    s = optimisation or run.settings
+    device_batch = s.device_batch_size or s.batch_size
+    return dict(
+        output_dir=str(paths.checkpoints(run.study, run.id)),
+        max_steps=total_steps(s, n_examples),
+        per_device_train_batch_size=device_batch,
+        gradient_accumulation_steps=s.batch_size // device_batch,
+        learning_rate=s.learning_rate,
+        lr_scheduler_type=s.schedule,
+        warmup_steps=s.warmup_steps,
+        weight_decay=s.weight_decay,
+        save_strategy="steps",
+        save_steps=run.settings.save_every,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would write 0 in place of a loss that is no number
+        bf16=run.model_settings.dtype == "bfloat16",
+        activation_checkpointing=False,
+        use_cpu=not torch.cuda.is_available(),  # on Apple MPS runs do not repeat, so it is left out
+        dataloader_pin_memory=torch.cuda.is_available(),
+        seed=run.seed,
+        data_seed=run.seed,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def encode(tokenizer, prompt: list[dict], reply: list[dict]) -> tuple[list[int], list[int]]:
+    """Tokens of a prompt and of the reply to it, both in the chat template; the reply ends with one end token.
+
+    A template may write more after the end token (a newline, say). A model that generates stops before that, so a
+    score or a likelihood must not depend on it.
+    """
+    before = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(prompt + reply, tokenize=False)
+    if not whole.startswith(before):
+        raise ValueError(
+            "this chat template changes the prompt when a reply follows, so a reply's tokens are not known"
+        )
+    tokens = tokenizer(whole.removeprefix(before), add_special_tokens=False)["input_ids"]
+    end = tokens.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in tokens else len(tokens)
+    return tokenizer(before, add_special_tokens=False)["input_ids"], [
+        *tokens[:end],
+        tokenizer.eos_token_id,
+    ]
+
+
+def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> list[Path]:
+    """Train with checkpoints at step 0, every `save_every` steps and the end; write metrics.csv and train.json.
+
+    `build` makes the TRL trainer; its attribute `details`, if there is one, is kept in train.json. A run that is
+    finished already, with the same settings, data, start and code, is left as it is.
+    """
+    if torch.cuda.device_count() > 1:
+        raise RuntimeError(
+            "several GPUs would multiply the batch size; set CUDA_VISIBLE_DEVICES to one of them"
+        )
+    folder, timer, rows = paths.checkpoints(run.study, run.id), Timer(), _rows(run)
+    asked, made = _asked(run, rows), folder / MADE
+    same = not asked.changes(made)
+    if not (same and (folder / "train.json").exists()):
+        for stale in _published(run):
+            stale.unlink(missing_ok=True)
+        trainer = build(run)
+        _count_steps(run, trainer)
+        last = _last_whole(folder) if same and resumable else None
+        if last is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            trainer.save_model(str(folder / "checkpoint-0"))
+            asked.write(made)
+        _train(run, trainer, last)
+        _finish(run, trainer, timer, last, len(rows))
+    for step in paths.steps(run.study, run.id):
+        _slim(paths.checkpoint(run.study, run.id, step))
+    for file in _published(run):  # the workflow removes them before it repeats a job
+        if not file.exists():
+            with replace(file) as part:
+                shutil.copyfile(folder / file.name, part)
+    return [folder / f"checkpoint-{step}" for step in paths.steps(run.study, run.id)]
+
+
+def check_reference(model, start: Path, adapter: str = "ref") -> None:
+    """Raise RuntimeError unless a reference model, or this adapter of a model, holds the SFT checkpoint's weights."""
+    stored = {
+        name: weight
+        for file in start.glob("*.safetensors")
+        for name, weight in load_file(file).items()
+    }
+    named = dict(model.named_parameters())
+    adapters = {n.replace(f".{adapter}.", "."): w for n, w in named.items() if f".{adapter}." in n}
+    reference = adapters or {n: w for n, w in named.items() if n in stored}
+    if not reference or any(
+        not stored[n].to(w.dtype).equal(w.detach().cpu()) for n, w in reference.items()
+    ):
+        raise RuntimeError(
+            f"the reference model is not the SFT checkpoint {start}; TRL's handling of it changed"
+        )
+
+
+def _train(run: Run, trainer, last: Path | None) -> None:
+    trainer.add_callback(Report(run, trainer.args.max_steps))
+    trainer.remove_callback(PrinterCallback)
+    if last is None:
+        trainer.train()
+        return
+    state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+    trainer._total_train_tokens = state.log_history[-1][
+        "num_tokens"
+    ]  # TRL would count from 0 again
+    if state.global_step == trainer.args.max_steps:  # stopped between the last step and the record
+        trainer.state = state
+    else:
+        trainer.train(resume_from_checkpoint=str(last))
+
+
+def _count_steps(run: Run, trainer) -> None:
+    """Set the steps of an epoch by the rows that train: TRL leaves out those too long for a reply.
+
+    Raises ValueError where none is left, or where `max_length` exceeds what the model can read.
+    """
+    limit = loading.context(getattr(trainer.model, "policy", trainer.model).config)
+    if limit and run.settings.max_length > limit:
+        raise ValueError(
+            f"{run.id}: max_length {run.settings.max_length} exceeds the {limit} tokens that the "
+            "model reads; lower max_length in the study"
+        )
+    if not len(trainer.train_dataset):
+        raise ValueError(
+            f"{run.id}: no row of '{run.settings.data}' leaves room for a reply within max_length "
+            f"{run.settings.max_length}; raise max_length in the study"
+        )
+    trainer.args.max_steps = total_steps(run.settings, len(trainer.train_dataset))
+
+
+def _finish(run: Run, trainer, timer: Timer, resumed: Path | None, n_rows: int) -> None:
+    """Write metrics.csv and, last of all, train.json beside the checkpoints."""
+    folder = paths.checkpoints(run.study, run.id)
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    metrics = pd.DataFrame(history).rename(columns={"num_tokens": "tokens_seen"})
+    write_table(metrics, folder / "metrics.csv")
+    trained = len(trainer.train_dataset)
+    content = {
+        "run": run.model_dump(),
+        "effective_batch_size": run.settings.batch_size,
+        "data": sets.origin(run.settings.data),
+        "rows": {"read": n_rows, "trained": trained, "too long": n_rows - trained},
+        "model_revision": locate.revision(run.model_settings),
+        "trainable_parameters": sum(
+            p.numel() for p in trainer.model.parameters() if p.requires_grad
+        ),
+        "checkpoints": paths.steps(run.study, run.id),
+        "resumed_from_step": int(resumed.name.partition("-")[2]) if resumed else 0,
+        "wall_seconds": {"train": timer.seconds},
+        "tokens_seen": int(history[-1]["num_tokens"]),
+        "details": getattr(trainer, "details", {}),
+        **provenance(),
+    }
+    write_json(content, folder / "train.json")
+
+
+def _published(run: Run) -> list[Path]:
+    """What the rest of the study reads; kept beside the checkpoints as well."""
+    return [paths.metrics(run.study, run.id), paths.record(run.study, run.id, "train")]
+
+
+def _rows(run: Run):
+    return (sets.sft if run.phase == "sft" else sets.preferences)(run.settings, run.seed)
+
+
+def _asked(run: Run, rows) -> Fingerprint:
+    """What a run's checkpoints are made from: settings, data, starting weights, and their code."""
+    start = start_of(run)
+    weights = sorted(start.glob("*.safetensors")) if start else []
+    return Fingerprint(
+        **fingerprint.values(run=run),
+        data={
+            "rows": fingerprint.digest(json.dumps(rows[:])),
+            "model": locate.identity(run.model_settings),
+            **{f"start {file.name}": fingerprint.file_digest(file) for file in weights},
+        },
+        code=fingerprint.code(f"{plugins.module('methods', run.method)}.train"),
+    )
+
+
+def _last_whole(folder: Path) -> Path | None:
+    """The last checkpoint that an interrupted run can go on from; later, half-written ones are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    whole = [path for path in found if _is_whole(path)]
+    for path in found[found.index(whole[-1]) + 1 :] if whole else []:
+        shutil.rmtree(path)
+    return whole[-1] if whole else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether all that a run needs to go on from a checkpoint can be read.
+
+    A kill or a full disk may leave any file of it empty or cut.
+    """
+    try:
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        state.log_history[-1]["num_tokens"]
+        weights = list(checkpoint.glob("*.safetensors"))
+        for file in weights:
+            safetensors.safe_open(file, "pt")  # compares its length with what its header promises
+        return bool(weights) and all(zipfile.is_zipfile(checkpoint / name) for name in STATE)
+    except (OSError, ValueError, TypeError, LookupError, safetensors.SafetensorError):
+        return False
+
+
+def _slim(checkpoint: Path) -> None:
+    """Leave weights and their configuration; optimiser state and the frozen reference adapter are not needed again."""
+    kept = {file for pattern in KEEP for file in checkpoint.glob(pattern)}
+    for entry in checkpoint.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry not in kept:
+            entry.unlink()
+
+
+class Report(TrainerCallback):
+    """Progress after every step; numbers that are no numbers end the training at their step."""
+
+    def __init__(self, run: Run, steps: int, stage: str = "train"):
+        self.run_id = run.id if stage == "train" else f"{run.id}, {stage} model"
+        self.progress = Progress(stage, run.id, steps)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.progress.resume(state.global_step)
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        self._check(state.global_step + 1, "loss or gradient", gradients)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        weights = [p.detach() for p in model.parameters() if p.requires_grad]
+        self._check(state.global_step, "updated weight", weights)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs:
+            for name, value in logs.items():
+                finite(float(value), f"{self.run_id}, step {state.global_step}: {name}", FIX)
+            self.progress(state.global_step, f"loss {float(logs['loss']):.3f}")
+
+    def on_save(self, args, state, control, **kwargs):
+        """Keep what resuming needs, twice the size of a model, of the last two checkpoints."""
+        found = sorted(Path(args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+        for checkpoint in found[:-2]:
+            _slim(checkpoint)
+
+    def _check(self, step: int, what: str, tensors: list[torch.Tensor]) -> None:
+        whole = torch.stack([tensor.isfinite().all() for tensor in tensors])  # one wait for the GPU
+        if not whole.all():
+            raise NotFiniteError(f"{self.run_id}, step {step}: a {what}", FIX)

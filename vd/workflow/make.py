@@ -1,0 +1,21 @@
+"""Making what is needed, so that every notebook runs alone."""
+
+import os
+from pathlib import Path
+
+from vd.workflow import launch
+
+
+def make(study: str, *targets: Path) -> None:
+    """Make files that do not exist yet by running the workflow, so that every notebook runs alone.
+
+    Says nothing while it does: what a cell prints must not depend on what was there before. Raises
+    RuntimeError with what Snakemake said.
+    """
+    missing = [target for target in targets if not target.exists()]
+    if missing:
+        names = [os.path.relpath(target, launch.directory(study)) for target in missing]
+        code, said = launch.snakemake(study, ["--", *names])
+        if code:
+            what = f"the workflow could not make {', '.join(names)}:"
+            raise RuntimeError("\n".join([what, *said[-60:]]))

@@ -1,0 +1,178 @@
+"""Which jobs a study needs, and what each is made from.
+
+A job is a notebook that is executed for a run or for the whole study. It is run again when its
+settings, its data or its code change, see vd/store/fingerprint.py. What a job was made from is
+recorded beside its executed notebook, and that record decides: it holds in every checkout that
+shares the results, so nothing in it says where a checkout lies.
+"""
+
+from functools import cache
+from pathlib import Path
+
+from vd import paths, plugins
+from vd.data import reading
+from vd.store import fingerprint, formats
+from vd.store.fingerprint import Fingerprint
+from vd.study.catalogue import PUBLIC
+from vd.study.load import Study
+from vd.study.runs import Run
+from vd.workflow.notebooks import code_cells
+
+SERVERS = ("vd.servers", "vd.judging.api")
+FIGURES = ("vd.figures",)
+DRAWN = ("06_figures", "07_tables", "08_findings")  # a new colour makes these anew and no others
+SHOWN = ("sft_neutral", "sft_support", "value_gap", "low_gap")  # data sets in every stance profile,
+SHOWN_IF_THERE = ("alpaca", "ultrafeedback", "hh-rlhf")  # and those of a mirror
+JUDGED_IF_THERE = ("perspectrum", "argkp")  # to test judges
+
+
+def made_from(study: Study) -> dict[tuple[str, str | None], Fingerprint]:
+    """What every job of a study is made from besides the files of other jobs, by notebook and run.
+
+    A job of the whole study has no run.
+    """
+    runs = study.runs()
+    trains = {"base": [], "sft": ["01_sft"], "preference": ["02_preference"]}
+    jobs = [(notebook, None) for notebook in ("00_data", "00_stance_profile", "05_drift", *DRAWN)]
+    for run in runs.values():
+        jobs += [(notebook, run.id) for notebook in [*trains[run.phase], "03_probe", "04_judge"]]
+    asked, code, data = {}, cache(_code), cache(_content)
+    for notebook, run_id in jobs:
+        settings, names = _reads(study, runs, notebook, run_id)
+        method = runs[run_id].method if notebook in ("01_sft", "02_preference") else None
+        asked[notebook, run_id] = Fingerprint(
+            **fingerprint.values(**settings),
+            data={name: data(name) for name in sorted(set(names))},
+            code=code(notebook, method, _without(study, notebook), _converting(names)),
+        )
+    return asked
+
+
+def changed(record: Path, asked: Fingerprint) -> list[str]:
+    """What differs from what a job was made from; nothing for a job that was never made."""
+    return asked.changes(record) if record.exists() else []
+
+
+def _code(
+    notebook: str, method: str | None, without: frozenset[str], sets: frozenset[str]
+) -> dict[str, str]:
+    """The code of a notebook, with a method and public data sets, which are found by name."""
+    roots = [f"{plugins.module('methods', method)}.train"] if method else []
+    roots += [plugins.module("data.public", name) for name in sets]
+    cells = code_cells(paths.notebook(notebook))
+    return fingerprint.code(*roots, sources=cells, without=without)
+
+
+def _converting(names: list[str]) -> frozenset[str]:
+    """Those data sets whose rows a function of vd/data/public makes ours."""
+    return frozenset(name for name in names if name in PUBLIC)
+
+
+def _reads(
+    study: Study, runs: dict[str, Run], notebook: str, run_id: str | None
+) -> tuple[dict[str, object], list[str]]:
+    """The settings, by name, and the data sets that a job reads."""
+    order, trained = {"runs": list(runs)}, [run for run in runs.values() if run.settings]
+    trained_on = [run.settings.data for run in trained]
+    match notebook:
+        case "00_data":
+            settings, data = _built(study)
+            shown = {run.id: _shown(run) for run in trained}
+            data += [*_probes(study)[1], *_of_prism(study), "prism_sample", *trained_on]
+            return settings | {"probing": study.probing, "shown": shown}, data
+        case "00_stance_profile":
+            judge = study.judge.model_copy(update={"api": None})
+            there = [name for name in SHOWN_IF_THERE if reading.mirrored(name)]
+            sets = sorted({f"{run.phase} {run.settings.data}" for run in trained})
+            settings = _judge(judge) | {"bootstrap": study.bootstrap, "sets": sets}
+            return settings, ["judge", "probes", "topics", *SHOWN, *there, *trained_on]
+        case "01_sft" | "02_preference":
+            run = runs[run_id]
+            settings = {"run": run, "files": _files(run.model_settings.source)}
+            return settings, [run.settings.data, *_vocabulary(run)]
+        case "03_probe":
+            run = runs[run_id]
+            settings, data = _probes(study)
+            settings = settings | {"probing": study.probing, "model": run.model_settings}
+            settings["files"] = _files(run.model_settings.source)
+            return settings, [*data, *_vocabulary(run)]
+        case "04_judge":
+            settings, data = _probes(study)
+            data += [name for name in JUDGED_IF_THERE if reading.mirrored(name)]
+            data += [str(paths.prompt(study.judge.api.prompt))] if study.judge.api else []
+            return settings | _judge(study.judge), [*data, "judge", "judge_labelled", "probes"]
+        case "05_drift":
+            return {"bootstrap": study.bootstrap} | order, []
+        case "06_figures":
+            return {"ablations": study.ablations} | order, []
+        case "07_tables":
+            return order, []
+        case "08_findings":
+            return {"findings": study.findings, "bootstrap": study.bootstrap} | order, []
+    raise ValueError(f"{notebook}: not a notebook of the workflow")
+
+
+def _judge(judge) -> dict[str, object]:
+    return {"judge": judge, "judge files": _files(judge.source)}
+
+
+def _built(study: Study) -> tuple[dict[str, object], list[str]]:
+    """The settings, code and data that probes are built from, which stand in for the probes.
+
+    Those do not exist yet when a workflow starts, and 00_data writes them anew when a run is added.
+    """
+    code = _code("00_data", None, _without(study, "00_data"), _converting(study.vprism.source))
+    settings = {
+        "vprism": study.vprism,
+        "embedding files": _files(study.vprism.embedding.source),
+        "built by": code,
+    }
+    data = ["topics", "probes", "openers", "prism_labels", "judge", *study.vprism.source]
+    return settings, data + ([str(paths.prompt("vprism-v1"))] if study.vprism.writer else [])
+
+
+def _probes(study: Study) -> tuple[dict[str, object], list[str]]:
+    """What the probes of a study are made from: what they are built from, or their data set."""
+    return _built(study) if study.asks_vprism else ({}, [study.probing.probes])
+
+
+def _shown(run: Run) -> dict[str, object]:
+    """What 00_data shows of a run; how many examples it takes matters where no others are read."""
+    keys = {"data", "filters", "swap_labels"}
+    data = PUBLIC.get(run.settings.data)
+    keys |= {"examples"} if data and data.large else set()
+    return {"method": run.method, **run.settings.model_dump(include=keys)}
+
+
+def _vocabulary(run: Run) -> list[str]:
+    """Random models take their tokens from the embedded probes."""
+    return ["probes"] if run.model_settings.source.startswith("random:") else []
+
+
+def _of_prism(study: Study) -> list[str]:
+    """PRISM's own clusters, where a mirror has them."""
+    if not reading.mirror() or "prism" not in study.vprism.source:
+        return []
+    return [str(file) for file in sorted((reading.mirror() / "prism").glob("cluster*.csv"))]
+
+
+def _files(source: str) -> dict[str, str]:
+    """The files of a model that is a local folder: names, with sizes and times."""
+    folder = paths.ROOT / source
+    there = sorted(file for file in folder.glob("*") if file.is_file()) if folder.is_dir() else []
+    stats = {file.name: file.stat() for file in there}
+    return {name: f"{stat.st_size} {stat.st_mtime:.0f}" for name, stat in stats.items()}
+
+
+def _without(study: Study, notebook: str) -> frozenset[str]:
+    """Parts of vd that change no number of a notebook in this study."""
+    server = study.vprism.writer if notebook == "00_data" else study.judge.api
+    return frozenset({*(() if server else SERVERS), *(() if notebook in DRAWN else FIGURES)})
+
+
+def _content(name: str) -> str:
+    if name in PUBLIC:
+        return reading.fingerprint(name)
+    own = formats.is_file(name) or name.endswith(".yaml")
+    file = paths.data_file(name) if own else paths.CORPORA / f"{name}.jsonl"
+    return fingerprint.file_digest(file) if file.exists() else "not there yet"
