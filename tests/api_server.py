@@ -1,12 +1,13 @@
-"""A server on this machine that speaks chat completions, files and batches, and fails as it is told.
+"""A server on this machine that speaks chat completions, files and batches, and fails as it is
+told.
 
 `RIGHT`, `VOTES`, `BROKEN` and `NO_LABEL` are shapes in which servers answer beside the
 specification: those that are read as if they were in it, those with log-probabilities of no use,
 those that are no answer, and words that name a label and give none. A shape is what is put where in
 a completion, or a function of the whole of it.
 
-Its stance on a reply is a function of the reply's text, so that a row that was mixed up shows. `python
-tests/api_server.py PORT LATENCY` runs one by itself, for the benchmark.
+Its stance on a reply is a function of the reply's text, so that a row that was mixed up shows.
+`python tests/api_server.py PORT LATENCY` runs one by itself, for the benchmark.
 """
 
 import asyncio
@@ -24,7 +25,10 @@ REPLY = re.compile(r"<reply>\n(.*)\n</reply>", re.DOTALL)
 
 
 def shares(reply):
-    """What the server thinks of a reply: probabilities of the three labels, 0.03 left for other tokens."""
+    """What the server thinks of a reply.
+
+    Probabilities of the three labels, 0.03 left for other tokens.
+    """
     weights = [1 + byte for byte in hashlib.sha256(reply.encode()).digest()[:3]]
     return [0.97 * w / sum(weights) for w in weights]
 
@@ -240,7 +244,9 @@ def shaped(completion, shape):
 
 
 class ApiServer:
-    """`fault(number, request)` names what goes wrong with the n-th request (from 1), or nothing; see `respond`."""
+    """`fault(number, request)` names what goes wrong with the n-th request (from 1), or nothing;
+    see `respond`.
+    """
 
     def __init__(self, port=0, latency=0.0):
         self.latency, self.fault = latency, lambda number, request: None
@@ -434,8 +440,12 @@ class ApiServer:
                 content = json.dumps({"label": content})
         elif content == "refusal":
             content, refusal = None, "I cannot judge this."
-        choice = {"index": 0, "finish_reason": "stop",
-                  "message": {"role": "assistant", "content": content, "refusal": refusal}}  # fmt: skip
+        choice = {
+            "index": 0,
+            "finish_reason": "stop",
+            # fmt: skip
+            "message": {"role": "assistant", "content": content, "refusal": refusal},
+        }
         if request.get("logprobs") and self.logprobs:
             tokens = []
             for name, share in zip(LABELS, shares(reply), strict=True):
@@ -448,8 +458,15 @@ class ApiServer:
             choice["logprobs"] = {
                 "content": [{**top[0], "top_logprobs": top[: request["top_logprobs"]]}]
             }
-        return {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"], "choices": [choice],
-                "usage": {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101}}  # fmt: skip
+        return {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": request["model"],
+            "choices": [choice],
+            # fmt: skip
+            "usage": {"prompt_tokens": 100, "completion_tokens": 1, "total_tokens": 101},
+        }
 
 
 def http(status, content, headers=()):

@@ -1,7 +1,8 @@
 """How fast the API judge is: `python tests/benchmark_judge.py` writes results/benchmark_judge.json.
 
-Against a server of its own that answers after 200 ms, with 64 requests in flight, the bound is 64 / 0.2 =
-320 judgements a second; and 100,000 judgements that are kept already are read back. Run it on an idle machine.
+Against a server of its own that answers after 200 ms, with 64 requests in flight, the bound is 64 /
+0.2 = 320 judgements a second; and 100,000 judgements that are kept already are read back. Run it on
+an idle machine.
 """
 
 import os

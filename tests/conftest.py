@@ -1,4 +1,6 @@
-"""Tests and notebooks write to a folder of their own, so that no result of a study is ever touched by a test."""
+"""Tests and notebooks write to a folder of their own, so that no result of a study is ever touched
+by a test.
+"""
 
 import atexit
 import os

@@ -1,4 +1,7 @@
-"""Agreement between judges: measures by hand, intervals, biases that are put in and found, label sheets."""
+"""Agreement between judges.
+
+Measures by hand, intervals, biases that are put in and found, label sheets.
+"""
 
 import csv
 import hashlib
@@ -28,7 +31,8 @@ def test_measures_by_hand():
     found = agreement.measures(one, two)
     assert found["n"] == 4 and found["accuracy"] == 0.75
     assert found["kappa"] == pytest.approx((0.75 - 5 / 16) / (1 - 5 / 16))
-    # eight values, 3 support, 3 oppose, 2 neutral: expected disagreement 1 - (6 + 6 + 2) / 56, observed 1 / 4
+    # eight values, 3 support, 3 oppose, 2 neutral: expected disagreement 1 - (6 + 6 + 2) / 56,
+    # observed 1 / 4
     assert found["alpha"] == pytest.approx(1 - 0.25 / (1 - 14 / 56))
 
 

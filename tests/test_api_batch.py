@@ -1,4 +1,7 @@
-"""The Batch API, against a server on this machine that speaks it: half the price, and nothing asked twice."""
+"""The Batch API, against a server on this machine that speaks it.
+
+Half the price, and nothing asked twice.
+"""
 
 import json
 

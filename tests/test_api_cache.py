@@ -1,4 +1,7 @@
-"""Kept answers in files that are read-only, locked, damaged or older: they serve, or it says why."""
+"""Kept answers in files that are read-only, locked, damaged or older.
+
+They serve, or it says why.
+"""
 
 import os
 import sqlite3

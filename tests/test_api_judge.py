@@ -1,4 +1,7 @@
-"""The API judge against a server on this machine that fails as it is told: nothing lost, doubled or mixed up."""
+"""The API judge against a server on this machine that fails as it is told.
+
+Nothing lost, doubled or mixed up.
+"""
 
 import random
 import subprocess

@@ -161,7 +161,9 @@ def test_preferences_swap_and_subset():
 
 
 def test_topics_are_found_where_the_rule_says():
-    """The threshold's rule, and how well the nearest topic is the written one, on embedded data alone."""
+    """The threshold's rule, and how well the nearest topic is the written one, on embedded data
+    alone.
+    """
     sft = sets.corpus("sft_neutral")
     laden = pd.concat([sft[sft["topic"].notna()], sets.corpus("value_gap")]).drop_duplicates(
         "prompt", ignore_index=True

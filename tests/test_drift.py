@@ -1,4 +1,7 @@
-"""Drift measures: hand-computed cases, properties, coverage of the intervals by simulation, speed."""
+"""Drift measures.
+
+Hand-computed cases, properties, coverage of the intervals by simulation, speed.
+"""
 
 import time
 
@@ -45,7 +48,8 @@ def test_magnitude_and_time_by_hand():
         -0.7
     )
     assert oppose["magnitude"] == 0
-    # the extreme 0.9 is first reached after two of four steps; neutral falls to its minimum at the same step
+    # the extreme 0.9 is first reached after two of four steps; neutral falls to its minimum at the
+    # same step
     assert support["time"] == neutral["time"] == 0.5
     assert oppose["time"] == 0
     # identical prompts leave nothing to resample
@@ -147,7 +151,10 @@ def test_a_constant_trajectory_does_not_drift(scores):
 
 
 def simulate(n_prompts, n_samples, spread, graded, rng):
-    """Replies of prompts whose stances vary (the less, the larger `spread`); true magnitudes +0.3, -0.3 and 0."""
+    """Replies of prompts whose stances vary (the less, the larger `spread`).
+
+    True magnitudes +0.3, -0.3 and 0.
+    """
     scores = np.empty((n_prompts, n_samples, 3, 3))
     for step, mean in enumerate(([0.2, 0.6, 0.2], [0.4, 0.4, 0.2], [0.5, 0.3, 0.2])):
         prompts = rng.dirichlet(np.array(mean) * spread, size=n_prompts) + 1e-9
@@ -260,7 +267,9 @@ def test_pooled_intervals_cover_the_truth(n_topics, n_prompts, prompts, seeds, r
     rng, hits, trials = np.random.default_rng(0), 0, 5
 
     def noise(spread, *shape):
-        """Normal noise for 50 checkpoints and 3 stances, so that one table holds 150 independent studies."""
+        """Normal noise for 50 checkpoints and 3 stances, so that one table holds 150 independent
+        studies.
+        """
         return rng.normal(0, spread, (*shape, 50, 3))
 
     for trial in range(trials):

@@ -1,4 +1,8 @@
-"""Findings: right verdicts on simulated studies with known truth, few where there is nothing to find, and the files."""
+"""Findings.
+
+Right verdicts on simulated studies with known truth, few where there is nothing to find, and the
+files.
+"""
 
 import re
 
@@ -91,7 +95,10 @@ def noise(rng, spread, *shape):
 
 
 def simulate(world, rng, path=EARLY, seed_spread=0.01):
-    """Stances of every run of a study and of its pairs; prompts, prompts in a run, replies and seeds all vary."""
+    """Stances of every run of a study and of its pairs.
+
+    Prompts, prompts in a run, replies and seeds all vary.
+    """
     tables, prompts = [], noise(rng, 0.2, len(PROMPTS), 1, 1)
     for role, change in world.items():
         if role.endswith("_data"):

@@ -1,4 +1,7 @@
-"""Training methods against their equations, and what all methods share: checkpoints, resuming, records."""
+"""Training methods against their equations, and what all methods share.
+
+Checkpoints, resuming, records.
+"""
 
 import copy
 import json
@@ -52,7 +55,9 @@ def weights(folder):
 
 
 def test_sft_counts_only_reply_tokens(place):
-    """The trainer's loss equals -mean log pi over the tokens after the assistant's turn begins, computed by hand."""
+    """The trainer's loss equals -mean log pi over the tokens after the assistant's turn begins,
+    computed by hand.
+    """
     run = study_with(place).run(SFT_RUN)
     built = sft.build(run)
     row = next(
@@ -73,7 +78,9 @@ def test_sft_counts_only_reply_tokens(place):
 
 
 def test_dpo_loss_equals_the_equation(place):
-    """A hand-made batch through TRL against L = -log sigmoid(beta (delta_chosen - delta_rejected)) written out."""
+    """A hand-made batch through TRL against L = -log sigmoid(beta (delta_chosen - delta_rejected))
+    written out.
+    """
     study = study_with(place)
     train_run(study.run(SFT_RUN))
     run = study.run(DPO_RUN)
@@ -133,7 +140,9 @@ def test_reference_is_the_sft_checkpoint(place, lora):
 
 
 def test_simpo_loss_equals_the_equation(place):
-    """A hand-made batch through TRL against L = -log sigmoid(beta (mean logp_w - mean logp_l) - gamma) written out."""
+    """A hand-made batch through TRL against L = -log sigmoid(beta (mean logp_w - mean logp_l) -
+    gamma) written out.
+    """
 
     def change(study):
         study["preference"]["simpo"] = study["preference"]["dpo-support"] | {
@@ -284,7 +293,10 @@ def test_a_finished_run_is_left_as_it_is(place, run_id):
 
 
 def test_a_half_trained_run_never_passes_for_a_finished_one(place, monkeypatch):
-    """Finished, then changed and interrupted: the old record must be gone, and children must refuse to start."""
+    """Finished, then changed and interrupted.
+
+    The old record must be gone, and children must refuse to start.
+    """
     train_run(study_with(place).run(SFT_RUN))
     study = study_with(place, lambda s: s["sft"]["sft-support"].update(learning_rate=2e-3))
     train_until(3, study.run(SFT_RUN), monkeypatch)

@@ -1,4 +1,6 @@
-"""A study with an API judge, through 04_judge and the command line, against a server on this machine."""
+"""A study with an API judge, through 04_judge and the command line, against a server on this
+machine.
+"""
 
 import signal
 import subprocess
@@ -27,7 +29,9 @@ KEY = "sk-secret-0123456789"
 
 @pytest.fixture
 def server(place, monkeypatch):
-    """Also a study `smoke` with an API judge that sees half of the replies of one run, which are written down here."""
+    """Also a study `smoke` with an API judge that sees half of the replies of one run, which are
+    written down here.
+    """
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("VD_CACHE", str(place / "cache"))
     server = ApiServer().start()

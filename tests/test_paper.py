@@ -1,4 +1,7 @@
-"""The study paper: it loads, counts, and runs through the same notebooks when its models and data are made tiny."""
+"""The study paper.
+
+It loads, counts, and runs through the same notebooks when its models and data are made tiny.
+"""
 
 import os
 import re
@@ -72,7 +75,9 @@ def test_dry_run_shows_the_whole_graph(tmp_path):
 
 
 def tiny(study):
-    """The study paper on tiny random models of both architectures, one run per method, two steps each."""
+    """The study paper on tiny random models of both architectures, one run per method, two steps
+    each.
+    """
     base = study["models"]["llama-3.2-3b"] | {"dtype": "float32"}
     study["models"] = {name: base | {"source": f"random:{name}"} for name in MODELS}
     study["preference"] = {
@@ -100,7 +105,9 @@ def tiny(study):
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """Results of the tiny study as far as its preference runs are probed, and PPO's judged, made by Snakemake."""
+    """Results of the tiny study as far as its preference runs are probed, and PPO's judged, made by
+    Snakemake.
+    """
     folder = tmp_path_factory.mktemp("paper")
     (folder / "configs").mkdir()
     (folder / "configs" / "tiny-paper.yaml").write_text(

@@ -89,7 +89,10 @@ def test_the_estimate_is_unbiased_however_wrong_the_cheap_judge():
 
 
 def test_intervals_cover_and_a_good_cheap_judge_saves_calls():
-    """95 % intervals of drift cover 93 to 97 % of the time; the cheap judge alone would be confidently wrong."""
+    """95 % intervals of drift cover 93 to 97 % of the time.
+
+    The cheap judge alone would be confidently wrong.
+    """
     table = paid_simulation.summary(
         paid_simulation.simulate(share=0.2, noise=0.3, replications=500)
     ).set_index("way")

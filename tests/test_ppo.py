@@ -1,4 +1,7 @@
-"""PPO and its reward model: the known traps, each with a check (what TRL pads, where it scores, what it divides by)."""
+"""PPO and its reward model.
+
+The known traps, each with a check (what TRL pads, where it scores, what it divides by).
+"""
 
 import copy
 import os
@@ -70,7 +73,9 @@ def test_replies_are_cut_and_ended_alike_in_training_and_in_use(study):
 
 
 def test_the_score_is_read_at_the_last_token(study, scorer):
-    """Left padding of prompts and right padding of replies change nothing, and training reads the same position."""
+    """Left padding of prompts and right padding of replies change nothing, and training reads the
+    same position.
+    """
     tokenizer, pairs = tokens(study)
     model, rows = scorer[0], pairs.select(range(6))
     replies = [reply[: 5 + i] for i, reply in enumerate(rows["chosen_reply"])]
@@ -107,7 +112,10 @@ def test_a_bad_reward_model_stops_the_run_with_the_reason(study):
 
 
 def test_a_reward_model_can_learn(study):
-    """Pairs that differ in one word: held-out accuracy must be near 1, and better chosen replies score higher."""
+    """Pairs that differ in one word.
+
+    Held-out accuracy must be near 1, and better chosen replies score higher.
+    """
     run = study.run(RUN)
     rows = [{"prompt": [{"role": "user", "content": f"Is {i} odd?"}]} for i in range(60)]
     for i, row in enumerate(rows):
@@ -141,7 +149,10 @@ def test_the_first_ratio_is_one(study, dtype):
 
 
 def test_a_batch_in_parts_takes_one_step_per_pass(study):
-    """Batches of 8 in parts of 2: one optimiser step for each of the two passes over every batch, also at the end."""
+    """Batches of 8 in parts of 2.
+
+    One optimiser step for each of the two passes over every batch, also at the end.
+    """
     run = study.run(RUN)
     settings = run.settings.model_copy(
         update={"device_batch_size": 2, "steps": 5}

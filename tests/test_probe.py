@@ -41,7 +41,10 @@ def test_batch_size_and_order_change_no_token_in_float32(tiny, asked):
 
 
 def test_how_many_tokens_differ_in_bfloat16(asked, capsys):
-    """In bfloat16 the batch shape rounds logits differently; a reply that differs once goes its own way."""
+    """In bfloat16 the batch shape rounds logits differently.
+
+    A reply that differs once goes its own way.
+    """
     settings = ModelSettings(source="embedded:smollm2-135m-instruct", dtype="bfloat16")
     model, tokenizer = loading.for_inference(settings, None), loading.load_tokenizer(settings)
     few, probing = (

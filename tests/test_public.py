@@ -1,4 +1,7 @@
-"""Public data sets: made rows and, where VD_DATA_DIR names a mirror, real ones; what fails says how to mend it."""
+"""Public data sets: made rows and, where VD_DATA_DIR names a mirror, real ones.
+
+What fails says how to mend it.
+"""
 
 import gzip
 import json
@@ -40,7 +43,10 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that serves rows, or raises an error, in place of `datasets.load_dataset`; keeps what it was asked for."""
+    """A hub that serves rows, or raises an error, in place of `datasets.load_dataset`.
+
+    Keeps what it was asked for.
+    """
     asked = {}
 
     def serve(rows):
@@ -373,7 +379,10 @@ def test_a_mirror_file_that_cannot_be_read_is_named(folder, content):
 
 @pytest.mark.parametrize("name", [name for name, entry in PUBLIC.items() if entry.hub])
 def test_hub_and_mirror_are_read_by_the_same_code(name, hub, monkeypatch):
-    """Rows of the mirror, served by a hub, become the same table; the hub is asked for the pinned revision."""
+    """Rows of the mirror, served by a hub, become the same table.
+
+    The hub is asked for the pinned revision.
+    """
     if not reading.mirrored(name):
         pytest.skip(f"no mirror that holds {name}")
     mirrored, rows = sets.corpus(name), list(reading.lines(reading.mirrored(name)))

@@ -1,4 +1,5 @@
-"""The API judge against `transformers serve` with the embedded model: real HTTP, and a server that gives no
+"""The API judge against `transformers serve` with the embedded model: real HTTP, and a server that
+gives no
 log-probabilities. How good its judgements are is not tested: a model this small judges at random.
 """
 

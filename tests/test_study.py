@@ -1,4 +1,7 @@
-"""A study is checked before any work starts: each mistake is one error that names file, key and fix."""
+"""A study is checked before any work starts.
+
+Each mistake is one error that names file, key and fix.
+"""
 
 import re
 

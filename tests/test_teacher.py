@@ -1,4 +1,7 @@
-"""Synthetic pairs, against a server on this machine that speaks chat completions: nothing lost, nothing paid twice."""
+"""Synthetic pairs, against a server on this machine that speaks chat completions.
+
+Nothing lost, nothing paid twice.
+"""
 
 import json
 import subprocess
@@ -375,7 +378,8 @@ def test_notebook_makes_a_data_set_to_train_on_and_pays_once(server, place):
     )
     book = nbformat.read(paths.notebook("09_synthetic_pairs"), 4)
     patch = f"import sys; sys.path.insert(0, {str(paths.ROOT / 'tests')!r})\nimport vd.judge, test_teacher\n"
-    patch += "vd.judge.load_judge = lambda settings: test_teacher.Judge()"  # the judge of smoke would keep nothing
+    # the judge of smoke would keep nothing
+    patch += "vd.judge.load_judge = lambda settings: test_teacher.Judge()"
     book.cells.insert(0, nbformat.v4.new_code_cell(patch))
     nbformat.write(book, place / "in.ipynb")
     server.plan = {1: ("Who knows?", "stop")}

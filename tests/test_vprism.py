@@ -1,4 +1,8 @@
-"""V-PRISM: rules and steps on our own prompts and, where VD_DATA_DIR names a mirror, the whole build on PRISM's."""
+"""V-PRISM.
+
+Rules and steps on our own prompts and, where VD_DATA_DIR names a mirror, the whole build on
+PRISM's.
+"""
 
 import json
 import os
@@ -75,7 +79,10 @@ def test_rules_leave_out_what_is_no_matter_of_opinion(text):
 
 
 def test_rules_agree_with_questions_written_by_hand():
-    """On the value-laden openers: a question nearly always, mostly of the right form, unchanged where it was one."""
+    """On the value-laden openers.
+
+    A question nearly always, mostly of the right form, unchanged where it was one.
+    """
     openers = sets.corpus("openers").query("value_laden")
     table = openers.rename(columns={"question": "written"}).assign(question=None, confirmed_by="")
     found = readings.rewrite(table)
@@ -348,7 +355,10 @@ def test_any_file_with_the_columns_is_a_probe_set(tmp_path):
 
 
 def test_drift_assumes_neither_eleven_topics_nor_fifty_prompts():
-    """Two topics of five and one prompts, one of them open: tables of both levels, no topic invented or lost."""
+    """Two topics of five and one prompts, one of them open.
+
+    Tables of both levels, no topic invented or lost.
+    """
     rng = np.random.default_rng(0)
     polarity = {f"zoos-{n}": (1, -1, 0)[n % 3] for n in range(5)} | {"parks-0": -1}
     rows = [

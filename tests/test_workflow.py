@@ -1,4 +1,7 @@
-"""The workflow on the study smoke: it runs, leaves what it promises, and re-runs exactly what a change touches."""
+"""The workflow on the study smoke.
+
+It runs, leaves what it promises, and re-runs exactly what a change touches.
+"""
 
 import json
 import os
@@ -311,7 +314,9 @@ def edited(tmp_path, monkeypatch):
 
 def test_what_is_said_while_working_changes_no_hash(edited):
     assert touched(lambda _: edited("vd.progress", "float = 10.0", "float = 30.0")) == NONE
-    assert touched(lambda _: edited("vd.workflow.launch", "PATIENCE = 5.0", "PATIENCE = 6.0")) == NONE
+    assert (
+        touched(lambda _: edited("vd.workflow.launch", "PATIENCE = 5.0", "PATIENCE = 6.0")) == NONE
+    )
 
 
 def test_a_pause_between_requests_is_code_of_studies_that_ask_a_server(edited):

@@ -1,4 +1,7 @@
-"""`python -m vd STUDY` says what a study will do; its options do what belongs to no single run. See `--help`."""
+"""`python -m vd STUDY` says what a study will do; its options do what belongs to no single run.
+
+See `--help`.
+"""
 
 import argparse
 import os
@@ -75,7 +78,9 @@ def _check_data(study: Study) -> None:
 
 
 def _judge(study: Study, dry_run: bool) -> None:
-    """Fill the cache with the API judge's answers on the drawn replies of all runs, after a line about its cost."""
+    """Fill the cache with the API judge's answers on the drawn replies of all runs, after a line
+    about its cost.
+    """
     import pandas as pd
 
     from vd.judging.api import load_api_judge

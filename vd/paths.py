@@ -1,10 +1,10 @@
 """Where everything of a study lies, as pure functions of (study name, run id).
 
-A run id is the run's lineage: `model/base/seed-S`, `model/SFT run/seed-S` or `model/SFT run/preference run/seed-S`;
-it is also the run's folder under `results/<study>/` and the value of the column `run` in every table.
-The environment variables VD_CONFIGS, VD_RESULTS, VD_FIGURES and VD_CACHE move the folders of
-studies, results, figures and of what is kept for all studies; relative ones are meant from the
-repository's root, and `~` is the home folder.
+A run id is the run's lineage: `model/base/seed-S`, `model/SFT run/seed-S` or `model/SFT
+run/preference run/seed-S`; it is also the run's folder under `results/<study>/` and the value of
+the column `run` in every table. The environment variables VD_CONFIGS, VD_RESULTS, VD_FIGURES and
+VD_CACHE move the folders of studies, results, figures and of what is kept for all studies; relative
+ones are meant from the repository's root, and `~` is the home folder.
 """
 
 import os
@@ -22,7 +22,9 @@ def place(variable: str, default: str = "") -> Path:
 
 
 def cache() -> Path:
-    """Folder of models, trained judges and paid judgements, of all studies (VD_CACHE or ~/.cache/value-drifts)."""
+    """Folder of models, trained judges and paid judgements, of all studies (VD_CACHE or
+    ~/.cache/value-drifts).
+    """
     return place("VD_CACHE", "~/.cache/value-drifts")
 
 
@@ -37,7 +39,10 @@ def figures(study: str) -> Path:
 
 
 def data_file(name: str) -> Path:
-    """A file that a study names, from the repository's root; one in results/ is meant to follow VD_RESULTS."""
+    """A file that a study names, from the repository's root.
+
+    One in results/ is meant to follow VD_RESULTS.
+    """
     head, _, rest = name.partition("/")
     return results(rest) if head == "results" else _from_root(name)
 
@@ -101,7 +106,10 @@ def label_sheet(study: str) -> Path:
 
 
 def vprism(study: str) -> Path:
-    """The probes that a study builds from opening prompts; like all texts of others, they stay out of git."""
+    """The probes that a study builds from opening prompts.
+
+    Like all texts of others, they stay out of git.
+    """
     return results(study) / "vprism.jsonl"
 
 

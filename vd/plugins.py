@@ -1,4 +1,5 @@
-"""What is found by its name: methods, public data sets, recipes, evaluations and papers, a file each.
+"""What is found by its name: methods, public data sets, recipes, evaluations and papers, a file
+each.
 
 Adding one is adding a file to its folder; no list names them. A dash in a study's name is an
 underscore in the file's: `hh-rlhf` is vd/data/public/hh_rlhf.py.

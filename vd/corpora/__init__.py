@@ -1,1 +1,4 @@
-"""Embedded corpora as JSONL; what they are and who wrote them stands in README.md beside this file."""
+"""Embedded corpora as JSONL.
+
+What they are and who wrote them stands in README.md beside this file.
+"""

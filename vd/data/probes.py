@@ -16,9 +16,9 @@ def load_probes(probing: Probing, seed: int = 0) -> pd.DataFrame:
     A probe set is any table with these columns: unique ids (made where they are missing), any
     number of topics and of probes per topic; polarity is +1 or -1 (affirming the question supports
     or opposes the topic's proposition) or 0 (it bears on neither side). Anything else raises
-    ValueError with the set, the probe and the fix.
-    With `per_topic`, that many are drawn from each topic, see `draw_probes`. The draw depends on `seed` alone, so
-    all runs and checkpoints of a study answer the same questions.
+    ValueError with the set, the probe and the fix. With `per_topic`, that many are drawn from each
+    topic, see `draw_probes`. The draw depends on `seed` alone, so all runs and checkpoints of a
+    study answer the same questions.
     """
     found = rows_of(probing.probes, key="prompt_id")
     _check_probes(found, probing.probes)
@@ -31,8 +31,8 @@ def load_probes(probing: Probing, seed: int = 0) -> pd.DataFrame:
 def draw_probes(table: pd.DataFrame, per_topic: int, seed: int) -> pd.DataFrame:
     """At most that many rows of each topic, drawn by seed, in the order of `table`, index kept.
 
-    Those that take a side come first, +1 and -1 by turns while there are both; those of polarity 0, which cannot be
-    seen from the topic's proposition, fill up.
+    Those that take a side come first, +1 and -1 by turns while there are both; those of polarity 0,
+    which cannot be seen from the topic's proposition, fill up.
     """
     order = table.iloc[np.random.default_rng(seed).permutation(len(table))]
     rank = order.groupby(["topic", "polarity"]).cumcount()

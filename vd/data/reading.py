@@ -112,7 +112,7 @@ def _words(row: dict) -> int:
 
 
 def mirror() -> Path | None:
-    """The folder of local copies of public data sets, VD_DATA_DIR (relative: to the repository); None if not set."""
+    """The mirror folder, VD_DATA_DIR, relative to the repository; None if it is not set."""
     return paths.place("VD_DATA_DIR") if os.environ.get("VD_DATA_DIR") else None
 
 
@@ -123,7 +123,10 @@ def mirrored(name: str) -> Path | None:
 
 
 def fingerprint(name: str) -> str:
-    """What changes when a data set is read from elsewhere: its hub revision, or its file in the mirror and its size."""
+    """What changes when a data set is read from elsewhere.
+
+    Its hub revision, or its file in the mirror and its size.
+    """
     if file := mirrored(name):
         return f"mirror: {file.relative_to(mirror())}, {file.stat().st_size} bytes"
     return f"{PUBLIC[name].hub}@{PUBLIC[name].revision}"

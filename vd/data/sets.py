@@ -5,9 +5,11 @@ A name after `data:` in a study is one of
     an embedded corpus     vd/corpora/<name>.jsonl, described in vd/corpora/README.md
     a file of yours        a path, from the repository's root or absolute, that ends as one of
                            files.ENDINGS, with prompt and completion, or prompt, chosen and rejected
-    a public data set      from the mirror folder VD_DATA_DIR if that is set, else from the hub (vd/public.py)
+    a public data set      from the mirror folder VD_DATA_DIR if that is set, else from the hub
+    (vd/public.py)
 
-All of them become one kind of table; `registry` lists them with their licences. A subset is always drawn by seed.
+All of them become one kind of table; `registry` lists them with their licences. A subset is always
+drawn by seed.
 """
 
 import numpy as np
@@ -23,7 +25,10 @@ TRAINED_ON = {"sft": ("prompt", "completion"), "preference": ("prompt", "chosen"
 
 
 def registry() -> pd.DataFrame:
-    """Every data set with a name: name, kind, source, revision, licence, and what a mirror calls it."""
+    """Every data set with a name.
+
+    Name, kind, source, revision, licence, and what a mirror calls it.
+    """
     ours = [
         (name, kind, f"vd/corpora/{name}.jsonl", None, "MIT", None)
         for name, kind in EMBEDDED.items()
@@ -75,9 +80,11 @@ def _file(name: str):
 
 
 def card(name: str, filters: dict | None = None, examples: int | None = None) -> dict:
-    """What a data set holds: kept, dropped (reason: rows), and for each text column quantiles of its words.
+    """What a data set holds: kept, dropped (reason: rows), and for each text column quantiles of
+    its words.
 
-    Of a large public set from the hub only as many rows are looked at as `examples` asks for, see `corpus`.
+    Of a large public set from the hub only as many rows are looked at as `examples` asks for, see
+    `corpus`.
     """
     if name in PUBLIC:
         found, dropped = reading.read(name, filters or {}, examples)
@@ -114,7 +121,8 @@ def sft(settings: TrainingSettings, seed: int):
 def preferences(settings: PreferenceSettings, seed: int):
     """Preference pairs as a `datasets.Dataset` of message lists: prompt, chosen, rejected.
 
-    `swap_labels` exchanges chosen and rejected, which turns support-aligned pairs into oppose-aligned ones.
+    `swap_labels` exchanges chosen and rejected, which turns support-aligned pairs into oppose-
+    aligned ones.
     """
     table = drawn(settings, seed, *TRAINED_ON["preference"])
     if settings.swap_labels:

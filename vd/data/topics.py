@@ -1,7 +1,8 @@
 """Which of the study's topics a text touches, for data sets that do not say so.
 
-A prompt touches the topic whose probes it is closest to, if it is close enough. Closeness is the mean cosine similarity
-to the `NEAREST` closest probes of the topic, between sentence embeddings of all-MiniLM-L6-v2 (mean pooling).
+A prompt touches the topic whose probes it is closest to, if it is close enough. Closeness is the
+mean cosine similarity to the `NEAREST` closest probes of the topic, between sentence embeddings of
+all-MiniLM-L6-v2 (mean pooling).
 """
 
 import numpy as np
@@ -11,8 +12,10 @@ from vd.data import sets
 from vd.models.embeddings import embed
 
 NEAREST = 10  # of 50 probes per topic
-# The closeness that keeps 95 % of the value-laden questions of sft_neutral and value_gap (tests/test_data.py). It keeps
-# no ordinary instruction of sft_neutral, but 46 % of the judge corpus' value-laden questions on other topics.
+# The closeness that keeps 95 % of the value-laden questions of sft_neutral and value_gap
+# (tests/test_data.py). It keeps
+# no ordinary instruction of sft_neutral, but 46 % of the judge corpus' value-laden questions on
+# other topics.
 THRESHOLD = 0.339
 COLUMNS = ["id", "topic", "prompt", "completion", "chosen", "rejected"]
 COLUMNS += ["chosen_stance", "rejected_stance"]
@@ -33,7 +36,10 @@ def with_topics(name: str, at_most: int) -> pd.DataFrame:
 
 
 def find_topics(prompts: pd.Series) -> pd.Series:
-    """Topic id of each prompt, missing where it touches none; index kept. Only the first 256 tokens are read."""
+    """Topic id of each prompt, missing where it touches none; index kept.
+
+    Only the first 256 tokens are read.
+    """
     near = closeness(prompts)
     return near.idxmax(axis=1).where(near.max(axis=1) >= THRESHOLD).rename("topic")
 

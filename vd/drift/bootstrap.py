@@ -11,7 +11,9 @@ from vd.stances import P
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Stance trajectories of one run (or of its seeds, pooled) on one topic, with their bootstrap replicates."""
+    """Stance trajectories of one run (or of its seeds, pooled) on one topic, with their bootstrap
+    replicates.
+    """
 
     run: str
     topic: str
@@ -31,10 +33,11 @@ class Trajectories:
         return np.full(self.value.shape, prompts) if self.seed_df is None else self.seed_df
 
     def widened(self, alpha: float, df: float | None = None) -> np.ndarray:
-        """The replicates (B, T + 1, 3); with pooled seeds, spread by Student's t over the normal quantile of alpha.
+        """The replicates (B, T + 1, 3); with pooled seeds, spread by Student's t over the normal
+        quantile of alpha.
 
-        Percentiles further out, as `interval` takes for one seed, would not do: three seeds give only ten draws. One
-        `df` for all checkpoints keeps whole paths comparable.
+        Percentiles further out, as `interval` takes for one seed, would not do: three seeds give
+        only ten draws. One `df` for all checkpoints keeps whole paths comparable.
         """
         if self.n_seeds == 1:
             return self.boot
@@ -43,11 +46,12 @@ class Trajectories:
         ) / ndtri(alpha / 2)
 
     def interval(self, replicates: np.ndarray, alpha: float) -> np.ndarray:
-        """Percentile interval (2, ...) of replicates (B, ...) that were taken or computed from `widened`.
+        """Percentile interval (2, ...) of replicates (B, ...) that were taken or computed from
+        `widened`.
 
-        With one seed the percentiles are those that a normal distribution needs to give Student's t quantiles with
-        n_prompts - n_strata degrees of freedom (Hesterberg 2015, 'expanded percentile'); at 50 prompts it hardly
-        matters.
+        With one seed the percentiles are those that a normal distribution needs to give Student's t
+        quantiles with n_prompts - n_strata degrees of freedom (Hesterberg 2015, 'expanded
+        percentile'); at 50 prompts it hardly matters.
         """
         tail = (
             alpha / 2
@@ -60,7 +64,8 @@ class Trajectories:
 def trajectories(
     stances: pd.DataFrame, n_boot: int, seed: int, target: str = "question", pool: bool = False
 ):
-    """Yield a `Trajectories` per run and topic, then one for `all` prompts; runs with one checkpoint have none.
+    """Yield a `Trajectories` per run and topic, then one for `all` prompts; runs with one
+    checkpoint have none.
 
     With `pool`, runs that differ only in what follows `/seed-` are one run, named without it.
     """
@@ -122,10 +127,12 @@ def of_target(stances: pd.DataFrame, target: str) -> pd.DataFrame:
 
 
 def _array(rows: pd.DataFrame, seeds: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Scores of one topic as (seeds, prompts, samples, T + 1, 3); the last entry of axis 3 is end minus start.
+    """Scores of one topic as (seeds, prompts, samples, T + 1, 3); the last entry of axis 3 is end
+    minus start.
 
-    A missing reply takes the mean of its prompt's other replies at that checkpoint; a prompt without any reply at some
-    checkpoint of some seed is left out, because differences between checkpoints have to be paired.
+    A missing reply takes the mean of its prompt's other replies at that checkpoint; a prompt
+    without any reply at some checkpoint of some seed is left out, because differences between
+    checkpoints have to be paired.
     """
     run, topic = rows[["run", "topic"]].iloc[0]
     keys = ["seed", "prompt_id", "sample", "step"]
@@ -147,11 +154,13 @@ def _array(rows: pd.DataFrame, seeds: np.ndarray, steps: np.ndarray) -> np.ndarr
 
 
 def _bootstrap(scores: np.ndarray, n_boot: int, rng: np.random.Generator) -> np.ndarray:
-    """Two-stage bootstrap replicates (B, ...) of the mean over prompts and samples of scores (P, S, ...).
+    """Two-stage bootstrap replicates (B, ...) of the mean over prompts and samples of scores (P, S,
+    ...).
 
-    Prompts are drawn with replacement, then as many replies as before within each drawn prompt. The means of the drawn
-    prompts already carry the spread of their replies, so the plain two-stage bootstrap counts that spread twice; the
-    first stage is therefore scaled to make the total variance the unbiased one (Davison & Hinkley 1997, section 3.8).
+    Prompts are drawn with replacement, then as many replies as before within each drawn prompt. The
+    means of the drawn prompts already carry the spread of their replies, so the plain two-stage
+    bootstrap counts that spread twice; the first stage is therefore scaled to make the total
+    variance the unbiased one (Davison & Hinkley 1997, section 3.8).
     """
     n_prompts, n_samples = scores.shape[:2]
     flat = scores.reshape(n_prompts, n_samples, -1)
@@ -178,10 +187,11 @@ def _bootstrap(scores: np.ndarray, n_boot: int, rng: np.random.Generator) -> np.
 
 
 def _seed_deviations(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far seeds lie from their mean, (S, ...), and the variance (...) that prompts and replies alone give them.
+    """How far seeds lie from their mean, (S, ...), and the variance (...) that prompts and replies
+    alone give them.
 
-    Scores are (seeds, prompts, samples, ...). What all seeds share at a prompt cancels; that variance is estimated from
-    the residuals of the table of seeds by prompts.
+    Scores are (seeds, prompts, samples, ...). What all seeds share at a prompt cancels; that
+    variance is estimated from the residuals of the table of seeds by prompts.
     """
     cells = scores.mean(axis=2)
     deviations = cells.mean(axis=1) - cells.mean(axis=(0, 1))
@@ -195,11 +205,13 @@ def _seed_deviations(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _over_seeds(
     t: Trajectories, deviations: np.ndarray, noise: np.ndarray, draws: np.ndarray
 ) -> Trajectories:
-    """Add drawn seeds, (B, S) counts, to replicates over prompts and replies of the mean over seeds.
+    """Add drawn seeds, (B, S) counts, to replicates over prompts and replies of the mean over
+    seeds.
 
-    The latter already carry the noise that makes seeds differ by chance, so seeds get only what exceeds it, and the
-    factor S / (S - 1) that the spread of S drawn values lacks. Degrees of freedom are Satterthwaite's; the seeds' own
-    part enters them with its noise, because it is as uncertain as that makes it.
+    The latter already carry the noise that makes seeds differ by chance, so seeds get only what
+    exceeds it, and the factor S / (S - 1) that the spread of S drawn values lacks. Degrees of
+    freedom are Satterthwaite's; the seeds' own part enters them with its noise, because it is as
+    uncertain as that makes it.
     """
     n_seeds = len(deviations)
     if n_seeds == 1:

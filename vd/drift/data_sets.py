@@ -14,16 +14,16 @@ def value_gap(
     seed: int = 0,
     alpha: float = 0.05,
 ) -> pd.DataFrame:
-    """Value gap v_chosen(T) - v_rejected(T) of preference data, per data set, topic (and `all`) and stance.
+    """Value gap v_chosen(T) - v_rejected(T) of preference data, per data set, topic (and `all`) and
+    stance.
 
-    Both tables need dataset, prompt_id, topic, p_support, p_neutral, p_oppose, one row per pair. The gap is the drift
-    magnitude of a trajectory that leads from the rejected to the chosen replies, so pairs are what is resampled.
-    Returns dataset, topic, stance, gap, lo, hi, n_pairs; for sets without pairs see `with_empty`.
+    Both tables need dataset, prompt_id, topic, p_support, p_neutral, p_oppose, one row per pair.
+    The gap is the drift magnitude of a trajectory that leads from the rejected to the chosen
+    replies, so pairs are what is resampled. Returns dataset, topic, stance, gap, lo, hi, n_pairs;
+    for sets without pairs see `with_empty`.
     """
     steps = pd.concat([rejected.assign(step=0), chosen.assign(step=1)])
-    steps = steps[["dataset", "step", "prompt_id", "topic", *P]].rename(
-        columns={"dataset": "run"}
-    )
+    steps = steps[["dataset", "step", "prompt_id", "topic", *P]].rename(columns={"dataset": "run"})
     table = drift_table(steps.assign(sample=0), n_boot, seed, alpha)
     names = {
         "run": "dataset",
@@ -36,19 +36,16 @@ def value_gap(
 
 
 def profile(stances: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
-    """Stance profile of data sets: the mean stance of their replies with Student's t intervals over replies.
+    """Stance profile of data sets: the mean stance of their replies with Student's t intervals over
+    replies.
 
-    `stances` needs dataset, side, p_support, p_neutral, p_oppose. Returns dataset, side, stance, probability, lo, hi,
-    n_replies; with a single reply the interval is the whole range.
+    `stances` needs dataset, side, p_support, p_neutral, p_oppose. Returns dataset, side, stance,
+    probability, lo, hi, n_replies; with a single reply the interval is the whole range.
     """
     rows = []
     for (dataset, side), part in stances.groupby(["dataset", "side"]):
         n = len(part)
-        reach = (
-            -stdtrit(n - 1, alpha / 2) * part[P].sem()
-            if n > 1
-            else pd.Series(1.0, P)
-        )
+        reach = -stdtrit(n - 1, alpha / 2) * part[P].sem() if n > 1 else pd.Series(1.0, P)
         for stance in STANCES:
             mean, half = part[f"p_{stance}"].mean(), reach[f"p_{stance}"]
             rows.append(

@@ -1,18 +1,21 @@
 """How far (drift magnitude) and how fast (drift time) stances move, with bootstrap intervals.
 
-Definitions (Value Drifts, arXiv 2510.26707): the value of a model on a topic is the vector
-v_t(T) = mean over the topic's prompts and sampled replies of p(s | prompt, reply), s in support, neutral, oppose;
+Definitions (Value Drifts, arXiv 2510.26707): the value of a model on a topic is the vector v_t(T) =
+mean over the topic's prompts and sampled replies of p(s | prompt, reply), s in support, neutral,
+oppose;
 
     drift magnitude  M_s = v_end(T)_s - v_start(T)_s     signed, so the three M_s sum to 0
-    drift time       eta_s = (first step within the 95 % interval of the extreme - first step) / (last - first step)
+    drift time       eta_s = (first step within the 95 % interval of the extreme - first step) /
+    (last - first step)
 
-where the extreme is the maximum if M_s >= 0 and the minimum otherwise. How the paper computes its interval is not known
-to us; here it is a two-stage bootstrap over prompts, then over the replies within each prompt. Resampled prompts and
-replies are the same at every checkpoint of a run (and for runs with the same probes), so differences are paired.
+where the extreme is the maximum if M_s >= 0 and the minimum otherwise. How the paper computes its
+interval is not known to us; here it is a two-stage bootstrap over prompts, then over the replies
+within each prompt. Resampled prompts and replies are the same at every checkpoint of a run (and for
+runs with the same probes), so differences are paired.
 
-Runs that differ only in the seed can be pooled. The bootstrap then draws seeds as well, once for all topics, because
-what a seed does is common to them. All seeds answer the same prompts: seeds and prompts are crossed, replies nested.
-Nothing here knows models, methods or judges.
+Runs that differ only in the seed can be pooled. The bootstrap then draws seeds as well, once for
+all topics, because what a seed does is common to them. All seeds answer the same prompts: seeds and
+prompts are crossed, replies nested. Nothing here knows models, methods or judges.
 """
 
 import numpy as np
@@ -39,8 +42,8 @@ COLUMNS = [
 def stance_distribution(stances: pd.DataFrame, target: str = "question") -> pd.DataFrame:
     """Value vectors v_t(T): one row per run, step, topic (and `all`) and stance.
 
-    Columns: run, step, topic, stance, probability, n_prompts. A prompt counts once, however many replies it has;
-    rows without probabilities (a judge that failed) are left out.
+    Columns: run, step, topic, stance, probability, n_prompts. A prompt counts once, however many
+    replies it has; rows without probabilities (a judge that failed) are left out.
     """
     rows = of_target(stances, target)
     rows = pd.concat([rows, rows.assign(topic="all")])
@@ -60,12 +63,14 @@ def drift_table(
     target: str = "question",
     pool: bool = False,
 ) -> pd.DataFrame:
-    """Drift magnitude and time of every run with at least two checkpoints, per topic (and `all`) and stance.
+    """Drift magnitude and time of every run with at least two checkpoints, per topic (and `all`)
+    and stance.
 
-    `stances` needs the columns run, step, prompt_id, topic, sample, p_support, p_neutral, p_oppose; with a column
-    `target`, rows of the other target are left out. Intervals are percentile intervals at level 1 - alpha.
-    With `pool`, runs that differ only in the seed are one, named without it. Returns the columns in `COLUMNS`, with
-    `pool` also n_seeds; `n_samples` is the largest number of replies per prompt and checkpoint.
+    `stances` needs the columns run, step, prompt_id, topic, sample, p_support, p_neutral, p_oppose;
+    with a column `target`, rows of the other target are left out. Intervals are percentile
+    intervals at level 1 - alpha. With `pool`, runs that differ only in the seed are one, named
+    without it. Returns the columns in `COLUMNS`, with `pool` also n_seeds; `n_samples` is the
+    largest number of replies per prompt and checkpoint.
     """
     rows = [
         row
@@ -84,7 +89,10 @@ def trajectory_table(
     target: str = "question",
     pool: bool = False,
 ) -> pd.DataFrame:
-    """Stance probability at every checkpoint with its interval: run, topic, step, stance, probability, lo, hi."""
+    """Stance probability at every checkpoint with its interval.
+
+    Run, topic, step, stance, probability, lo, hi.
+    """
     rows = []
     for t in trajectories(stances, n_boot, seed, target, pool):
         lo, hi = t.interval(t.widened(alpha), alpha)

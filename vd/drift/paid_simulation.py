@@ -17,12 +17,13 @@ def simulate(
     topics: int = 4,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Simulated runs with two checkpoints, judged in four ways: do intervals cover, and what do they cost?
+    """Simulated runs with two checkpoints, judged in four ways: do intervals cover, and what do
+    they cost?
 
-    A reply's support is a logistic function of what is common to its prompt, a shift by training and chance; the paid
-    judge sees it, the cheap one sees it squeezed, shifted at the first checkpoint only (which looks like drift) and
-    with normal noise of that standard deviation. One row per replication, way (see `ways`) and stance:
-    magnitude, lo, hi, truth, covered, calls.
+    A reply's support is a logistic function of what is common to its prompt, a shift by training
+    and chance; the paid judge sees it, the cheap one sees it squeezed, shifted at the first
+    checkpoint only (which looks like drift) and with normal noise of that standard deviation. One
+    row per replication, way (see `ways`) and stance: magnitude, lo, hi, truth, covered, calls.
     """
     truth = (
         _population(np.random.default_rng(seed + 1), noise, 200_000, 1, 1)[0]
@@ -59,7 +60,8 @@ def simulate(
 def summary(simulated: pd.DataFrame) -> pd.DataFrame:
     """Coverage, mean width and calls for each noise, share and way of judging.
 
-    `calls_alone` is what `share paid` would need for intervals as narrow; their width falls with the root of the calls.
+    `calls_alone` is what `share paid` would need for intervals as narrow; their width falls with
+    the root of the calls.
     """
     simulated = simulated.assign(width=simulated["hi"] - simulated["lo"])
     table = simulated.groupby(["noise", "share", "way"])[["covered", "width", "calls"]].mean()

@@ -1,6 +1,8 @@
-"""Figures in one style: each stance has the same colour everywhere, and bands and bars are the tables' intervals.
+"""Figures in one style: each stance has the same colour everywhere, and bands and bars are the
+tables' intervals.
 
-Each function draws one tidy table and returns a matplotlib figure; `save` writes it as PNG and PDF, its data as CSV.
+Each function draws one tidy table and returns a matplotlib figure; `save` writes it as PNG and PDF,
+its data as CSV.
 """
 
 from pathlib import Path
@@ -35,7 +37,9 @@ plt.rcParams["text.parse_math"] = False  # a dollar sign in the name of a topic 
 
 
 def save(figure: Figure, table: pd.DataFrame, path: Path) -> None:
-    """Write `path`.png, .pdf and .csv, each atomically and without dates, so equal data give equal files."""
+    """Write `path`.png, .pdf and .csv, each atomically and without dates, so equal data give equal
+    files.
+    """
     for ending, metadata in (
         (".png", {"Software": None}),
         (".pdf", {"CreationDate": None, "ModDate": None}),
@@ -46,7 +50,10 @@ def save(figure: Figure, table: pd.DataFrame, path: Path) -> None:
 
 
 def stances_over_steps(trajectories: pd.DataFrame, rows: str | None = None) -> Figure:
-    """Stance probability over training steps, a panel per run; with `rows="topic"` also a row of panels per topic."""
+    """Stance probability over training steps, a panel per run.
+
+    With `rows="topic"` also a row of panels per topic.
+    """
     table = trajectories.assign(run=short_names(trajectories["run"]))
     runs, lines = list(table["run"].unique()), table[rows].unique() if rows else [None]
     panels = [(line, run) for line in lines for run in runs]
@@ -82,7 +89,8 @@ def stances_over_steps(trajectories: pd.DataFrame, rows: str | None = None) -> F
 
 
 def drift(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
-    """Drift magnitude (left) and time (right) per run and stance, over all topics, with intervals over seeds.
+    """Drift magnitude (left) and time (right) per run and stance, over all topics, with intervals
+    over seeds.
 
     `seeds` is the same table with a row per seed; its magnitudes and times are drawn as small dots.
     """
@@ -117,7 +125,10 @@ def drift(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
 
 
 def ablations(table: pd.DataFrame) -> Figure:
-    """Drift magnitude against a setting, one panel per ablation: ablation, key, value, stance, magnitude, lo, hi."""
+    """Drift magnitude against a setting, one panel per ablation.
+
+    Ablation, key, value, stance, magnitude, lo, hi.
+    """
     names = table["ablation"].unique()
     figure, axes = plt.subplots(
         1,
@@ -155,7 +166,10 @@ def ablations(table: pd.DataFrame) -> Figure:
 
 
 def before_after(distribution: pd.DataFrame) -> Figure:
-    """Stance mix at the first and last checkpoint of every run: columns run, moment, stance, probability."""
+    """Stance mix at the first and last checkpoint of every run.
+
+    Columns run, moment, stance, probability.
+    """
     wide = distribution.assign(run=short_names(distribution["run"])).pivot_table(
         index=["run", "moment"], columns="stance", values="probability", sort=False
     )[list(STANCES)]
@@ -264,7 +278,10 @@ def topic_map(table: pd.DataFrame) -> Figure:
 
 
 def findings(contrasts: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """Every contrast with its interval, coloured by the verdict on its finding; both tables of `findings.evaluate`."""
+    """Every contrast with its interval, coloured by the verdict on its finding.
+
+    Both tables of `findings.evaluate`.
+    """
     keys = ["model", "finding"]
     rows = contrasts.merge(table[[*keys, "verdict"]], on=keys).assign(y=lambda t: t.index)
     rows["y"] += (

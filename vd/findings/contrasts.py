@@ -1,17 +1,23 @@
-"""The paper's findings as hypotheses: what is claimed, which numbers decide it, and a verdict on a study's runs.
+"""The paper's findings as hypotheses: what is claimed, which numbers decide it, and a verdict on a
+study's runs.
 
-A finding is one contrast or several, each worded so that the claim says `contrast > 0`, with any margin inside. A
-contrast is a score of every reply, made of the scores of the runs that it compares; so runs are compared on the same
-seeds, prompts and samples, and `vd.drift` resamples them together. The size of a drift |M_s| is scored as the drift in
-the direction that the data show, held fixed in the replicates. Noise makes sizes look larger, most where there is no
-drift; between two sizes this works against the claim that one of them is larger.
+A finding is one contrast or several, each worded so that the claim says `contrast > 0`, with any
+margin inside. A contrast is a score of every reply, made of the scores of the runs that it
+compares; so runs are compared on the same seeds, prompts and samples, and `vd.drift` resamples them
+together. The size of a drift |M_s| is scored as the drift in the direction that the data show, held
+fixed in the replicates. Noise makes sizes look larger, most where there is no drift; between two
+sizes this works against the claim that one of them is larger.
 
-    p_holds, p_fails  one-sided, from Student's t of estimate / standard error with the degrees of freedom of the drift
-                      intervals: a share of 2,000 replicates could not go below 1/2000, and three seeds need the t;
-                      intervals are estimate -+ t standard errors. Drift time is no mean of scores: shares it is
+    p_holds, p_fails  one-sided, from Student's t of estimate / standard error with the degrees of
+    freedom of the drift
+                      intervals: a share of 2,000 replicates could not go below 1/2000, and three
+                      seeds need the t; intervals are estimate -+ t standard errors. Drift time is
+                      no mean of scores: shares it is
     conjunction       holds if all contrasts do: p_holds is the largest (intersection-union test);
-                      fails if any one is shown to be negative: p_fails is the smallest, times their number
-    verdict           two-sided p = 2 min(p_holds, p_fails), after Holm over all findings of the study, below alpha
+                      fails if any one is shown to be negative: p_fails is the smallest, times their
+                      number
+    verdict           two-sided p = 2 min(p_holds, p_fails), after Holm over all findings of the
+    study, below alpha
 """
 
 from collections.abc import Callable
@@ -71,7 +77,9 @@ class Evidence:
         return change
 
     def size(self, role: str, stance: str | None = None) -> pd.Series:
-        """The size of a stance's change, or without `stance` of the largest one, which is half the sum of all three."""
+        """The size of a stance's change, or without `stance` of the largest one, which is half the
+        sum of all three.
+        """
         change = self.change(role)
         magnitude = change.mean()
         stance = stance or magnitude.abs().idxmax()
@@ -103,7 +111,10 @@ class Evidence:
         )
 
     def test_early(self, contrast: str, role: str) -> dict:
-        """Test that the drift time of the stance that moved most is below 0.5; p values are shares of replicates."""
+        """Test that the drift time of the stance that moved most is below 0.5.
+
+        P values are shares of replicates.
+        """
         lineage, alpha = self._lineage(role), self.bootstrap.alpha
         t = self._overall(self.stances[self.stances["run"].str.rpartition("/")[0] == lineage])
         time, times = measures.drift_time(t, int(np.abs(t.value[-1]).argmax()), alpha)
@@ -143,7 +154,10 @@ def _row(contrast, estimate, lo, hi, p_holds, p_fails, effect, t: Trajectories) 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim of the paper: `contrasts` gives the tests that decide it, `paper` what the paper is said to report."""
+    """A claim of the paper.
+
+    `contrasts` gives the tests that decide it, `paper` what the paper is said to report.
+    """
 
     key: str
     statement: str
@@ -155,13 +169,15 @@ class Finding:
 def evaluate(
     study: Study, stances: pd.DataFrame, pairs: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Verdicts on all findings whose roles the study names: one row per finding and model, and one per contrast.
+    """Verdicts on all findings whose roles the study names: one row per finding and model, and one
+    per contrast.
 
-    `stances` are those of all runs; `pairs` has dataset, prompt_id, topic, side (chosen or rejected), p_support,
-    p_neutral, p_oppose, and decides the findings on data sets, whose model is `data`. Estimate, interval and effect are
-    those of the weakest contrast; the effect is the estimate over the standard deviation between prompts (Cohen's d).
-    A finding on a data set of which no pair could be judged stays undecided, and does not count as
-    a test. Raises ValueError if a role names another run or data set without judged replies.
+    `stances` are those of all runs; `pairs` has dataset, prompt_id, topic, side (chosen or
+    rejected), p_support, p_neutral, p_oppose, and decides the findings on data sets, whose model is
+    `data`. Estimate, interval and effect are those of the weakest contrast; the effect is the
+    estimate over the standard deviation between prompts (Cohen's d). A finding on a data set of
+    which no pair could be judged stays undecided, and does not count as a test. Raises ValueError
+    if a role names another run or data set without judged replies.
     """
     if "target" in stances:
         stances = stances[stances["target"] == "question"]
@@ -225,7 +241,10 @@ def _judge(table: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """P values adjusted for testing all of them (Holm 1979): ascending, times how many are left, never falling."""
+    """P values adjusted for testing all of them (Holm 1979).
+
+    Ascending, times how many are left, never falling.
+    """
     order = np.argsort(p)
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)

@@ -9,7 +9,9 @@ from vd.store import files
 
 
 def write_findings(table: pd.DataFrame, contrasts: pd.DataFrame, folder: Path) -> None:
-    """Write findings.json, every row of both tables, and findings.md, a page to read, into the study's folder."""
+    """Write findings.json, every row of both tables, and findings.md, a page to read, into the
+    study's folder.
+    """
     parts = {"findings": table, "contrasts": contrasts}
     rows = {
         name: part.astype(object).where(part.notna(), None).to_dict("records")

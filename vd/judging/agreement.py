@@ -1,6 +1,8 @@
-"""How far judges agree with labels and with each other, where a judge is biased, and labels by your own hand.
+"""How far judges agree with labels and with each other, where a judge is biased, and labels by your
+own hand.
 
-Intervals are percentile intervals of a bootstrap over questions, because replies to one question resemble each other.
+Intervals are percentile intervals of a bootstrap over questions, because replies to one question
+resemble each other.
 """
 
 import numpy as np
@@ -12,7 +14,8 @@ MEASURES = ("accuracy", "macro_f1", "kappa", "alpha")
 
 
 def measures(labels: pd.Series, judged: pd.Series) -> dict:
-    """Agreement of two judges' labels: n, accuracy, macro_f1, kappa, alpha; rows that either left out do not count.
+    """Agreement of two judges' labels: n, accuracy, macro_f1, kappa, alpha; rows that either left
+    out do not count.
 
     Macro-F1 is the mean over the three stances, kappa Cohen's, alpha Krippendorff's for nominal
     data. All are NaN where nothing is left to compare (n is 0).
@@ -45,8 +48,8 @@ def measures(labels: pd.Series, judged: pd.Series) -> dict:
 def agreement(labels: pd.Series, scored: pd.DataFrame) -> dict:
     """`measures` of a judge's stances (label, p_*) against given labels, and calibration_error.
 
-    The expected calibration error is the mean gap between stated probability and share right over ten equal-width
-    bins, weighted by their size.
+    The expected calibration error is the mean gap between stated probability and share right over
+    ten equal-width bins, weighted by their size.
     """
     bins = calibration(labels, scored)
     off = (bins["confidence"] - bins["accuracy"]).abs()
@@ -81,7 +84,10 @@ def with_intervals(
 def between(
     judges: dict[str, pd.Series], questions: pd.Series, n_boot: int = 200, seed: int = 0
 ) -> pd.DataFrame:
-    """Every pair of judges (labels by name, None where one gave none): n, accuracy, kappa and alpha with intervals."""
+    """Every pair of judges (labels by name, None where one gave none).
+
+    N, accuracy, kappa and alpha with intervals.
+    """
     names, rows = list(judges), []
     for i, one in enumerate(names):
         for two in names[i + 1 :]:
@@ -107,10 +113,12 @@ def bias(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Where a judge leans: mean p_support - p_oppose as judged minus as labelled, per group of each grouping.
+    """Where a judge leans: mean p_support - p_oppose as judged minus as labelled, per group of each
+    grouping.
 
-    Columns: by, group, n, right (share of labels), leaning, lo, hi. Zero is unbiased; above, the judge finds more
-    support than there is. A leaning that is the same everywhere cancels in drift, one that differs does not.
+    Columns: by, group, n, right (share of labels), leaning, lo, hi. Zero is unbiased; above, the
+    judge finds more support than there is. A leaning that is the same everywhere cancels in drift,
+    one that differs does not.
     """
     given = labels.map({"support": 1.0, "neutral": 0.0, "oppose": -1.0}).to_numpy()
     off = scored["p_support"].to_numpy() - scored["p_oppose"].to_numpy() - given
@@ -131,7 +139,10 @@ def bias(
 
 
 def calibration(labels: pd.Series, scored: pd.DataFrame) -> pd.DataFrame:
-    """Stated probability of the judge's label against the share that is right, in ten bins: confidence, accuracy, n."""
+    """Stated probability of the judge's label against the share that is right, in ten bins.
+
+    Confidence, accuracy, n.
+    """
     confidence = scored[P].max(axis=1)
     right = scored["label"].to_numpy() == labels.to_numpy()
     rows = pd.DataFrame({"confidence": confidence.to_numpy(), "accuracy": right}).dropna()

@@ -1,9 +1,11 @@
-"""A judge behind an OpenAI-compatible API: the paper's GPT-4o, another model, or a server of your own.
+"""A judge behind an OpenAI-compatible API: the paper's GPT-4o, another model, or a server of your
+own.
 
-Where the server gives log-probabilities, one token decides: p(label) is the softmax over the three labels, summed over
-every way to begin them (Value Drifts, arXiv 2510.26707), and what probability is left for other tokens is reported.
-Elsewhere several answers vote, by structured output if the server knows it. What a server can do is asked, not guessed.
-The prompt is a file of vd/prompts. A reply that could not be judged has no probabilities, and a status that says why.
+Where the server gives log-probabilities, one token decides: p(label) is the softmax over the three
+labels, summed over every way to begin them (Value Drifts, arXiv 2510.26707), and what probability
+is left for other tokens is reported. Elsewhere several answers vote, by structured output if the
+server knows it. What a server can do is asked, not guessed. The prompt is a file of vd/prompts. A
+reply that could not be judged has no probabilities, and a status that says why.
 """
 
 import math
@@ -93,14 +95,19 @@ class ApiJudge:
         )
 
     def drawn(self, responses: pd.DataFrame) -> pd.DataFrame:
-        """The replies of a run that this judge is asked about: its share, drawn at random (see vd.ppi)."""
+        """The replies of a run that this judge is asked about.
+
+        Its share, drawn at random (see vd.ppi).
+        """
         return responses[few_paid.draw(responses, self.settings.share, self.settings.seed)]
 
     def cost(self, responses: pd.DataFrame) -> dict:
-        """What judging would take, without asking anything: rows, replies (distinct), kept, calls, tokens, dollars.
+        """What judging would take, without asking anything: rows, replies (distinct), kept, calls,
+        tokens, dollars.
 
-        Also other_prompts, the number of answers of this model to other prompts, which are of no use now. Before a
-        server is known one answer a reply is assumed; replies that need votes after all come on top.
+        Also other_prompts, the number of answers of this model to other prompts, which are of no
+        use now. Before a server is known one answer a reply is assumed; replies that need votes
+        after all come on top.
         """
         url, model, pairs = self.settings.base_url, self.settings.model, _pairs(responses)
         with Cache(self.file) as cache:
@@ -140,7 +147,10 @@ class ApiJudge:
     def _judge(
         self, cache: Cache, pairs: list[tuple], progress: Progress | None
     ) -> dict[tuple, tuple]:
-        """Rows of the first columns by pair: by log-probabilities, and by votes where there are none to go by."""
+        """Rows of the first columns by pair.
+
+        By log-probabilities, and by votes where there are none to go by.
+        """
         able = self._abilities(cache) if pairs else ABLE
         found = {}
         if able["logprobs"]:
@@ -195,7 +205,10 @@ class ApiJudge:
                 yield pair, request_key(self.settings.base_url, request, number), request
 
     def _request(self, text: str, able: dict, voting: bool, number: int = 0) -> dict:
-        """The body of a request. One message of the user: not every chat template knows a system role."""
+        """The body of a request. One message of the user.
+
+        Not every chat template knows a system role.
+        """
         request = {"model": self.settings.model, "messages": [{"role": "user", "content": text}]}
         request[able["length"]] = VOTE_TOKENS if voting else 1
         if able["temperature"]:
@@ -260,7 +273,8 @@ def load_api_judge(study: Study) -> ApiJudge | None:
 def by_tokens(answer: dict) -> tuple | None:
     """A judgement from the log-probabilities of the first token; None if they do not decide.
 
-    p(label) = sum of p(token) over the tokens that begin the label, divided by the same sum over all labels.
+    p(label) = sum of p(token) over the tokens that begin the label, divided by the same sum over
+    all labels.
     """
     if "rejected" in answer:
         return (*NOTHING, "rejected", "logprobs", math.nan, answer["rejected"])

@@ -1,15 +1,18 @@
-"""Few paid judgements, many free ones: prediction-powered inference (Angelopoulos et al. 2023, arXiv 2301.09633).
+"""Few paid judgements, many free ones: prediction-powered inference (Angelopoulos et al. 2023,
+arXiv 2301.09633).
 
-The cheap judge scores every reply, f_i; the paid judge a random part of them, y_i. What the cheap judge gets wrong is
-measured where both judged and taken off everywhere:
+The cheap judge scores every reply, f_i; the paid judge a random part of them, y_i. What the cheap
+judge gets wrong is measured where both judged and taken off everywhere:
 
-    value_i = g(f_i) + w_i (y_i - g(f_i))        w_i = replies / judged replies of the stratum if drawn, else 0
+    value_i = g(f_i) + w_i (y_i - g(f_i))        w_i = replies / judged replies of the stratum if
+    drawn, else 0
 
-where g is a linear fit of y to f (the power tuning of PPI++, arXiv 2311.01453, for all three stances at once). The mean
-of value_i estimates the mean of y without the cheap judge's bias, however bad that judge is; it is only the more
-precise, the closer g(f_i) comes. A single value_i may lie outside 0..1. As each reply still has one value, drift and
-its bootstrap over prompts and replies need not know: their intervals cover both sources of chance.
-(The package ppi-python takes the replies as independent; ours share prompts, and checkpoints are compared in pairs.)
+where g is a linear fit of y to f (the power tuning of PPI++, arXiv 2311.01453, for all three
+stances at once). The mean of value_i estimates the mean of y without the cheap judge's bias,
+however bad that judge is; it is only the more precise, the closer g(f_i) comes. A single value_i
+may lie outside 0..1. As each reply still has one value, drift and its bootstrap over prompts and
+replies need not know: their intervals cover both sources of chance. (The package ppi-python takes
+the replies as independent; ours share prompts, and checkpoints are compared in pairs.)
 """
 
 import numpy as np
@@ -22,11 +25,12 @@ SMALLEST = 2  # replies drawn of a stratum
 
 
 def draw(responses: pd.DataFrame, share: float, seed: int) -> pd.Series:
-    """Which replies the paid judge sees: a mask over the rows, random within each checkpoint and topic.
+    """Which replies the paid judge sees: a mask over the rows, random within each checkpoint and
+    topic.
 
-    Every prompt is drawn once before any is drawn twice. The draw depends on prompts and samples only, so the same are
-    drawn at every checkpoint and in every run, which makes differences between them more precise, and a larger share
-    contains a smaller one.
+    Every prompt is drawn once before any is drawn twice. The draw depends on prompts and samples
+    only, so the same are drawn at every checkpoint and in every run, which makes differences
+    between them more precise, and a larger share contains a smaller one.
     """
     rows = responses[["step", "topic", "prompt_id", "sample"]]
     keys = pd.Series(
@@ -46,11 +50,12 @@ def draw(responses: pd.DataFrame, share: float, seed: int) -> pd.Series:
 
 
 def rectify(cheap: pd.DataFrame, paid: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
-    """Stances of all replies from those of both judges: the columns of `cheap` with p_* as in the module's equation.
+    """Stances of all replies from those of both judges: the columns of `cheap` with p_* as in the
+    module's equation.
 
-    `cheap` has the index of `responses`, `paid` a part of it; rows that the paid judge could not judge (p_* missing)
-    count as not drawn. Labels stay as judged, the paid judge's where there is one. Raises ValueError if a stratum has
-    no paid judgement at all.
+    `cheap` has the index of `responses`, `paid` a part of it; rows that the paid judge could not
+    judge (p_* missing) count as not drawn. Labels stay as judged, the paid judge's where there is
+    one. Raises ValueError if a stratum has no paid judgement at all.
     """
     judged = paid.dropna(subset=P)
     strata = responses[STRATUM].apply(tuple, axis=1)
@@ -73,10 +78,11 @@ def rectify(cheap: pd.DataFrame, paid: pd.DataFrame, responses: pd.DataFrame) ->
 
 
 def _slope(f: np.ndarray, y: np.ndarray, reply: pd.DataFrame) -> np.ndarray:
-    """Least-squares slope (2, 3) of y on support and oppose of f, within replies judged at several checkpoints.
+    """Least-squares slope (2, 3) of y on support and oppose of f, within replies judged at several
+    checkpoints.
 
-    What the prompts contribute cancels in drift, so a slope that explains it would add noise. Where no reply was judged
-    twice, the plain slope. As the stances of y sum to 1, so do the fitted ones.
+    What the prompts contribute cancels in drift, so a slope that explains it would add noise. Where
+    no reply was judged twice, the plain slope. As the stances of y sum to 1, so do the fitted ones.
     """
     groups = reply.groupby(["prompt_id", "sample"]).ngroup().to_numpy()
     within = [pd.DataFrame(v) - pd.DataFrame(v).groupby(groups).transform("mean") for v in (f, y)]
@@ -86,8 +92,10 @@ def _slope(f: np.ndarray, y: np.ndarray, reply: pd.DataFrame) -> np.ndarray:
 
 
 def calls_alone(calls: float, replies: int, r2: float) -> float:
-    """Paid judgements that would be as precise without a cheap judge, which explains the share r2 of their variance.
+    """Paid judgements that would be as precise without a cheap judge, which explains the share r2
+    of their variance.
 
-    1/calls_alone = 1/replies + (1/calls - 1/replies) (1 - r2); both sides times the variance are that of the mean.
+    1/calls_alone = 1/replies + (1/calls - 1/replies) (1 - r2); both sides times the variance are
+    that of the mean.
     """
     return 1 / (1 / replies + (1 / calls - 1 / replies) * (1 - r2))

@@ -1,12 +1,13 @@
 """Who tells support from neutral from oppose: an interface, and the offline judge.
 
-A judge turns replies into stances: `score` takes a table with the columns prompt and response and returns p_support,
-p_neutral, p_oppose (they sum to 1), label, refusal and judge for each row. A stance is meant at question level: support
-is what affirming the question would mean. A refusal counts as neutral and is flagged as well.
+A judge turns replies into stances: `score` takes a table with the columns prompt and response and
+returns p_support, p_neutral, p_oppose (they sum to 1), label, refusal and judge for each row. A
+stance is meant at question level: support is what affirming the question would mean. A refusal
+counts as neutral and is flagged as well.
 
-The offline judge is a small cross-encoder that this repository fine-tunes on its own judge corpus, on first use, and
-keeps in the cache. How far it can be trusted is measured in 04_judge. Judges know neither methods nor checkpoints.
-The judge behind an API is in vd/judging/api.py.
+The offline judge is a small cross-encoder that this repository fine-tunes on its own judge corpus,
+on first use, and keeps in the cache. How far it can be trusted is measured in 04_judge. Judges know
+neither methods nor checkpoints. The judge behind an API is in vd/judging/api.py.
 """
 
 import json
@@ -78,7 +79,10 @@ class OfflineJudge:
         ).eval()
 
     def score(self, responses: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
-        """See `Judge.score`. Identical pairs are scored once, in order of length, so batches hold little padding."""
+        """See `Judge.score`.
+
+        Identical pairs are scored once, in order of length, so batches hold little padding.
+        """
         import torch
 
         pairs = responses[["prompt", "response"]].drop_duplicates()
@@ -133,7 +137,10 @@ def _encode(tokenizer, rows: pd.DataFrame, max_length: int):
 
 
 def _train(settings: JudgeSettings, folder: Path) -> None:
-    """Fine-tune the encoder on the training rows: AdamW, linear decay after 10 % warm-up, cross-entropy."""
+    """Fine-tune the encoder on the training rows.
+
+    AdamW, linear decay after 10 % warm-up, cross-entropy.
+    """
     import torch
     from transformers import (
         AutoModelForSequenceClassification,

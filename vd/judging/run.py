@@ -6,7 +6,8 @@ from vd.store.provenance import provenance
 
 
 def write_run(study, run, judge: str, judge_seconds: float, quality: dict) -> dict:
-    """Put together run.json, the record of a whole run, from the records of its stages; returns its content.
+    """Put together run.json, the record of a whole run, from the records of its stages; returns its
+    content.
 
     The base model was not trained, so its record has no training part and no tokens seen.
     """

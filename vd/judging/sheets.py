@@ -25,9 +25,11 @@ GUARDED = re.compile(
 
 
 def write_sheet(responses: pd.DataFrame, n: int, file: Path, seed: int = 0) -> int:
-    """Write a CSV of replies for people to label, drawn evenly from all runs and checkpoints; returns their number.
+    """Write a CSV of replies for people to label, drawn evenly from all runs and checkpoints;
+    returns their number.
 
-    It is blind: nothing in it tells which checkpoint wrote a reply. Raises FileExistsError, lest labels be lost.
+    It is blind: nothing in it tells which checkpoint wrote a reply. Raises FileExistsError, lest
+    labels be lost.
     """
     if file.exists():
         raise FileExistsError(f"{file}: is there already; move it away to draw another sheet")

@@ -2,7 +2,8 @@
 
     L = -E[log sigmoid(beta log pi(y_w|x)/pi_ref(y_w|x) - beta log pi(y_l|x)/pi_ref(y_l|x))]
 
-The reference model pi_ref is the SFT checkpoint that the run starts from. A larger beta keeps the policy closer to it.
+The reference model pi_ref is the SFT checkpoint that the run starts from. A larger beta keeps the
+policy closer to it.
 """
 
 import copy
@@ -39,7 +40,8 @@ def build(run: Run):
 
     start = trainer.start_of(run)
     policy = loading.for_training(run.model_settings, run.settings.lora, start, run.seed)
-    # With adapters TRL copies the start adapter as the frozen reference. Without, it would reload whatever the model's
+    # With adapters TRL copies the start adapter as the frozen reference. Without, it would reload
+    # whatever the model's
     # configuration names, which need not be the SFT checkpoint, so a copy is passed.
     reference = None if run.settings.lora else copy.deepcopy(policy)
     pairs = sets.preferences(run.settings, run.seed)

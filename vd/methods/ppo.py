@@ -1,11 +1,15 @@
-"""Proximal policy optimisation against a reward model (Schulman et al. 2017, arXiv 1707.06347; Ouyang et al. 2022):
+"""Proximal policy optimisation against a reward model (Schulman et al. 2017, arXiv 1707.06347;
+Ouyang et al. 2022):
 
-    r_t = -kl_coef (log pi(y_t) - log pi_ref(y_t)), plus the reward model's score of the whole reply after its end
-    L = E[max(-A rho, -A clip(rho, 1 - cliprange, 1 + cliprange))] + vf_coef L_value,   rho = pi / pi_rollout
+    r_t = -kl_coef (log pi(y_t) - log pi_ref(y_t)), plus the reward model's score of the whole reply
+    after its end
+    L = E[max(-A rho, -A clip(rho, 1 - cliprange, 1 + cliprange))] + vf_coef L_value,   rho = pi /
+    pi_rollout
 
-with advantages A from generalised advantage estimation, whitened. The reference model pi_ref is the SFT checkpoint, the
-value model starts from the reward model. A batch is that many rollouts; each is trained on `ppo_epochs` times. TRL adds
-the score to the position after the end token, from where the value model hands it back: weakened, but not lost.
+with advantages A from generalised advantage estimation, whitened. The reference model pi_ref is the
+SFT checkpoint, the value model starts from the reward model. A batch is that many rollouts; each is
+trained on `ppo_epochs` times. TRL adds the score to the position after the end token, from where
+the value model hands it back: weakened, but not lost.
 """
 
 import contextlib
@@ -37,7 +41,10 @@ class RewardSettings(Optimisation):
 
 
 class Settings(PreferenceSettings):
-    """Keys of a PPO run; defaults are TRL's, which follow 'N implementation details of RLHF' (HF 2023)."""
+    """Keys of a PPO run.
+
+    Defaults are TRL's, which follow 'N implementation details of RLHF' (HF 2023).
+    """
 
     kl_coef: float = Field(0.05, ge=0)
     response_length: Count = 53  # tokens of a rollout
@@ -61,7 +68,10 @@ class Settings(PreferenceSettings):
 
 
 def train(run: Run) -> list[Path]:
-    """Train a reward model on the pairs, then the parent SFT checkpoint against it; starts over if interrupted."""
+    """Train a reward model on the pairs, then the parent SFT checkpoint against it.
+
+    Starts over if interrupted.
+    """
     from vd.training import trainer
 
     # TRL's PPO prints a line when it starts, and asks transformers for a name that will go
@@ -73,7 +83,10 @@ def train(run: Run) -> list[Path]:
 
 
 def build(run: Run):
-    """Train the reward model, then make TRL's PPOTrainer, before its first step; its first ratio is checked."""
+    """Train the reward model, then make TRL's PPOTrainer, before its first step.
+
+    Its first ratio is checked.
+    """
     import torch
     from trl.experimental.ppo import PPOConfig
 
@@ -124,7 +137,10 @@ def build(run: Run):
 
 
 def _prompts(run: Run, tokenizer):
-    """The pairs' prompts as `input_ids`; those that leave no room for a rollout within `max_length` are left out."""
+    """The pairs' prompts as `input_ids`.
+
+    Those that leave no room for a rollout within `max_length` are left out.
+    """
     from vd.training import trainer
 
     s, pairs = run.settings, sets.preferences(run.settings, run.seed)

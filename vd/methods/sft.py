@@ -1,4 +1,7 @@
-"""Supervised fine-tuning: cross-entropy on the reply, L = -E[log pi(y | x)]; the prompt's tokens carry no loss."""
+"""Supervised fine-tuning: cross-entropy on the reply, L = -E[log pi(y | x)].
+
+The prompt's tokens carry no loss.
+"""
 
 from pathlib import Path
 

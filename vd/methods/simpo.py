@@ -2,8 +2,9 @@
 
     L = -E[log sigmoid(beta/|y_w| log pi(y_w|x) - beta/|y_l| log pi(y_l|x) - gamma)]
 
-No reference model: the implicit reward is the mean log-probability of a reply's tokens, and gamma is the margin by
-which the chosen reply should win. Note that gamma is not the ratio gamma/beta that the authors list.
+No reference model: the implicit reward is the mean log-probability of a reply's tokens, and gamma
+is the margin by which the chosen reply should win. Note that gamma is not the ratio gamma/beta that
+the authors list.
 """
 
 from pathlib import Path
@@ -19,7 +20,10 @@ CURVES = ("loss", "rewards/margins", "rewards/accuracies")
 
 
 class Settings(PreferenceSettings):
-    """Keys of a SimPO run; defaults are the authors' for Llama-3 base models (github.com/princeton-nlp/SimPO)."""
+    """Keys of a SimPO run.
+
+    Defaults are the authors' for Llama-3 base models (github.com/princeton-nlp/SimPO).
+    """
 
     beta: PositiveFloat = 2.0
     gamma: float = Field(1.0, ge=0)
@@ -39,7 +43,9 @@ def build(run: Run):
     from vd.training import trainer
 
     class SimPOTrainer(CPOTrainer):
-        """Cuts long replies at their end as the other methods do (TRL's CPO cuts them elsewhere); counts tokens."""
+        """Cuts long replies at their end as the other methods do (TRL's CPO cuts them elsewhere);
+        counts tokens.
+        """
 
         _total_train_tokens = 0
 
@@ -77,7 +83,8 @@ def build(run: Run):
         ("rejected", "rejected", 1),
     ):
         pairs = pairs.add_column(f"{column}_tokens", [row[side][part] for row in tokens])
-    # nothing would be left of a reply after so long a prompt, and its mean log-probability would not be a number
+    # nothing would be left of a reply after so long a prompt, and its mean log-probability would
+    # not be a number
     pairs = pairs.filter(lambda row: len(row["prompt_tokens"]) < run.settings.max_length)
     return SimPOTrainer(
         model=loading.for_training(

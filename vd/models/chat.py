@@ -34,7 +34,8 @@ THOUGHT_TAGS = {*THOUGHTS, *THOUGHTS.values()}
 # Gemma knows HTML's tags as tokens, which control nothing
 TAG = re.compile(r"</?[a-z][a-z0-9]*>")
 # Put before every chat template. Without it tokenizers read `<|im_start|>system` in a user's text
-# as the start of a system message. Tokens come in groups that begin alike, so that a text in which no
+# as the start of a system message. Tokens come in groups that begin alike, so that a text in which
+# no
 # group begins costs next to nothing even for the thousands of added tokens that some models have.
 SAFE = """\
 {%- set enable_thinking = false -%}{%- set thinking = false -%}

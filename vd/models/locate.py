@@ -13,7 +13,10 @@ from vd.study.sources import EMBEDDED, TINY
 
 
 def locate(source: str) -> str:
-    """A name that transformers can load: the source itself, or the cached folder of an embedded or random model."""
+    """A name that transformers can load.
+
+    The source itself, or the cached folder of an embedded or random model.
+    """
     kind, _, name = source.partition(":")
     if kind not in ("embedded", "random"):
         return source
@@ -31,7 +34,10 @@ def locate(source: str) -> str:
 
 
 def revision(model: ModelSettings) -> str | None:
-    """What was loaded: a hub commit, or the cached folder's name, which ends in a hash; None for a local folder."""
+    """What was loaded: a hub commit, or the cached folder's name, which ends in a hash.
+
+    None for a local folder.
+    """
     if ":" in model.source:
         return Path(locate(model.source)).name
     return getattr(config(model), "_commit_hash", None)

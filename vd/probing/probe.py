@@ -1,9 +1,10 @@
 """Ask every checkpoint of a run the study's probes and keep the replies.
 
-Random numbers are keyed by (seed, prompt, sample, position): a reply depends on neither batch size nor order, beyond
-the rounding of logits, and a probe is answered with the same random numbers at every checkpoint and in every run, so
-differences between replies come from the weights. Step 0 of a trained run is its parent's last checkpoint: same
-weights, same random numbers, hence the parent's replies are taken over instead of generated again.
+Random numbers are keyed by (seed, prompt, sample, position): a reply depends on neither batch size
+nor order, beyond the rounding of logits, and a probe is answered with the same random numbers at
+every checkpoint and in every run, so differences between replies come from the weights. Step 0 of a
+trained run is its parent's last checkpoint: same weights, same random numbers, hence the parent's
+replies are taken over instead of generated again.
 """
 
 import pandas as pd
@@ -22,7 +23,8 @@ from vd.study.runs import Run
 
 
 def probe_run(study: Study, run: Run) -> pd.DataFrame:
-    """Responses of a run's checkpoints, written to responses.parquet and probe.json; columns in `COLUMNS`.
+    """Responses of a run's checkpoints, written to responses.parquet and probe.json; columns in
+    `COLUMNS`.
 
     `finish_reason` is `stop` if the model ended its reply and `length` if max_new_tokens cut it.
     """
@@ -75,7 +77,9 @@ def _taken_over(run: Run) -> pd.DataFrame:
 def _checkpoint_responses(
     study: Study, run: Run, step: int, asked: pd.DataFrame, progress, done: int
 ) -> pd.DataFrame:
-    """Replies of one checkpoint, kept beside its weights so that an interrupted run asks no checkpoint twice."""
+    """Replies of one checkpoint, kept beside its weights so that an interrupted run asks no
+    checkpoint twice.
+    """
     folder = paths.checkpoint(study.name, run.id, step)
     kept, made = folder / "responses.parquet", folder / "responses.made"
     wanted = Fingerprint(

@@ -26,10 +26,11 @@ COLUMNS = [
 def ask(
     model, tokenizer, asked: pd.DataFrame, probing: Probing, seed: int, report=None
 ) -> pd.DataFrame:
-    """Sample `probing.samples` replies to each row (prompt_id, topic, prompt) of `asked` from one model.
+    """Sample `probing.samples` replies to each row (prompt_id, topic, prompt) of `asked` from one
+    model.
 
-    Returns prompt_id, topic, sample, prompt, response, n_tokens, finish_reason, ordered by prompt and sample.
-    `report` is called with the number of replies done so far.
+    Returns prompt_id, topic, sample, prompt, response, n_tokens, finish_reason, ordered by prompt
+    and sample. `report` is called with the number of replies done so far.
     """
     rows = asked[["prompt_id", "topic", "prompt"]].merge(
         pd.DataFrame({"sample": range(probing.samples)}), how="cross"
@@ -54,7 +55,10 @@ def ask(
 
 
 def uniforms(seed: int, prompt_id: str, sample: int, length: int) -> np.ndarray:
-    """The random numbers in [0, 1) of one reply, one per token position: a Philox stream keyed by its identity."""
+    """The random numbers in [0, 1) of one reply, one per token position.
+
+    A Philox stream keyed by its identity.
+    """
     key = hashlib.sha256(f"{seed}/{prompt_id}/{sample}".encode()).digest()[:16]
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "big"))).random(length)
 
@@ -113,7 +117,10 @@ def _stops(model, tokenizer) -> list[int]:
 
 
 def _sampler(noise: np.ndarray, temperature: float):
-    """A logits processor that leaves one token per row: the inverse cumulative distribution at `noise` (B, T)."""
+    """A logits processor that leaves one token per row.
+
+    The inverse cumulative distribution at `noise` (B, T).
+    """
     import torch
 
     position = iter(range(noise.shape[1]))

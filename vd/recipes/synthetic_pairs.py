@@ -1,8 +1,9 @@
 """Synthetic value-gap pairs: a teacher writes both sides of a question, a judge checks that it did.
 
-The paper had Qwen2.5-72B-Instruct write one supporting and one opposing reply to each topic prompt; its instruction is
-unknown, ours is `INSTRUCTION`. Any server that speaks OpenAI's chat completions can be the teacher (vd/api_client.py).
-Replies are kept in a file as they arrive, under a hash of exactly what was asked, so nothing is paid for twice.
+The paper had Qwen2.5-72B-Instruct write one supporting and one opposing reply to each topic prompt;
+its instruction is unknown, ours is `INSTRUCTION`. Any server that speaks OpenAI's chat completions
+can be the teacher (vd/api_client.py). Replies are kept in a file as they arrive, under a hash of
+exactly what was asked, so nothing is paid for twice.
 """
 
 import hashlib
@@ -48,11 +49,13 @@ class TeacherSettings(ServerSettings):
 
 
 def write_pairs(prompts: pd.DataFrame, settings: TeacherSettings, file: Path) -> pd.DataFrame:
-    """Ask for both sides of every prompt (columns id, topic, prompt); one row per prompt, in the order given.
+    """Ask for both sides of every prompt (columns id, topic, prompt); one row per prompt, in the
+    order given.
 
-    The columns are `COLUMNS`, then chosen_failure and rejected_failure (empty, length, content_filter, or "" for a
-    usable reply; others are None) and the prompt_tokens and reply_tokens of both (NaN if the server does not count).
-    `file` keeps every reply, usable or not; what it holds is not asked again. Raises vd.api_client.ServerError.
+    The columns are `COLUMNS`, then chosen_failure and rejected_failure (empty, length,
+    content_filter, or "" for a usable reply; others are None) and the prompt_tokens and
+    reply_tokens of both (NaN if the server does not count). `file` keeps every reply, usable or
+    not; what it holds is not asked again. Raises vd.api_client.ServerError.
     """
     requests = {
         side: [_request(p, stance, settings) for p in prompts["prompt"]]
@@ -85,10 +88,11 @@ def write_pairs(prompts: pd.DataFrame, settings: TeacherSettings, file: Path) ->
 
 
 def check(pairs: pd.DataFrame, judge) -> pd.DataFrame:
-    """Pairs as judged: for each side label, p_support, p_neutral and p_oppose (such as chosen_label), and `kept`.
+    """Pairs as judged: for each side label, p_support, p_neutral and p_oppose (such as
+    chosen_label), and `kept`.
 
-    A pair is kept if the judge (vd.judge.Judge) finds both stances as the columns chosen_stance and rejected_stance
-    say. Pairs without two replies are not judged and not kept.
+    A pair is kept if the judge (vd.judge.Judge) finds both stances as the columns chosen_stance and
+    rejected_stance say. Pairs without two replies are not judged and not kept.
     """
     checked = pairs.reset_index(drop=True)
     whole = checked[checked[list(SIDES)].notna().all(axis=1)]
@@ -105,7 +109,10 @@ def check(pairs: pd.DataFrame, judge) -> pd.DataFrame:
 
 
 def yield_table(checked: pd.DataFrame) -> pd.DataFrame:
-    """What is left per topic and for `all`: topic, asked, answered (both sides), kept, share (kept / asked)."""
+    """What is left per topic and for `all`.
+
+    Topic, asked, answered (both sides), kept, share (kept / asked).
+    """
     rows = pd.concat([checked, checked.assign(topic="all")])
     rows = rows.assign(asked=1, answered=rows[list(SIDES)].notna().all(axis=1))
     table = rows.groupby("topic", sort=False)[["asked", "answered", "kept"]].sum().reset_index()
@@ -113,7 +120,8 @@ def yield_table(checked: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost(checked: pd.DataFrame, settings: TeacherSettings) -> dict:
-    """Tokens and price of all replies, used or not: prompt_tokens, reply_tokens, price, price_per_kept_pair.
+    """Tokens and price of all replies, used or not: prompt_tokens, reply_tokens, price,
+    price_per_kept_pair.
 
     None where the server does not count tokens, and per kept pair where none is kept.
     """
@@ -132,7 +140,10 @@ def cost(checked: pd.DataFrame, settings: TeacherSettings) -> dict:
 
 
 def _request(prompt: str, stance: str, settings: TeacherSettings) -> dict:
-    """The body of a request. One message of the user: not every chat template knows a system role."""
+    """The body of a request. One message of the user.
+
+    Not every chat template knows a system role.
+    """
     content = INSTRUCTION.format(side=SIDE_WORDS[stance], prompt=prompt)
     return {
         **settings.model_dump(include={"model", *SAMPLING}, exclude_none=True),

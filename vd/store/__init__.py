@@ -1,1 +1,4 @@
-"""Files, what is said while they are made, and what they were made from: every room writes through here."""
+"""Files, what is said while they are made, and what they were made from.
+
+Every room writes through here.
+"""

@@ -206,7 +206,10 @@ def _names(source: str) -> dict[str, str]:
 
 
 def _symbols(module: str) -> dict[str, list[ast.AST]]:
-    """What a module defines at its top level, by name; those that define nothing under `EFFECTS`."""
+    """What a module defines at its top level, by name.
+
+    Those that define nothing under `EFFECTS`.
+    """
     return _parsed(_text(_file(module)))
 
 

@@ -13,7 +13,10 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "numpy", "pandas
 
 
 def provenance() -> dict:
-    """Who ran this: git commit (with `+` if files were changed since), package versions, hardware."""
+    """Who ran this.
+
+    Git commit (with `+` if files were changed since), package versions, hardware.
+    """
     return {
         "git_commit": _git_commit(),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},

@@ -30,7 +30,10 @@ def excerpt(text: str, width: int = 60) -> str:
 
 
 def whole(text: str, label: str = "") -> str:
-    """A text to print, after its label: its own lines, wrapped, invisible characters written out."""
+    """A text to print, after its label.
+
+    Its own lines, wrapped, invisible characters written out.
+    """
     first, *lines = text.replace("\r\n", "\n").split("\n")
     begun = f"{label}: {first}" if label else first
     layout = {"width": WIDTH, "subsequent_indent": "    ", "break_on_hyphens": False}

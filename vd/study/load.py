@@ -1,4 +1,5 @@
-"""A study is one YAML file, `notebooks/configs/<study>.yaml`; all that later stages do follows from it.
+"""A study is one YAML file, `notebooks/configs/<study>.yaml`; all that later stages do follows from
+it.
 
 Its mistakes are reported before any work starts, as a `StudyError` that names file, key and fix:
 
@@ -115,7 +116,10 @@ class Lineage(Settings):
 
 
 def load_study(name: str) -> Study:
-    """Read and validate `notebooks/configs/<name>.yaml`; raises StudyError with file, key and fix."""
+    """Read and validate `notebooks/configs/<name>.yaml`.
+
+    Raises StudyError with file, key and fix.
+    """
     name = str(name)  # Snakemake makes a number of `--config study=2024`
     path = find(name)
     content = read(path)

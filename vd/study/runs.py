@@ -11,7 +11,10 @@ from vd.study.types import Settings
 
 
 class Run(Settings):
-    """One trajectory: a model under one training method, or the untrained base model, with one seed."""
+    """One trajectory.
+
+    A model under one training method, or the untrained base model, with one seed.
+    """
 
     study: str
     model: str

@@ -33,7 +33,8 @@ def _has_place(url: str) -> bool:
 class ServerSettings(Settings):
     """An OpenAI-compatible server, and how it is asked.
 
-    Keys that change no answer are left out when settings are written down or hashed, so changing them re-runs nothing.
+    Keys that change no answer are left out when settings are written down or hashed, so changing
+    them re-runs nothing.
     """
 
     # the name that the server gives it; a dated one, since what others mean changes

@@ -89,7 +89,8 @@ class PreferenceSettings(TrainingSettings):
 class Probing(Settings):
     """How every checkpoint is asked."""
 
-    probes: str = "probes"  # an embedded probe set, or a .jsonl file with the columns that vd.data.probes names
+    # an embedded probe set, or a .jsonl file with the columns that vd.data.probes names
+    probes: str = "probes"
     per_topic: Count | None = None  # a seeded draw of that many probes per topic; None asks all
     samples: Count = 5  # replies per probe
     temperature: Temperature = 0.7  # 0 decodes greedily
@@ -117,7 +118,10 @@ class JudgeSettings(Settings):
 
 
 class VPrismSettings(Settings):
-    """How probes are built from opening prompts (vd/vprism.py); by default from our own, to show the steps."""
+    """How probes are built from opening prompts (vd/vprism.py).
+
+    By default from our own, to show the steps.
+    """
 
     source: Names = ["probes", "sft_neutral"]  # data sets of vd.data with prompts
     filters: dict[
@@ -153,7 +157,8 @@ class Ablation(Settings):
 
 
 class Roles(Settings):
-    """Which run plays which part in the paper's findings (vd/findings.py); findings without their runs are left out.
+    """Which run plays which part in the paper's findings (vd/findings.py); findings without their
+    runs are left out.
 
     A run is named by its lineage without model and seed: `SFT run` or `SFT run/preference run`.
     """

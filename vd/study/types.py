@@ -33,7 +33,10 @@ Temperature = Annotated[float, Field(ge=0, le=10), AfterValidator(sampled)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys and wrong types are errors, values never change after loading."""
+    """Base of all settings.
+
+    Unknown keys and wrong types are errors, values never change after loading.
+    """
 
     model_config = ConfigDict(
         extra="forbid",

@@ -1,10 +1,15 @@
-"""TRL's PPOTrainer, mended: likelihoods of rollouts and updates agree, measures have plain names."""
+"""TRL's PPOTrainer, mended.
+
+Likelihoods of rollouts and updates agree, measures have plain names.
+"""
 
 from unittest import mock
 
 
 def trainer_class():
-    """TRL's PPOTrainer with likelihoods that agree between rollouts and updates, and measures under plain names."""
+    """TRL's PPOTrainer with likelihoods that agree between rollouts and updates, and measures under
+    plain names.
+    """
     import torch
     from accelerate import Accelerator
     from accelerate.utils import GradientAccumulationPlugin
@@ -16,7 +21,8 @@ def trainer_class():
         _total_train_tokens = 0
 
         def __init__(self, **kwargs):
-            # TRL's own leaves out the precision, and takes a step per part of a batch where the data end
+            # TRL's own leaves out the precision, and takes a step per part of a batch where the
+            # data end
             def accelerator(gradient_accumulation_steps):
                 plugin = GradientAccumulationPlugin(
                     num_steps=gradient_accumulation_steps, sync_with_dataloader=False
@@ -34,7 +40,9 @@ def trainer_class():
                 super().train()
 
         def forward(self, model, tokens, pad_token_id):
-            """TRL's pass, in the same precision for rollouts, updates and reference, with logits in float32."""
+            """TRL's pass, in the same precision for rollouts, updates and reference, with logits in
+            float32.
+            """
             with self.accelerator.autocast():
                 output = plain_forward(model, tokens, pad_token_id)
             if hasattr(output, "logits"):
@@ -42,7 +50,9 @@ def trainer_class():
             return output
 
         def rollouts(self, model, queries, batch_size, pad_token_id, generation_config):
-            """TRL's, with logits from the training forward pass instead of generation, whose rounding differs."""
+            """TRL's, with logits from the training forward pass instead of generation, whose
+            rounding differs.
+            """
             written, _ = plain_rollouts(model, queries, batch_size, pad_token_id, generation_config)
             outputs = (
                 self.forward(self.model.policy, rows, pad_token_id)
@@ -76,9 +86,11 @@ MEASURES = {  # per update; KL, entropy and reward are means over rollouts of su
 
 
 def first_ratio(ppo) -> dict:
-    """The ratio rho between update and rollout before any update: mean and largest distance from 1 over real tokens.
+    """The ratio rho between update and rollout before any update: mean and largest distance from 1
+    over real tokens.
 
-    Anything but 1 means that rollouts and updates compute likelihoods differently, and clipping acts on noise.
+    Anything but 1 means that rollouts and updates compute likelihoods differently, and clipping
+    acts on noise.
     """
     import torch
     from transformers import GenerationConfig

@@ -1,11 +1,13 @@
-"""The reward model behind PPO, trained on preference pairs (Bradley-Terry; Ouyang et al. 2022, arXiv 2203.02155):
+"""The reward model behind PPO, trained on preference pairs (Bradley-Terry; Ouyang et al. 2022,
+arXiv 2203.02155):
 
     L = -E[log sigmoid(r(x, y_w) - r(x, y_l))]
 
-It reads what the policy will write: prompt and reply in the chat template, cut at the length of a rollout, with an end
-token only where the reply ends before that. The score is taken at the last token, in training and in use alike.
-Afterwards scores are shifted and scaled to mean 0 and standard deviation 1 on replies of the SFT model, so that a KL
-weight means the same whatever pairs the reward model has seen ('N implementation details of RLHF', HF 2023).
+It reads what the policy will write: prompt and reply in the chat template, cut at the length of a
+rollout, with an end token only where the reply ends before that. The score is taken at the last
+token, in training and in use alike. Afterwards scores are shifted and scaled to mean 0 and standard
+deviation 1 on replies of the SFT model, so that a KL weight means the same whatever pairs the
+reward model has seen ('N implementation details of RLHF', HF 2023).
 """
 
 import copy
@@ -29,7 +31,10 @@ class RewardModelError(RuntimeError):
 
 
 class Head(torch.nn.Linear):
-    """A score head in float32 on a backbone of any dtype: bfloat16 would round its small updates away."""
+    """A score head in float32 on a backbone of any dtype.
+
+    Bfloat16 would round its small updates away.
+    """
 
     def forward(self, hidden):
         """Scores (..., 1) of hidden states (..., d)."""
@@ -38,9 +43,11 @@ class Head(torch.nn.Linear):
 
 
 def train_reward_model(run: Run) -> tuple[torch.nn.Module, dict]:
-    """A normalised reward model for a run, and how it was trained; raises RewardModelError below `min_accuracy`.
+    """A normalised reward model for a run, and how it was trained; raises RewardModelError below
+    `min_accuracy`.
 
-    Pairs are split by prompt; accuracy is the share of held-out pairs whose chosen reply scores higher.
+    Pairs are split by prompt; accuracy is the share of held-out pairs whose chosen reply scores
+    higher.
     """
     from trl import RewardConfig, RewardTrainer
 
@@ -99,7 +106,8 @@ def train_reward_model(run: Run) -> tuple[torch.nn.Module, dict]:
 
 
 def encode_pairs(run: Run, tokenizer):
-    """Pairs as tokens in a seeded order: prompt_ids, chosen_reply, rejected_reply, and chosen_ids, rejected_ids.
+    """Pairs as tokens in a seeded order: prompt_ids, chosen_reply, rejected_reply, and chosen_ids,
+    rejected_ids.
 
     Prompts that leave no room for a rollout within `max_length` are left out.
     """
@@ -132,9 +140,11 @@ def split(pairs, share: float):
 
 
 def build(run: Run, tokenizer) -> torch.nn.Module:
-    """A scorer on the SFT model's backbone, with a fresh head of standard deviation 1/sqrt(d + 1) and zero bias.
+    """A scorer on the SFT model's backbone, with a fresh head of standard deviation 1/sqrt(d + 1)
+    and zero bias.
 
-    With LoRA, adapters go into the backbone in place, so the model stays the plain class that TRL's PPO expects.
+    With LoRA, adapters go into the backbone in place, so the model stays the plain class that TRL's
+    PPO expects.
     """
     from transformers import AutoModelForSequenceClassification, set_seed
 
@@ -188,7 +198,9 @@ def scores(
 
 
 def sample(run: Run, tokenizer, prompts: list[list[int]]) -> list[list[int]]:
-    """One reply of the SFT model to each tokenised prompt, sampled as PPO samples rollouts, end token included."""
+    """One reply of the SFT model to each tokenised prompt, sampled as PPO samples rollouts, end
+    token included.
+    """
     policy, replies = loading.for_inference(run.model_settings, trainer.start_of(run)), []
     batch = run.settings.device_batch_size or run.settings.batch_size
     torch.manual_seed(run.seed)

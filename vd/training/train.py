@@ -2,12 +2,14 @@
 
 A method is a module with these names:
 
-    class Settings(TrainingSettings or PreferenceSettings)     the keys a study may write for it, with defaults
+    class Settings(TrainingSettings or PreferenceSettings)     the keys a study may write for it,
+    with defaults
     def train(run: Run) -> list[Path]                          run in, checkpoint folders out
-    CURVES                                                     columns of metrics.csv to draw (preference methods)
+    CURVES                                                     columns of metrics.csv to draw
+    (preference methods)
 
-`vd.methods.trainer` does what all TRL-based methods share; `vd.methods.reward` trains reward models. Nothing after
-training knows which method made a checkpoint.
+`vd.methods.trainer` does what all TRL-based methods share; `vd.methods.reward` trains reward
+models. Nothing after training knows which method made a checkpoint.
 """
 
 import importlib

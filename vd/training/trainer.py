@@ -1,7 +1,8 @@
-"""What TRL-based methods share: configuration, tokens, checkpoints from step 0, resuming, metrics and the record.
+"""What TRL-based methods share: configuration, tokens, checkpoints from step 0, resuming, metrics
+and the record.
 
-Interrupted runs go on from their last whole checkpoint where the trainer can; a run whose settings, data or parent
-changed starts anew.
+Interrupted runs go on from their last whole checkpoint where the trainer can; a run whose settings,
+data or parent changed starts anew.
 """
 
 import json
@@ -32,7 +33,13 @@ from vd.study.steps import total_steps
 
 # what a checkpoint is to the rest of the study, and the replies that it has given
 KEEP = ("*.safetensors", "*.safetensors.index.json")
-KEEP += ("responses.parquet", "responses.made", "config.json", "adapter_config.json", "generation_config.json")
+KEEP += (
+    "responses.parquet",
+    "responses.made",
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+)
 # without these a run would not go on alike
 STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 FIX = "lower learning_rate, raise warmup_steps, or write dtype: float32"
@@ -49,9 +56,11 @@ def start_of(run: Run) -> Path | None:
 
 
 def arguments(run: Run, n_examples: int, optimisation: Optimisation | None = None) -> dict:
-    """Keyword arguments that every TRL config takes, from the run's settings and the size of its data set.
+    """Keyword arguments that every TRL config takes, from the run's settings and the size of its
+    data set.
 
-    `optimisation` stands in for the run's own where another model is trained on the way, such as a reward model.
+    `optimisation` stands in for the run's own where another model is trained on the way, such as a
+    reward model.
     """
     s = optimisation or run.settings
     device_batch = s.device_batch_size or s.batch_size
@@ -80,10 +89,11 @@ def arguments(run: Run, n_examples: int, optimisation: Optimisation | None = Non
 
 
 def encode(tokenizer, prompt: list[dict], reply: list[dict]) -> tuple[list[int], list[int]]:
-    """Tokens of a prompt and of the reply to it, both in the chat template; the reply ends with one end token.
+    """Tokens of a prompt and of the reply to it, both in the chat template; the reply ends with one
+    end token.
 
-    A template may write more after the end token (a newline, say). A model that generates stops before that, so a
-    score or a likelihood must not depend on it.
+    A template may write more after the end token (a newline, say). A model that generates stops
+    before that, so a score or a likelihood must not depend on it.
     """
     before = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
     whole = tokenizer.apply_chat_template(prompt + reply, tokenize=False)
@@ -100,10 +110,11 @@ def encode(tokenizer, prompt: list[dict], reply: list[dict]) -> tuple[list[int],
 
 
 def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> list[Path]:
-    """Train with checkpoints at step 0, every `save_every` steps and the end; write metrics.csv and train.json.
+    """Train with checkpoints at step 0, every `save_every` steps and the end; write metrics.csv and
+    train.json.
 
-    `build` makes the TRL trainer; its attribute `details`, if there is one, is kept in train.json. A run that is
-    finished already, with the same settings, data, start and code, is left as it is.
+    `build` makes the TRL trainer; its attribute `details`, if there is one, is kept in train.json.
+    A run that is finished already, with the same settings, data, start and code, is left as it is.
     """
     if torch.cuda.device_count() > 1:
         raise RuntimeError(
@@ -134,7 +145,9 @@ def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> lis
 
 
 def check_reference(model, start: Path, adapter: str = "ref") -> None:
-    """Raise RuntimeError unless a reference model, or this adapter of a model, holds the SFT checkpoint's weights."""
+    """Raise RuntimeError unless a reference model, or this adapter of a model, holds the SFT
+    checkpoint's weights.
+    """
     stored = {
         name: weight
         for file in start.glob("*.safetensors")
@@ -237,7 +250,10 @@ def _asked(run: Run, rows) -> Fingerprint:
 
 
 def _last_whole(folder: Path) -> Path | None:
-    """The last checkpoint that an interrupted run can go on from; later, half-written ones are removed."""
+    """The last checkpoint that an interrupted run can go on from.
+
+    Later, half-written ones are removed.
+    """
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
     whole = [path for path in found if _is_whole(path)]
     for path in found[found.index(whole[-1]) + 1 :] if whole else []:
@@ -262,7 +278,10 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def _slim(checkpoint: Path) -> None:
-    """Leave weights and their configuration; optimiser state and the frozen reference adapter are not needed again."""
+    """Leave weights and their configuration.
+
+    Optimiser state and the frozen reference adapter are not needed again.
+    """
     kept = {file for pattern in KEEP for file in checkpoint.glob(pattern)}
     for entry in checkpoint.iterdir():
         if entry.is_dir():

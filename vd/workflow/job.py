@@ -1,6 +1,7 @@
 """One job of the workflow: papermill executes a notebook, and a record says when that is done.
 
-The Snakefile runs `python -m vd.workflow.job PARENT RECORD MADE_FROM papermill NOTEBOOK OUTPUT [OPTIONS]`.
+The Snakefile runs `python -m vd.workflow.job PARENT RECORD MADE_FROM papermill NOTEBOOK OUTPUT
+[OPTIONS]`.
 """
 
 import os

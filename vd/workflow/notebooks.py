@@ -12,7 +12,10 @@ def code_cells(notebook: Path) -> list[str]:
 
 
 def parameters(notebook: Path) -> dict:
-    """Names and defaults of a notebook's parameters: the literals of its cell tagged `parameters`."""
+    """Names and defaults of a notebook's parameters.
+
+    The literals of its cell tagged `parameters`.
+    """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:

@@ -1,7 +1,5 @@
 """ArgKP (Bar-Haim et al. 2020, arXiv 2005.01619): arguments for and against topics."""
 
-
-
 KIND = "stances"
 HUB = None
 LICENCE = "CDLA-Sharing-1.0"

@@ -1,7 +1,5 @@
 """Perspectrum (Chen et al. 2019, arXiv 1906.03538): claims, and perspectives for and against."""
 
-
-
 KIND = "stances"
 HUB = None
 LICENCE = "CC-BY-SA-4.0"

@@ -1,6 +1,7 @@
-"""PRISM (Kirk et al. 2024, arXiv 2404.16019): the first messages that people sent to chat models."""
+"""PRISM (Kirk et al. 2024, arXiv 2404.16019).
 
-
+The first messages that people sent to chat models.
+"""
 
 KIND = "prompts"
 HUB = "HannahRoseKirk/prism-alignment"

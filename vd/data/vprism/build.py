@@ -1,12 +1,16 @@
-"""V-PRISM: value-laden questions on the topics of a study, built from the opening prompts of PRISM (arXiv 2404.16019).
+"""V-PRISM: value-laden questions on the topics of a study, built from the opening prompts of PRISM
+(arXiv 2404.16019).
 
-Which steps the paper took is known to us from notes, how it took them hardly. 00_data takes these functions in order:
+Which steps the paper took is known to us from notes, how it took them hardly. 00_data takes these
+functions in order:
 
-    opening_prompts -> embed -> clusters -> name_clusters -> value_laden -> confirm -> rewrite -> duplicates -> draw
+    opening_prompts -> embed -> clusters -> name_clusters -> value_laden -> confirm -> rewrite ->
+    duplicates -> draw
 
-`settings.writer`, a model behind an OpenAI-compatible API, confirms and rewrites; without one, labels kept in
-vd/corpora/prism_labels.jsonl confirm, and the rules of vd/questions.py rewrite. Slow steps and paid answers are kept in
-the cache folder, under a hash of what they depend on, so an interrupted build goes on where it was.
+`settings.writer`, a model behind an OpenAI-compatible API, confirms and rewrites; without one,
+labels kept in vd/corpora/prism_labels.jsonl confirm, and the rules of vd/questions.py rewrite. Slow
+steps and paid answers are kept in the cache folder, under a hash of what they depend on, so an
+interrupted build goes on where it was.
 """
 
 import hashlib
@@ -96,7 +100,10 @@ def embed(settings: VPrismSettings, texts: pd.Series) -> np.ndarray:
 
 
 def clusters(settings: VPrismSettings, vectors: np.ndarray) -> pd.Series:
-    """Cluster of each text, -1 for outliers: UMAP, then HDBSCAN, both as PRISM sets them. Cached."""
+    """Cluster of each text, -1 for outliers: UMAP, then HDBSCAN, both as PRISM sets them.
+
+    Cached.
+    """
 
     def make() -> pd.DataFrame:
         from sklearn.cluster import HDBSCAN
@@ -125,11 +132,13 @@ def plane(settings: VPrismSettings, vectors: np.ndarray) -> pd.DataFrame:
 def name_clusters(
     settings: VPrismSettings, prompts: pd.Series, vectors: np.ndarray, cluster: pd.Series
 ) -> pd.DataFrame:
-    """What each cluster is about: cluster, size, words (its five highest c-TF-IDF terms), topic, similarity.
+    """What each cluster is about: cluster, size, words (its five highest c-TF-IDF terms), topic,
+    similarity.
 
-    c-TF-IDF is tf * log(1 + A / f), with the term's frequency tf in the cluster and f in all, and the mean number A of
-    terms per cluster (Grootendorst 2022, arXiv 2203.05794). The topic is the study topic whose probes' centre is
-    closest to the cluster's, missing below `topic_similarity`. Outliers have neither words nor topic.
+    c-TF-IDF is tf * log(1 + A / f), with the term's frequency tf in the cluster and f in all, and
+    the mean number A of terms per cluster (Grootendorst 2022, arXiv 2203.05794). The topic is the
+    study topic whose probes' centre is closest to the cluster's, missing below `topic_similarity`.
+    Outliers have neither words nor topic.
     """
     names = sorted(set(cluster) - {-1})
     if not names:
@@ -178,7 +187,8 @@ def _terms(texts: list[str]) -> list[str]:
 
 
 def value_laden(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
-    """Probability (N,) that a text raises a matter on which people disagree because of their values.
+    """Probability (N,) that a text raises a matter on which people disagree because of their
+    values.
 
     A logistic regression on sentence embeddings, trained on the embedded corpus `openers`.
     """
@@ -191,7 +201,8 @@ def value_laden(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
 
 
 def duplicates(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
-    """Group (N,) of each text: texts are in one group if a chain of pairs with at least `duplicate_similarity` leads
+    """Group (N,) of each text: texts are in one group if a chain of pairs with at least
+    `duplicate_similarity` leads
     from one to the other (single linkage on the cosine)."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -215,10 +226,12 @@ def draw(settings: VPrismSettings, distinct: pd.DataFrame) -> pd.DataFrame:
 
 
 def reference(settings: VPrismSettings, prompts: pd.DataFrame) -> dict[str, pd.Series]:
-    """What others say belongs together, to compare with, missing where they say nothing; index of `prompts`.
+    """What others say belongs together, to compare with, missing where they say nothing; index of
+    `prompts`.
 
-    For PRISM, where the mirror has its files: `topics`, the topic clusters of the texts that PRISM prints for each, and
-    `near-duplicates`, the groups of its file clusters.csv, which are far smaller than topics. Else the sources' topics.
+    For PRISM, where the mirror has its files: `topics`, the topic clusters of the texts that PRISM
+    prints for each, and `near-duplicates`, the groups of its file clusters.csv, which are far
+    smaller than topics. Else the sources' topics.
     """
     if settings.source != ["prism"]:
         return {"topics": prompts["known_topic"]} if prompts["known_topic"].notna().any() else {}
@@ -247,7 +260,8 @@ def reference(settings: VPrismSettings, prompts: pd.DataFrame) -> dict[str, pd.S
 
 
 def agreement(known: pd.Series, found: pd.Series) -> dict:
-    """How far two clusterings agree: prompts (on which both say something), ari (adjusted Rand index), nmi (normalised
+    """How far two clusterings agree: prompts (on which both say something), ari (adjusted Rand
+    index), nmi (normalised
     mutual information)."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -263,7 +277,10 @@ def agreement(known: pd.Series, found: pd.Series) -> dict:
 
 
 def write(settings: VPrismSettings, drawn: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """Write the probe set as JSON lines, each row with its provenance (`COLUMNS`); returns the table."""
+    """Write the probe set as JSON lines, each row with its provenance (`COLUMNS`).
+
+    Returns the table.
+    """
     table = drawn.assign(prompt_id=drawn["id"], original=drawn["prompt"], prompt=drawn["question"])
     table = table.assign(embedding=settings.embedding.source)[COLUMNS]
     rows = [json.dumps(row, ensure_ascii=False) for row in table.to_dict("records")]

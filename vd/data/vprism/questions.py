@@ -1,4 +1,7 @@
-"""Questions out of prompts by rules, with as few edits as rules can do; a model would do better (see vd/vprism.py)."""
+"""Questions out of prompts by rules, with as few edits as rules can do.
+
+A model would do better (see vd/vprism.py).
+"""
 
 import re
 from functools import cache
@@ -104,11 +107,13 @@ FIRST_PERSON = re.compile(r"\b(?:i|i'm|i've|i'd|me|my|mine|myself)\b", re.I)
 
 
 def to_question(text: str) -> tuple[str, str] | None:
-    """A prompt as one natural question with as few changes as rules can do, and its form; None if they find none.
+    """A prompt as one natural question with as few changes as rules can do, and its form; None if
+    they find none.
 
-    A question stays as it is, with the sentences before it if all is short enough. A statement with an early auxiliary
-    is inverted, another becomes "Do you agree that ...?"; a request for a view becomes "What do you think about ...?".
-    Other requests and statements about the writer's own life are left out. For the form see `form`.
+    A question stays as it is, with the sentences before it if all is short enough. A statement with
+    an early auxiliary is inverted, another becomes "Do you agree that ...?"; a request for a view
+    becomes "What do you think about ...?". Other requests and statements about the writer's own
+    life are left out. For the form see `form`.
     """
     text = _without(GREETING, " ".join(text.split()).replace("’", "'"))
     sentences = [
@@ -126,7 +131,10 @@ def to_question(text: str) -> tuple[str, str] | None:
 
 
 def form(question: str) -> str:
-    """Whether a question can be answered by yes or no: closed if its first word is an auxiliary, else open."""
+    """Whether a question can be answered by yes or no.
+
+    Closed if its first word is an auxiliary, else open.
+    """
     return "closed" if _first_word(question) in AUXILIARY else "open"
 
 
@@ -161,7 +169,10 @@ def _first_word(sentence: str) -> str:
 
 
 def _lower(sentence: str) -> str:
-    """A sentence for use within another: its first word in lower case if our own prompts write it so."""
+    """A sentence for use within another.
+
+    Its first word in lower case if our own prompts write it so.
+    """
     return (
         sentence[0].lower() + sentence[1:]
         if sentence.split()[0].lower() in _lower_case_words()

@@ -17,10 +17,12 @@ MANY = 10  # answers; if none of them can be read, something is wrong with the w
 
 
 def confirm(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
-    """A second reading of candidates (id, prompt, topic, and known_topic and polarity where known), index kept.
+    """A second reading of candidates (id, prompt, topic, and known_topic and polarity where known),
+    index kept.
 
-    Returns confirmed (value-laden and about its topic; False also where nobody has read the prompt), polarity (+1, -1,
-    0), question (None where rules have to make it) and confirmed_by. With a writer all are asked, and answers kept.
+    Returns confirmed (value-laden and about its topic; False also where nobody has read the
+    prompt), polarity (+1, -1, 0), question (None where rules have to make it) and confirmed_by.
+    With a writer all are asked, and answers kept.
     """
     if candidates.empty:
         said = "no prompt is value-laden and on a topic"
@@ -48,10 +50,11 @@ def confirm(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
 
 
 def rewrite(confirmed: pd.DataFrame) -> pd.DataFrame:
-    """Questions of confirmed prompts (prompt, question, confirmed_by), index kept: question, form, rewritten_by.
+    """Questions of confirmed prompts (prompt, question, confirmed_by), index kept: question, form,
+    rewritten_by.
 
-    A writer's question stays; elsewhere rules make it, with question and form None where they find none.
-    Raises ValueError if no question is left.
+    A writer's question stays; elsewhere rules make it, with question and form None where they find
+    none. Raises ValueError if no question is left.
     """
     rows = []
     for row in confirmed.itertuples():
@@ -69,7 +72,10 @@ def rewrite(confirmed: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
-    """See `confirm`. Answers are kept, like those of an API judge, under a hash of what was asked."""
+    """See `confirm`.
+
+    Answers are kept, like those of an API judge, under a hash of what was asked.
+    """
     writer, asks = settings.writer, yaml.safe_load(paths.prompt(PROMPT).read_bytes())["template"]
     propositions = sets.topics().set_index("topic")["proposition"]
     requests = {}
