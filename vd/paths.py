@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 CORPORA = ROOT / "vd" / "corpora"
 PROMPTS = ROOT / "vd" / "prompts"
+RECIPE_DATA = "data.jsonl"  # what a recipe makes, in its folder
 
 
 def place(variable: str, default: str = "") -> Path:

@@ -4,6 +4,7 @@ from vd.data import reading
 from vd.data.probes import load_probes
 from vd.data.sets import TRAINED_ON, corpus, drawn
 from vd.study.catalogue import PUBLIC
+from vd.study.graph import made_by_recipes
 from vd.study.load import Study
 
 
@@ -12,12 +13,13 @@ def check_data(study: Study) -> None:
 
     Public sets are only looked for. All others are read as training and probing will read them.
     """
-    runs = [run for run in study.runs().values() if run.settings]
-    trained = {(run.settings.data, run.phase, run.settings.examples): run for run in runs}
+    made = made_by_recipes(study).values()  # later on
+    runs = [run for run in study.runs().values() if run.training and run.training.data not in made]
+    trained = {(run.training.data, run.reads, run.training.examples): run for run in runs}
     for name in sorted({name for name, *_ in trained}.union(study.vprism.source)):
         reading.check(name) if name in PUBLIC else corpus(name)
-    for (name, phase, _), run in trained.items():
+    for (name, reads, _), run in trained.items():
         if name not in PUBLIC:
-            drawn(run.settings, run.seed, *TRAINED_ON[phase])
+            drawn(run.settings, run.seed, *TRAINED_ON[reads])
     if not study.asks_vprism:  # which is built later on
         load_probes(study.probing)

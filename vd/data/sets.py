@@ -21,7 +21,7 @@ from vd.store import formats
 from vd.study.catalogue import EMBEDDED, PUBLIC
 from vd.study.settings import PreferenceSettings, TrainingSettings
 
-TRAINED_ON = {"sft": ("prompt", "completion"), "preference": ("prompt", "chosen", "rejected")}
+TRAINED_ON = {"texts": ("prompt", "completion"), "pairs": ("prompt", "chosen", "rejected")}
 
 
 def registry() -> pd.DataFrame:
@@ -115,7 +115,7 @@ def topics() -> pd.DataFrame:
 
 def sft(settings: TrainingSettings, seed: int):
     """Instruction data as a `datasets.Dataset` of message lists: prompt, completion."""
-    return _conversational(drawn(settings, seed, *TRAINED_ON["sft"]), "completion")
+    return _conversational(drawn(settings, seed, *TRAINED_ON["texts"]), "completion")
 
 
 def preferences(settings: PreferenceSettings, seed: int):
@@ -124,7 +124,7 @@ def preferences(settings: PreferenceSettings, seed: int):
     `swap_labels` exchanges chosen and rejected, which turns support-aligned pairs into oppose-
     aligned ones.
     """
-    table = drawn(settings, seed, *TRAINED_ON["preference"])
+    table = drawn(settings, seed, *TRAINED_ON["pairs"])
     if settings.swap_labels:
         table = table.rename(columns={"chosen": "rejected", "rejected": "chosen"})
     return _conversational(table, "chosen", "rejected")
