@@ -81,6 +81,7 @@ def test_any_run_can_be_the_parent_of_any_other(place):
         study["sft"]["sft-more"] = study["sft"]["sft-neutral"] | {"parent": "sft-support"}
         study["preference"]["simpo-support"]["parent"] = "sft-support/sft-more/dpo-support"
         study["preference"]["dpo-support"]["parent"] = ["sft-support", "sft-support/sft-more"]
+        study["findings"] = {}
 
     runs = load_study(write(place, change)).runs()
     chain = "tiny-llama/sft-support/sft-more/dpo-support/simpo-support/seed-0"
