@@ -4,6 +4,7 @@ it.
 Its mistakes are reported before any work starts, as a `StudyError` that names file, key and fix:
 
     vd/study/file.py       how the file is written
+    vd/study/extends.py    what it takes over from another study
     vd/study/settings.py   what each key may hold, by its type
     vd/study/checks.py     what keys have to do with each other
     vd/study/inputs.py     what has to be there: models, data sets, probes, prompts, methods
@@ -17,7 +18,7 @@ from pydantic import (
 )
 
 from vd import paths
-from vd.study import checks, inputs
+from vd.study import checks, extends, inputs
 from vd.study.file import StudyError, explain, find, read, shown, study_error, word
 from vd.study.runs import Run
 from vd.study.settings import (
@@ -27,7 +28,6 @@ from vd.study.settings import (
     ModelSettings,
     PreferenceSettings,
     Probing,
-    Roles,
     TrainingSettings,
     VPrismSettings,
 )
@@ -47,7 +47,7 @@ class Study(Settings):
     judge: JudgeSettings = JudgeSettings()
     bootstrap: Bootstrap = Bootstrap()
     ablations: dict[str, Ablation] = {}
-    findings: Roles = Roles()
+    findings: dict[str, dict] = {}  # roles of each paper, see vd/study/roles.py
 
     def runs(self) -> dict[str, Run]:
         """All runs by id, every parent before its children."""
@@ -122,20 +122,20 @@ def load_study(name: str) -> Study:
     """
     name = str(name)  # Snakemake makes a number of `--config study=2024`
     path = find(name)
-    content = read(path)
+    content = extends.expand(path, read(path))
     if "name" in content:
         raise StudyError(f"{path}: name: remove it; a study is named by its file")
     try:
         study = Study(name=name, **content)
     except ValidationError as error:
-        raise study_error(path, explain("", content, error)) from None
+        raise study_error(path, extends.located(path, explain("", content, error))) from None
     mistakes = list(checks.of_study(study))
     for section, entries in (("sft", study.sft), ("preference", study.preference)):
         for entry_name, entry in entries.items():
             mistakes += _mistakes(section, entry_name, entry)
     mistakes = mistakes or list(checks.of_runs(study, study.runs()))
     if mistakes:
-        raise study_error(path, mistakes)
+        raise study_error(path, extends.located(path, mistakes))
     return study
 
 
