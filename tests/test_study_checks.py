@@ -478,6 +478,38 @@ def test_a_paper_says_who_may_play_a_role(monkeypatch, kind, method, able):
     assert {name for name in ("base", *lineages, "value_gap") if not refused(name)} == able
 
 
+class OwnRoles(Settings):
+    part: str | None = role("run")
+    other: str | None = None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"TITLE": "own"}, "Roles, FINDINGS missing; add what is missing"),
+        ({"TITLE": "own", "Roles": dict, "FINDINGS": []}, "Roles must build on Settings"),
+        ({"TITLE": "own", "Roles": OwnRoles, "FINDINGS": []}, "role other does not say what may"),
+        (
+            {"TITLE": "own", "Roles": Settings, "FINDINGS": [SimpleNamespace(key="k", roles="x")]},
+            "finding k: no role x; add it to Roles",
+        ),
+    ],
+)
+def test_a_paper_that_lacks_something_is_named_with_the_fix(place, monkeypatch, content, said):
+    monkeypatch.setattr(plugins, "load", lambda room, name: SimpleNamespace(**content))
+    found = error_of(place, put("findings.value-drifts", {}))
+    assert f"findings.value-drifts: vd/findings/papers/value_drifts.py: {said}" in found
+
+
+def test_a_paper_that_cannot_be_imported_is_named(place, monkeypatch):
+    def broken(room, name):
+        raise SyntaxError("invalid syntax")
+
+    monkeypatch.setattr(plugins, "load", broken)
+    said = "value_drifts.py cannot be imported (SyntaxError: invalid syntax); correct it"
+    assert said in error_of(place, put("findings.value-drifts", {}))
+
+
 def test_runs_of_findings_have_a_seed_in_common(place):
     def change(study):
         study["seeds"] = [0, 1]

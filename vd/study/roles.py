@@ -59,12 +59,25 @@ def paper(name: str) -> ModuleType:
     except Exception as error:  # somebody's own paper
         said = word(" ".join(f"{type(error).__name__}: {error}".split()))
         raise LookupError(f"{file} cannot be imported ({said}); correct it") from None
-    if missing := [part for part in NEEDS if not hasattr(module, part)]:
-        raise LookupError(f"{file} has no {', '.join(missing)}; add what is missing")
-    for field, info in module.Roles.model_fields.items():
-        if "kind" not in (info.json_schema_extra or {}):
-            raise LookupError(f"{file}: role {field} has no kind; write = role('run')")
+    if wrong := _wrong(module):
+        raise LookupError(f"{file}: {wrong}")
     return module
+
+
+def _wrong(module: ModuleType) -> str | None:
+    """What is wrong with a paper's file, and the fix; None if nothing is."""
+    if missing := [part for part in NEEDS if not hasattr(module, part)]:
+        return f"{', '.join(missing)} missing; add what is missing"
+    if not (isinstance(module.Roles, type) and issubclass(module.Roles, Settings)):
+        return "Roles must build on Settings"
+    fields = module.Roles.model_fields
+    for name, info in fields.items():
+        if "kind" not in (info.json_schema_extra or {}):
+            return f'role {name} does not say what may play it; write = role("run")'
+    for finding in module.FINDINGS:
+        if unknown := [name for name in finding.roles if name not in fields]:
+            return f"finding {finding.key}: no role {unknown[0]}; add it to Roles"
+    return None
 
 
 def played(study) -> dict[str, Settings]:
