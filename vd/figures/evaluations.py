@@ -1,9 +1,12 @@
-"""Evaluations in one figure: first against last checkpoint."""
+"""Evaluations of all runs: in one table, and first against last checkpoint in one figure."""
+
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from vd import paths
 from vd.lineages import short_names
 from vd.store.shown import excerpt
 
@@ -11,9 +14,34 @@ MOMENTS = {"first checkpoint": "white", "last checkpoint": "black"}  # filled wi
 COLUMNS = 4  # panels side by side
 
 
+def gather(study: str, runs: Iterable[str]) -> pd.DataFrame:
+    """The rows of each run's evaluations.csv, columns as `vd.evaluations.run` writes them."""
+    return pd.concat(
+        [pd.read_csv(paths.evaluations(study, run)) for run in runs], ignore_index=True
+    )
+
+
+def at_the_end(table: pd.DataFrame) -> pd.DataFrame:
+    """Each run's last checkpoint: value [interval], a row per metric and a column per run."""
+    last = table[table["step"] == table.groupby("run")["step"].transform("max")]
+    cells = [f"{r.value:.4g} [{r.lo:.4g}, {r.hi:.4g}]" if r.n else "" for r in last.itertuples()]
+    return (
+        last.assign(run=short_names(last["run"]), cell=cells)
+        .pivot_table(
+            index=["evaluation", "metric"],
+            columns="run",
+            values="cell",
+            aggfunc="first",
+            sort=False,
+        )
+        .reset_index()
+    )
+
+
 def ends(table: pd.DataFrame) -> pd.DataFrame:
-    """First and last checkpoint of every run and metric, with a column `moment`; rows of `table` as
-    `vd.evaluations.run` writes them. A run with one checkpoint has its last one alone.
+    """First and last checkpoint of every run and metric, with a column `moment`.
+
+    A run with one checkpoint has its last one alone.
     """
     steps = table.groupby(["run", "evaluation", "metric"])["step"]
     last = table[table["step"] == steps.transform("max")].assign(moment="last checkpoint")
@@ -21,7 +49,7 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([first.assign(moment="first checkpoint"), last]).sort_index(kind="stable")
 
 
-def evaluations(table: pd.DataFrame) -> Figure:
+def first_against_last(table: pd.DataFrame) -> Figure:
     """First (white) and last (black) checkpoint of every run with intervals, a panel per metric.
 
     Rows of `ends`; a metric that nothing could be measured of has an empty panel that says so.

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from vd import paths
 from vd.lineages import short_names
 from vd.store import files, shown
 
@@ -25,27 +24,6 @@ def drift_overall(drift: pd.DataFrame) -> pd.DataFrame:
     return cells.pivot_table(
         index="run", columns="stance", values="cell", aggfunc="first", sort=False
     ).reset_index()
-
-
-def evaluations(study: str, runs: list[str]) -> pd.DataFrame:
-    """What was measured of all runs beside stances: the rows of each run's evaluations.csv."""
-    return pd.concat(
-        [pd.read_csv(paths.evaluations(study, run)) for run in runs], ignore_index=True
-    )
-
-
-def evaluations_at_the_end(table: pd.DataFrame) -> pd.DataFrame:
-    """Each run's last checkpoint: value [interval], a row per run and a column per metric."""
-    last = table[table["step"] == table.groupby("run")["step"].transform("max")]
-    cells = [
-        f"{row.value:.2f} [{row.lo:.2f}, {row.hi:.2f}]" if row.n else ""
-        for row in last.itertuples()
-    ]
-    return (
-        last.assign(run=short_names(last["run"]), cell=cells)
-        .pivot_table(index="run", columns="metric", values="cell", aggfunc="first", sort=False)
-        .reset_index()
-    )
 
 
 def write(table: pd.DataFrame, path: Path, caption: str) -> None:
