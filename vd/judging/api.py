@@ -11,6 +11,7 @@ reply that could not be judged has no probabilities, and a status that says why.
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import pandas as pd
 
@@ -22,6 +23,7 @@ from vd.servers.answers import LABELS, begins, label_in, label_in_json
 from vd.servers.budget import Spending
 from vd.servers.client import Rejected, RejectsAll
 from vd.servers.database import Cache, request_key
+from vd.servers.kept import ask_missing
 from vd.servers.response import ServerError, shorten
 from vd.store.progress import Progress
 from vd.study.load import Study
@@ -177,16 +179,13 @@ class ApiJudge:
     def _answers(self, cache, pairs, able, voting, progress) -> dict[tuple, list[dict]]:
         """All answers on each pair, kept or given; one that is rejected is {"rejected": reason}."""
         asked = list(self._requests(pairs, able, voting))
-
-        def ask(missing: dict[str, dict]) -> dict[str, str]:
-            how = missing, self.settings, self._keeper(cache), self._spending(cache), progress
-            if self.settings.batch:
-                return batches.ask(*how, cache, self.name)
-            return client.ask(*how)
-
+        requests = {name: request for _, name, request in asked}
+        send = client.ask
+        if self.settings.batch:
+            send = partial(batches.ask, cache=cache, purpose=self.name)
+        how = self.settings, cache, self.study, progress
         try:
-            requests = {name: request for _, name, request in asked}
-            kept = cache.complete(requests, self.settings, ask)
+            kept = ask_missing(requests, *how, prompt=self.version, send=send)
         except RejectsAll:  # it may be another server than before at the same address
             cache.keep_abilities(self.settings.base_url, self.settings.model, None)
             raise
@@ -257,9 +256,6 @@ class ApiJudge:
                 if not _strike(able, str(error)):
                     raise ServerError(f"{self.settings.base_url}: {error}") from None
         return {"tokens": None}
-
-    def _keeper(self, cache: Cache):
-        return cache.keeper(self.settings.base_url, self.settings.model, self.version)
 
     def _spending(self, cache: Cache) -> Spending:
         return Spending.kept_in(cache, self.study, self.settings)

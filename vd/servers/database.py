@@ -90,23 +90,6 @@ class Cache:
         asked = settings.model, settings.answers_as
         return {name: a for name, a in found.items() if is_from(a["model"], *asked)}
 
-    def complete(self, requests: dict[str, dict], settings, ask: Callable) -> dict[str, dict]:
-        """Answers to requests by key: those kept, and those that `ask` gets for the missing ones.
-
-        `ask` takes requests by key, has their answers kept, and returns reasons by key for what has
-        none; these come as {"rejected": reason}. One process asks at a time, so budgets and rate
-        limits are one and nothing is asked twice.
-        """
-        found, rejected = self.answers(requests, settings), {}
-        if len(found) < len(requests):
-            with self.alone():
-                # what others asked meanwhile
-                found |= self.answers(requests.keys() - found.keys(), settings)
-                missing = {name: request for name, request in requests.items() if name not in found}
-                rejected = ask(missing) if missing else {}
-                found |= self.answers(missing, settings)
-        return found | {name: {"rejected": reason} for name, reason in rejected.items()}
-
     @contextmanager
     def alone(self):
         """Hold the lock of those who ask; nothing is asked that could not be written down."""

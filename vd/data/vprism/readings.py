@@ -6,8 +6,9 @@ import yaml
 from vd import paths
 from vd.data import sets
 from vd.data.vprism import questions
-from vd.servers import answers, client, database
+from vd.servers import answers, database
 from vd.servers.database import request_key
+from vd.servers.kept import ask_missing
 from vd.store.progress import Progress
 from vd.study.settings import VPrismSettings
 
@@ -89,17 +90,11 @@ def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFr
             "max_tokens": 200,
         }
     keys = {index: request_key(writer.base_url, request) for index, request in requests.items()}
+    wanted = {keys[index]: request for index, request in requests.items()}
+    progress = Progress("write", writer.model, len(wanted))
     with database.Cache(paths.cache() / "vprism" / "answers.sqlite") as cache:
-
-        def ask(missing: dict[str, dict]) -> dict[str, str]:
-            spending = client.Spending.kept_in(cache, PROMPT, writer)
-            progress = Progress("write", writer.model, len(missing))
-            keep = cache.keeper(writer.base_url, writer.model, PROMPT)
-            return client.ask(missing, writer, keep, spending, progress)
-
-        # finished work needs neither server nor key
-        wanted = {keys[index]: request for index, request in requests.items()}
-        given = cache.complete(wanted, writer, ask)
+        # several studies may build the same probes, so the budget is one for all of this prompt's
+        given = ask_missing(wanted, writer, cache, PROMPT, progress, prompt=PROMPT)
     if len(given) >= MANY and not any(map(_said, given.values())):
         fault = f"no answer of {writer.model} is as {PROMPT} asks; name another vprism.writer"
         raise ValueError(f"{writer.base_url}: {fault}")
