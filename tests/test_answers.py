@@ -224,4 +224,4 @@ def test_the_key_is_blanked_whole_cut_and_in_another_case(monkeypatch):
         assert shown.startswith("no, ***") and shown.endswith("***!")
     assert secret.blank("It is 2345 secrets.", secret.LONG_PART) == "It is 2345 secrets."
     assert secret.blank(f"You sent {key[3:]}.", secret.LONG_PART) == "You sent ***."
-    assert set(LABELS) == set(answers.LABELS)
+    assert set(LABELS) == set(answers.STANCES)

@@ -157,7 +157,7 @@ def assert_judgement(row):
     assert path in ("logprobs", "votes") and isinstance(said, str)
     if status == "ok":
         assert all(0 <= p <= 1 for p in shares) and abs(sum(shares) - 1) < 1e-9 and 0 <= left <= 1
-        assert shares[answers.LABELS.index(label)] == max(shares)
+        assert shares[answers.STANCES.index(label)] == max(shares)
     else:
         assert status in ("unclear", "refused", "rejected")
         assert label is None and all(p != p for p in shares)

@@ -18,6 +18,7 @@ from vd.judging import sheets
 from vd.stances import STANCES, P
 from vd.store import files
 from vd.study.load import load_study
+from vd.study.settings import Bootstrap
 
 RUN = "tiny-llama/sft-support/seed-0"
 ATTACK = "<img src=x onerror=alert(1)> ` [x](javascript:alert(2)) \x1b[31m"
@@ -87,9 +88,11 @@ def test_every_pair_set_is_in_every_table_and_figure(place, mine):
     assert {"sft_neutral", "sft_support"} == set(tables["stance_mix"].index)
     stances = pd.concat(map(moved, (0, 2, 4)))
     made = {
-        "drift": measures.drift_table(stances, 20),
-        "drift_seeds": measures.drift_table(stances, 20, pool=True),
-        "trajectories_seeds": measures.trajectory_table(stances, 20, pool=True),
+        "drift": measures.drift_table(stances, Bootstrap(resamples=20)),
+        "drift_seeds": measures.drift_table(stances, Bootstrap(resamples=20), pool=True),
+        "trajectories_seeds": measures.trajectory_table(
+            stances, Bootstrap(resamples=20), pool=True
+        ),
     }
     for name, table in made.items():
         files.write_table(table, paths.table("mine", f"{name}.csv"))

@@ -19,7 +19,7 @@ from vd.data.vprism import build, questions, readings
 from vd.drift import measures
 from vd.stances import to_topic
 from vd.study.servers import ServerSettings
-from vd.study.settings import Probing, VPrismSettings
+from vd.study.settings import Bootstrap, Probing, VPrismSettings
 
 OURS = VPrismSettings()
 
@@ -377,7 +377,7 @@ def test_drift_assumes_neither_eleven_topics_nor_fifty_prompts():
     stances = pd.DataFrame(rows).assign(target="question", label="neutral")
     both = pd.concat([stances, to_topic(stances, pd.Series(polarity))])
     for target, n in (("question", 6), ("topic", 5)):
-        table = measures.drift_table(both, n_boot=50, target=target)
+        table = measures.drift_table(both, Bootstrap(resamples=50), target=target)
         assert set(table["topic"]) == {"zoos", "parks", "all"}
         assert table.set_index("topic").loc["all", "n_prompts"].iloc[0] == n
         assert table.groupby("topic")["magnitude"].sum().abs().max() < 1e-9

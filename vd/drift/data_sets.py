@@ -5,15 +5,10 @@ from scipy.special import stdtrit
 
 from vd.drift.measures import drift_table
 from vd.stances import STANCES, P
+from vd.study.settings import Bootstrap
 
 
-def value_gap(
-    chosen: pd.DataFrame,
-    rejected: pd.DataFrame,
-    n_boot: int = 2000,
-    seed: int = 0,
-    alpha: float = 0.05,
-) -> pd.DataFrame:
+def value_gap(chosen: pd.DataFrame, rejected: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     """Value gap v_chosen(T) - v_rejected(T) of preference data, per data set, topic (and `all`) and
     stance.
 
@@ -24,7 +19,7 @@ def value_gap(
     """
     steps = pd.concat([rejected.assign(step=0), chosen.assign(step=1)])
     steps = steps[["dataset", "step", "prompt_id", "topic", *P]].rename(columns={"dataset": "run"})
-    table = drift_table(steps.assign(sample=0), n_boot, seed, alpha)
+    table = drift_table(steps.assign(sample=0), bootstrap)
     names = {
         "run": "dataset",
         "magnitude": "gap",

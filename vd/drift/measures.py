@@ -23,6 +23,7 @@ import pandas as pd
 
 from vd.drift.bootstrap import Trajectories, of_target, trajectories
 from vd.stances import STANCES, P
+from vd.study.settings import Bootstrap
 
 COLUMNS = [
     "run",
@@ -56,45 +57,35 @@ def stance_distribution(stances: pd.DataFrame, target: str = "question") -> pd.D
 
 
 def drift_table(
-    stances: pd.DataFrame,
-    n_boot: int = 2000,
-    seed: int = 0,
-    alpha: float = 0.05,
-    target: str = "question",
-    pool: bool = False,
+    stances: pd.DataFrame, bootstrap: Bootstrap, target: str = "question", pool: bool = False
 ) -> pd.DataFrame:
     """Drift magnitude and time of every run with at least two checkpoints, per topic (and `all`)
     and stance.
 
     `stances` needs the columns run, step, prompt_id, topic, sample, p_support, p_neutral, p_oppose;
     with a column `target`, rows of the other target are left out. Intervals are percentile
-    intervals at level 1 - alpha. With `pool`, runs that differ only in the seed are one, named
+    intervals at level 1 - bootstrap.alpha. With `pool`, runs that differ only in the seed are one, named
     without it. Returns the columns in `COLUMNS`, with `pool` also n_seeds; `n_samples` is the
     largest number of replies per prompt and checkpoint.
     """
     rows = [
         row
-        for t in trajectories(stances, n_boot, seed, target, pool)
-        for row in _drift_rows(t, alpha)
+        for t in trajectories(stances, bootstrap, target, pool)
+        for row in _drift_rows(t, bootstrap.alpha)
     ]
     table = pd.DataFrame(rows, columns=[*COLUMNS, "n_seeds"])
     return table if pool else table[COLUMNS]
 
 
 def trajectory_table(
-    stances: pd.DataFrame,
-    n_boot: int = 2000,
-    seed: int = 0,
-    alpha: float = 0.05,
-    target: str = "question",
-    pool: bool = False,
+    stances: pd.DataFrame, bootstrap: Bootstrap, target: str = "question", pool: bool = False
 ) -> pd.DataFrame:
     """Stance probability at every checkpoint with its interval.
 
     Run, topic, step, stance, probability, lo, hi.
     """
-    rows = []
-    for t in trajectories(stances, n_boot, seed, target, pool):
+    rows, alpha = [], bootstrap.alpha
+    for t in trajectories(stances, bootstrap, target, pool):
         lo, hi = t.interval(t.widened(alpha), alpha)
         rows += [
             (t.run, t.topic, step, stance, t.value[i, s], lo[i, s], hi[i, s])

@@ -6,6 +6,7 @@ import pandas as pd
 from vd.drift import measures
 from vd.judging.few_paid import draw, rectify
 from vd.stances import P
+from vd.study.settings import Bootstrap
 
 
 def simulate(
@@ -45,7 +46,8 @@ def simulate(
         }
         calls = {"all paid": len(paid), "all cheap": 0}
         for way, stances in ways.items():
-            table = measures.drift_table(stances, n_boot=400, seed=i).query("topic == 'all'")
+            table = measures.drift_table(stances, Bootstrap(resamples=400, seed=i))
+            table = table[table["topic"] == "all"]
             found = table.rename(columns={"magnitude_lo": "lo", "magnitude_hi": "hi"})[
                 ["stance", "magnitude", "lo", "hi"]
             ]

@@ -28,9 +28,8 @@ def measures(labels: pd.Series, judged: pd.Series) -> dict:
         return {"n": 0, **dict.fromkeys(MEASURES, np.nan)}
     one, two = (labels[both].map(STANCES.index).to_numpy(int) for labels in (labels, judged))
     values = range(len(STANCES))
-    varied = (
-        len(set(one) | set(two)) > 1
-    )  # agreement beyond chance is not defined where there is no choice
+    # agreement beyond chance is not defined where there is no choice
+    varied = len(set(one) | set(two)) > 1
     alpha = (
         krippendorff.alpha([one, two], value_domain=values, level_of_measurement="nominal")
         if varied
@@ -113,12 +112,12 @@ def bias(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Where a judge leans: mean p_support - p_oppose as judged minus as labelled, per group of each
+    """A judge's bias: mean p_support - p_oppose as judged minus as labelled, per group of each
     grouping.
 
-    Columns: by, group, n, right (share of labels), leaning, lo, hi. Zero is unbiased; above, the
-    judge finds more support than there is. A leaning that is the same everywhere cancels in drift,
-    one that differs does not.
+    Columns: by, group, n, right (share of labels), bias, lo, hi. Above zero the judge finds more
+    support than there is. A bias that is the same everywhere cancels in drift, one that differs
+    does not.
     """
     given = labels.map({"support": 1.0, "neutral": 0.0, "oppose": -1.0}).to_numpy()
     off = scored["p_support"].to_numpy() - scored["p_oppose"].to_numpy() - given
@@ -135,7 +134,7 @@ def bias(
             drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), n_boot) @ sums
             lo, hi = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
             table.append((name, group, len(part), part["right"].mean(), part["off"].mean(), lo, hi))
-    return pd.DataFrame(table, columns=["by", "group", "n", "right", "leaning", "lo", "hi"])
+    return pd.DataFrame(table, columns=["by", "group", "n", "right", "bias", "lo", "hi"])
 
 
 def calibration(labels: pd.Series, scored: pd.DataFrame) -> pd.DataFrame:
@@ -151,6 +150,6 @@ def calibration(labels: pd.Series, scored: pd.DataFrame) -> pd.DataFrame:
 
 
 def confusion(labels: pd.Series, judged: pd.Series) -> pd.DataFrame:
-    """Counts of label (rows) against the judge's label (columns), all three stances always there."""
+    """Counts of label (rows) against the judge's label (columns); all stances are always there."""
     table = pd.crosstab(labels.to_numpy(), judged.to_numpy())
     return table.reindex(index=STANCES, columns=STANCES, fill_value=0)

@@ -19,12 +19,13 @@ from vd import paths
 from vd.judging import few_paid
 from vd.judging.prompt import Prompt
 from vd.servers import batches, client
-from vd.servers.answers import LABELS, begins, label_in, label_in_json
+from vd.servers.answers import begins, label_in, label_in_json
 from vd.servers.budget import Spending
 from vd.servers.client import Rejected, RejectsAll
 from vd.servers.database import Cache, request_key
 from vd.servers.kept import ask_missing
 from vd.servers.response import ServerError, shorten
+from vd.stances import STANCES
 from vd.store.progress import Progress
 from vd.study.load import Study
 from vd.study.servers import ApiJudgeSettings
@@ -48,7 +49,7 @@ SCHEMA = {
     "strict": True,
     "schema": {
         "type": "object",
-        "properties": {"label": {"type": "string", "enum": list(LABELS)}},
+        "properties": {"label": {"type": "string", "enum": list(STANCES)}},
         "required": ["label"],
         "additionalProperties": False,
     },
@@ -61,7 +62,7 @@ COLUMNS = [*JUDGED, "model", "base_url", "prompt_version", "temperature", "seed"
 class ApiJudge:
     """Asks a server for stances; nothing is sent before `judge` finds something to ask."""
 
-    def __init__(self, settings: ApiJudgeSettings, study: str, order: tuple[str, ...] = LABELS):
+    def __init__(self, settings: ApiJudgeSettings, study: str, order: tuple[str, ...] = STANCES):
         self.settings, self.study, self.order = settings, study, order
         self.prompt = Prompt(settings.prompt)
         self.version = self.prompt.version
@@ -276,14 +277,14 @@ def by_tokens(answer: dict) -> tuple | None:
         return (*NOTHING, "rejected", "logprobs", math.nan, answer["rejected"])
     if answer["refusal"]:
         return (*NOTHING, "refused", "logprobs", math.nan, answer["refusal"])
-    mass = dict.fromkeys(LABELS, 0.0)
+    mass = dict.fromkeys(STANCES, 0.0)
     for token, logprob in answer["tokens"] or ():
         if label := begins(token):
             mass[label] += math.exp(logprob)
     total = sum(mass.values())
     if 1 - total > MOST_LEFT:
         return None
-    shares = [mass[label] / total for label in LABELS]
+    shares = [mass[label] / total for label in STANCES]
     return (
         *shares,
         max(mass, key=mass.get),
@@ -309,8 +310,8 @@ def by_votes(answers: list[dict]) -> tuple:
             left,
             said,
         )
-    shares = [named.count(name) / len(named) for name in LABELS]
-    return (*shares, max(LABELS, key=named.count), "ok", "votes", left, said)
+    shares = [named.count(name) / len(named) for name in STANCES]
+    return (*shares, max(STANCES, key=named.count), "ok", "votes", left, said)
 
 
 def _types(able: dict) -> dict:

@@ -18,8 +18,9 @@ import math
 import re
 import unicodedata
 
+from vd.stances import STANCES
+
 PARTS = ("content", "refusal", "finish_reason", "tokens", "model", "tokens_in", "tokens_out")
-LABELS = ("support", "neutral", "oppose")
 WORDS = {  # the spellings of a label; "opposite" and "unsupported" are none
     "support": r"support(?:s|ed|ing|ive|er|ers)?",
     "neutral": r"neutral(?:ity|ly)?",
@@ -164,7 +165,7 @@ def begins(token: str) -> str | None:
     text = token.strip(MARKS).casefold()
     if not text:
         return None
-    found = (name for name in LABELS if name.startswith(text) or re.fullmatch(WORDS[name], text))
+    found = (name for name in STANCES if name.startswith(text) or re.fullmatch(WORDS[name], text))
     return next(found, None)
 
 
@@ -179,7 +180,7 @@ def label_in(text: str) -> str | None:
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # such as soft hyphens
     if NEGATION.search(text) or REVERSAL.search(text):
         return None
-    named = [name for name in LABELS if re.search(rf"\b{WORDS[name]}\b", text)]
+    named = [name for name in STANCES if re.search(rf"\b{WORDS[name]}\b", text)]
     return named[0] if len(named) == 1 else None
 
 
@@ -196,7 +197,7 @@ def label_in_json(text: str) -> str | None:
     if len(values) != 1 or not isinstance(values[0], str):
         return None
     said = values[0].strip(MARKS).casefold()
-    return said if said in LABELS else None
+    return said if said in STANCES else None
 
 
 def with_keys(text: str, *keys: str) -> dict | None:
