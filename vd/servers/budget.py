@@ -22,11 +22,11 @@ class Spending:
     ):
         self.settings, self.write = settings, write
         self.calls, self.dollars = spent
-        self.flying_calls, self.flying_dollars = 0, 0.0
+        self.in_flight_calls, self.in_flight_dollars = 0, 0.0
 
     @classmethod
     def kept_in(cls, cache, study: str, settings: ServerSettings):
-        """What a study has spent so far and spends from now on, kept in a vd.api_cache.Cache."""
+        """What a study has spent so far and spends from now on, kept in a vd.servers.database.Cache."""
         url, model = settings.base_url, settings.model
         return cls(settings, cache.spent(study), lambda cost: cache.spend(study, url, model, cost))
 
@@ -46,8 +46,8 @@ class Spending:
     def fits(self, bound: float) -> bool:
         """Whether one more request stays within the budget, whatever those in flight will cost."""
         calls, dollars = self.settings.budget_calls, self.settings.budget_dollars
-        return (calls is None or self.calls + self.flying_calls + 1 <= calls) and (
-            dollars is None or self.dollars + self.flying_dollars + bound <= dollars
+        return (calls is None or self.calls + self.in_flight_calls + 1 <= calls) and (
+            dollars is None or self.dollars + self.in_flight_dollars + bound <= dollars
         )
 
     def exhausted(self) -> str:
@@ -60,13 +60,13 @@ class Spending:
 
     def start(self, bound: float) -> None:
         """A request leaves."""
-        self.flying_calls += 1
-        self.flying_dollars += bound
+        self.in_flight_calls += 1
+        self.in_flight_dollars += bound
 
     def end(self, bound: float, cost: float | None) -> None:
         """A request is over; None if the server did not charge for it."""
-        self.flying_calls -= 1
-        self.flying_dollars -= bound
+        self.in_flight_calls -= 1
+        self.in_flight_dollars -= bound
         if cost is not None:
             self.calls += 1
             self.dollars += cost

@@ -72,7 +72,7 @@ class Cache:
         self.rows.close()
 
     def keep(self, name: str, base_url: str, model: str, prompt: str, answer: dict) -> None:
-        """Write down one answer (see vd.answers) under its key, in place of an earlier one."""
+        """Write down one answer, as `answers.read` gives it, in place of an earlier one."""
         what = json.dumps(answer), answer["tokens_in"], answer["tokens_out"]
         self._write("answers", name, base_url, model, prompt, *what, time.time())
 
@@ -126,7 +126,7 @@ class Cache:
         )
         return self._execute(total, study)[0]
 
-    def abilities(self, base_url: str, model: str) -> dict | None:
+    def capabilities(self, base_url: str, model: str) -> dict | None:
         """What the server was found able to do; None if it was never asked."""
         found = "select found from abilities where base_url = ? and model = ? order by at desc"
         rows = self._execute(found, base_url, model)
@@ -135,7 +135,7 @@ class Cache:
         except (ValueError, TypeError):
             return None
 
-    def keep_abilities(self, base_url: str, model: str, found: dict | None) -> None:
+    def keep_capabilities(self, base_url: str, model: str, found: dict | None) -> None:
         """Write down what the server is able to do; None to have that found out anew."""
         self._execute("delete from abilities where base_url = ? and model = ?", base_url, model)
         self._write("abilities", base_url, model, json.dumps(found), time.time())

@@ -13,7 +13,7 @@ DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+", re.ASCII)
 FARTHEST = 10 * 365 * 86400.0  # seconds; later dates may be none
 
 
-def wanted(headers: Mapping[str, str]) -> float:
+def retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that Retry-After asks for, in milliseconds, seconds or a date; 0 for none."""
     said = headers.get("retry-after", "").strip()
     seconds = _number(headers.get("retry-after-ms", "")) / 1000
