@@ -113,12 +113,13 @@ def test_a_sheet_that_nobody_has_filled_in_stops_nothing(place, mine):
     replies = pd.read_parquet(paths.responses("mine", RUN))
     assert sheets.write_sheet(replies, 20, paths.label_sheet("mine")) == 20
     printed = execute(place, "04_judge", RUN=RUN)
-    assert "no labels yet" in printed and paths.record("mine", RUN, "run").exists()
+    assert paths.record("mine", RUN, "run").exists()
     assert r"\x1b[31m" in printed and "\x1b[31m" not in printed
+    assert "no labels yet" in execute(place, "04_trust")
     sheet = pd.read_csv(paths.label_sheet("mine"), keep_default_na=False)
     sheet.loc[:4, "label"] = "Support"
     sheet.to_csv(paths.label_sheet("mine"), index=False)
-    assert "no labels yet" not in execute(place, "04_judge", RUN=RUN)
+    assert "no labels yet" not in execute(place, "04_trust")
     assert "your labels" in (place / "executed.ipynb").read_text().split("no label sheet yet")[1]
 
 

@@ -64,8 +64,8 @@ def drift_table(
 
     `stances` needs the columns run, step, prompt_id, topic, sample, p_support, p_neutral, p_oppose;
     with a column `target`, rows of the other target are left out. Intervals are percentile
-    intervals at level 1 - bootstrap.alpha. With `pool`, runs that differ only in the seed are one, named
-    without it. Returns the columns in `COLUMNS`, with `pool` also n_seeds; `n_samples` is the
+    intervals at level 1 - bootstrap.alpha. With `pool`, runs that differ only in the seed are one,
+    named without it. Returns the columns in `COLUMNS`, with `pool` also n_seeds; `n_samples` is the
     largest number of replies per prompt and checkpoint.
     """
     rows = [

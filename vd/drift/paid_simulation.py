@@ -24,7 +24,8 @@ def simulate(
     A reply's support is a logistic function of what is common to its prompt, a shift by training
     and chance; the paid judge sees it, the cheap one sees it squeezed, shifted at the first
     checkpoint only (which looks like drift) and with normal noise of that standard deviation. One
-    row per replication, way (see `ways`) and stance: magnitude, lo, hi, truth, covered, calls.
+    row per replication, way of judging (all or a share of the replies by the paid judge, all or the
+    rest by the cheap one) and stance: magnitude, lo, hi, truth, covered, calls.
     """
     truth = (
         _population(np.random.default_rng(seed + 1), noise, 200_000, 1, 1)[0]
@@ -38,14 +39,14 @@ def simulate(
         mask = draw(paid, share, i)
         identity = paid.drop(columns=P)
         both = identity.join(rectify(cheap, paid[mask], paid)[P])
-        ways = {
+        judged_by = {
             "all paid": paid,
             "all cheap": cheap,
             "share paid": paid[mask],
             "share paid, rest cheap": both,
         }
         calls = {"all paid": len(paid), "all cheap": 0}
-        for way, stances in ways.items():
+        for way, stances in judged_by.items():
             table = measures.drift_table(stances, Bootstrap(resamples=400, seed=i))
             table = table[table["topic"] == "all"]
             found = table.rename(columns={"magnitude_lo": "lo", "magnitude_hi": "hi"})[

@@ -39,6 +39,7 @@ def draw(responses: pd.DataFrame, share: float, seed: int) -> pd.Series:
             for _, topic, prompt, sample in rows.itertuples(index=False)
         ]
     )
+    # a hash instead of a generator: no draw depends on which other rows there are
     chance = pd.util.hash_array(keys.to_numpy(object)) / 2**64
     rows = rows.assign(reply=chance)
     rows["turn"] = rows.groupby(["step", "prompt_id"])["reply"].rank()
@@ -64,9 +65,10 @@ def rectify(cheap: pd.DataFrame, paid: pd.DataFrame, responses: pd.DataFrame) ->
     if len(empty):
         step, topic = empty[0]
         raise ValueError(
-            f"step {step}, topic {topic}: the paid judge judged none of the drawn replies; raise judge.api.share, or "
-            "look at the statuses in judgements.parquet"
+            f"step {step}, topic {topic}: the paid judge judged none of the drawn replies; raise "
+            "judge.api.share, or look at the statuses in judgements.parquet"
         )
+    # neutral is what is left, so two of the three stances say all
     f, y = cheap[["p_support", "p_oppose"]].to_numpy(float), judged[P].to_numpy(float)
     places = cheap.index.get_indexer(judged.index)
     slope = _slope(f[places], y, responses.loc[judged.index, ["prompt_id", "sample"]])
@@ -88,6 +90,7 @@ def _slope(f: np.ndarray, y: np.ndarray, reply: pd.DataFrame) -> np.ndarray:
     within = [pd.DataFrame(v) - pd.DataFrame(v).groupby(groups).transform("mean") for v in (f, y)]
     if not within[0].to_numpy().any():
         within = [v - v.mean(axis=0) for v in (f, y)]
+    # support and oppose may be collinear; then the smallest slope of all that fit as well
     return np.linalg.lstsq(*map(np.asarray, within), rcond=1e-6)[0]
 
 

@@ -1,18 +1,14 @@
-"""Who tells support from neutral from oppose: an interface, and the offline judge.
+"""The offline judge, which tells support from neutral from oppose without a server.
 
-A judge turns replies into stances: `score` takes a table with the columns prompt and response and
-returns p_support, p_neutral, p_oppose (they sum to 1), label, refusal and judge for each row. A
-stance is meant at question level: support is what affirming the question would mean. A refusal
-counts as neutral and is flagged as well.
-
-The offline judge is a small cross-encoder that this repository fine-tunes on its own judge corpus,
-on first use, and keeps in the cache. How far it can be trusted is measured in 04_judge. Judges know
-neither methods nor checkpoints. The judge behind an API is in vd/judging/api.py.
+It is a small cross-encoder that this repository fine-tunes on its own judge corpus, on first use,
+and keeps in the cache. A stance is meant at question level: support is what affirming the question
+would mean. A refusal counts as neutral and is flagged as well. How far the judge can be trusted is
+measured in 04_trust; it knows neither methods nor checkpoints. The judge behind an API is in
+vd/judging/api.py.
 """
 
 import json
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -30,15 +26,6 @@ from vd.study.settings import JudgeSettings, ModelSettings
 
 CLASSES = (*STANCES, "refusal")
 HELD_OUT = 0.2  # share of the judge corpus' questions kept for evaluation
-
-
-class Judge(Protocol):
-    """Anything that scores replies."""
-
-    name: str
-
-    def score(self, responses: pd.DataFrame) -> pd.DataFrame:
-        """Stances of replies, index kept: p_support, p_neutral, p_oppose, label, refusal, judge."""
 
 
 def stances(probabilities: np.ndarray, index: pd.Index, name: str) -> pd.DataFrame:
@@ -79,9 +66,11 @@ class OfflineJudge:
         ).eval()
 
     def score(self, responses: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
-        """See `Judge.score`.
+        """Stances of replies (columns prompt, response), index kept: p_support, p_neutral,
+        p_oppose, which sum to 1, label, refusal, judge.
 
-        Identical pairs are scored once, in order of length, so batches hold little padding.
+        Identical pairs are scored once, in order of length, so batches hold little padding. Raises
+        NotFiniteError for a judge whose weights are damaged.
         """
         import torch
 

@@ -26,7 +26,7 @@ class Spending:
 
     @classmethod
     def kept_in(cls, cache, study: str, settings: ServerSettings):
-        """What a study has spent so far and spends from now on, kept in a vd.servers.database.Cache."""
+        """What a study has spent so far and spends from now on, kept in a `database.Cache`."""
         url, model = settings.base_url, settings.model
         return cls(settings, cache.spent(study), lambda cost: cache.spend(study, url, model, cost))
 

@@ -57,10 +57,11 @@ def ask(
     """Send requests (chat completion bodies by key) and hand every answer to `keep` as it arrives.
 
     Answers are as `vd.servers.answers` says. Returns what has no answer, key to reason: what the
-    server rejected, and what it failed at again and again while it answered others. Raises ServerError
-    when the server cannot be asked, keeps failing, or answers as another model, BudgetError when
-    the budget is used up; both after all requests in flight have come back. After an interruption
-    (Ctrl-C, a notebook's stop button) these have `interruption.GRACE` seconds to do so.
+    server rejected, and what it failed at again and again while it answered others. Raises
+    ServerError when the server cannot be asked, keeps failing, or answers as another model,
+    BudgetError when the budget is used up; both after all requests in flight have come back. After
+    an interruption (Ctrl-C, a notebook's stop button) these have `interruption.GRACE` seconds to
+    do so.
     """
     session = _Session(settings, keep, spending, progress)
     session.run(lambda: session.send_all(requests))

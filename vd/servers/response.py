@@ -69,7 +69,7 @@ def interpret(
 
 
 def read_answer(body) -> dict:
-    """The answer (see vd.servers.answers) in a chat completion, bytes or parsed; the key is blanked."""
+    """The answer, as `answers.read` gives it, in a chat completion; the key is blanked."""
     answer = answers.read(answers.parse(body) if isinstance(body, bytes) else body)
     for name in ("content", "refusal", "finish_reason", "model"):
         answer[name] = answer[name] and secret.blank(answer[name], secret.LONG_PART)

@@ -1,6 +1,6 @@
 """Questions out of prompts by rules, with as few edits as rules can do.
 
-A model would do better (see vd/vprism.py).
+A model would do better (see readings.py).
 """
 
 import re

@@ -41,7 +41,8 @@ def confirm(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
     confirmed = read.mask(given, candidates["known_topic"].eq(candidates["topic"]))
     if not confirmed.any():
         raise ValueError(
-            f"{', '.join(settings.source)}: nobody has read these prompts; name a vprism.writer in the study"
+            f"{', '.join(settings.source)}: nobody has read these prompts; "
+            "name a vprism.writer in the study"
         )
     polarity = candidates["polarity"].where(given, found["polarity"]).fillna(0).astype(int)
     by = given.map({True: "source", False: "prism_labels"})
