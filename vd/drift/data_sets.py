@@ -17,6 +17,7 @@ def value_gap(chosen: pd.DataFrame, rejected: pd.DataFrame, bootstrap: Bootstrap
     replies, so pairs are what is resampled. Returns dataset, topic, stance, gap, lo, hi, n_pairs;
     for sets without pairs see `with_empty`.
     """
+    # a gap is a drift with the rejected replies as the start, so one bootstrap does for both
     steps = pd.concat([rejected.assign(step=0), chosen.assign(step=1)])
     steps = steps[["dataset", "step", "prompt_id", "topic", *P]].rename(columns={"dataset": "run"})
     table = drift_table(steps.assign(sample=0), bootstrap)
@@ -40,6 +41,7 @@ def profile(stances: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     rows = []
     for (dataset, side), part in stances.groupby(["dataset", "side"]):
         n = len(part)
+        # one reply says nothing of the spread between replies
         reach = -stdtrit(n - 1, alpha / 2) * part[P].sem() if n > 1 else pd.Series(1.0, P)
         for stance in STANCES:
             mean, half = part[f"p_{stance}"].mean(), reach[f"p_{stance}"]
@@ -63,6 +65,7 @@ def with_empty(table: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     if not rows:
         return table
     lacking = pd.DataFrame(rows, columns=keys).merge(pd.DataFrame({"stance": STANCES}), how="cross")
+    # a count of none is known to be 0; the other numbers are not known
     counts = {column: 0 for column in table if column.startswith("n_")}
     lacking = lacking.assign(**counts).reindex(columns=table.columns)
     return pd.concat([table, lacking], ignore_index=True) if len(table) else lacking

@@ -48,6 +48,7 @@ def stance_distribution(stances: pd.DataFrame, target: str = "question") -> pd.D
     """
     rows = of_target(stances, target)
     rows = pd.concat([rows, rows.assign(topic="all")])
+    # first within prompts: one with many replies must not outweigh the others
     prompts = rows.groupby(["run", "step", "topic", "prompt_id"])[P].mean()
     by_topic = prompts.groupby(["run", "step", "topic"])
     wide = by_topic.mean().set_axis(list(STANCES), axis=1).assign(n_prompts=by_topic.size())
@@ -73,6 +74,7 @@ def drift_table(
         for t in trajectories(stances, bootstrap, target, pool)
         for row in _drift_rows(t, bootstrap.alpha)
     ]
+    # without pooling n_seeds would be 1 in every row
     table = pd.DataFrame(rows, columns=[*COLUMNS, "n_seeds"])
     return table if pool else table[COLUMNS]
 
@@ -104,7 +106,9 @@ def drift_time(t: Trajectories, s: int, alpha: float) -> tuple[float, np.ndarray
     up = -1 if t.value[-1, s] < 0 else 1  # a falling stance is a rising one upside down
     path = up * t.value[:-1, s]
     extreme = path.argmax()
+    # one df for the whole path: with one for each checkpoint, widening would bend it
     replicates = up * t.widened(alpha, t.df[extreme, s])[:, :-1, s]
+    # the half-width below the extreme, as found in the data, also for every replicate
     slack = path[extreme] - t.interval(replicates[:, extreme], alpha)[0]
     return fraction[_arrival(path[None], slack)[0]], fraction[_arrival(replicates, slack)]
 
@@ -135,4 +139,5 @@ def _drift_rows(t: Trajectories, alpha: float):
 
 def _arrival(paths: np.ndarray, slack: float) -> np.ndarray:
     """Index of the first step within `slack` of the path's maximum, for paths (B, T)."""
+    # the bound may lie above the extreme, by rounding or skew; the extreme itself still counts
     return (paths >= paths.max(axis=1, keepdims=True) - max(slack, 0)).argmax(axis=1)

@@ -27,6 +27,7 @@ def simulate(
     row per replication, way of judging (all or a share of the replies by the paid judge, all or the
     rest by the cheap one) and stance: magnitude, lo, hi, truth, covered, calls.
     """
+    # by brute force: so many prompts that chance is far below any interval's width
     truth = (
         _population(np.random.default_rng(seed + 1), noise, 200_000, 1, 1)[0]
         .groupby("step")[P]
@@ -37,6 +38,7 @@ def simulate(
     for i in range(replications):
         paid, cheap = _population(np.random.default_rng([seed, i]), noise, prompts, samples, topics)
         mask = draw(paid, share, i)
+        # labels and topics are the same for both judges; only p_* differ
         identity = paid.drop(columns=P)
         both = identity.join(rectify(cheap, paid[mask], paid)[P])
         judged_by = {
@@ -84,6 +86,7 @@ def _population(rng: np.random.Generator, noise: float, prompts: int, samples: i
         rng.normal(size=prompts * topics)[p] + rng.normal(0, 0.5, size=(prompts * topics, 2))[p, t]
     )
     position = common + 0.8 * t - 0.3 + rng.normal(0, 0.7, size=len(p))
+    # squeezed, and shifted at step 0 only: a bias that does not cancel in drift
     seen = 0.7 * position + 0.4 * (1 - t) + rng.normal(0, noise, size=len(p))
     table = pd.DataFrame(
         {
@@ -100,5 +103,6 @@ def _population(rng: np.random.Generator, noise: float, prompts: int, samples: i
 
 def _stances(position: np.ndarray) -> np.ndarray:
     logits = np.column_stack([3 * position, np.full(len(position), 0.5), -3 * position])
+    # the maximum is taken off so that exp does not overflow
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)

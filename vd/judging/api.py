@@ -43,6 +43,7 @@ class ApiJudge:
         self.settings, self.study, self.order = settings, study, order
         self.prompt = Prompt(settings.prompt)
         self.version = self.prompt.version
+        # the prompt's version is a part: the same model with another prompt is another judge
         self.name = f"{settings.model} {self.version}"
         self.file = paths.cache() / "judgements.sqlite"
 
@@ -56,6 +57,7 @@ class ApiJudge:
         replies are judged once and no answer is asked for twice. Raises ServerError
         (also if not one of many replies gets a label), BudgetError and CacheError.
         """
+        # opened for this call alone: other notebooks may write to it meanwhile
         with Cache(self.file) as cache:
             found = self._judge(cache, _pairs(responses), progress)
         self._any_label(found)
@@ -98,6 +100,7 @@ class ApiJudge:
             mean = cache.mean_tokens(url, model)
             versions = cache.per_prompt(url, model)
         missing = [request for name, request in asked.items() if name not in kept]
+        # a model counts tokens its own way, so its earlier answers are the best estimate
         tokens = sum(
             mean or len(request["messages"][0]["content"]) / CHARACTERS for request in missing
         )
@@ -137,6 +140,7 @@ class ApiJudge:
         if can["logprobs"]:
             given = self._answers(cache, pairs, can, False, progress)
             found = {p: (*row, _names([a])) for p, (a,) in given.items() if (row := by_tokens(a))}
+        # also where log-probabilities were mostly of other tokens
         rest = [pair for pair in pairs if pair not in found]
         voted = self._answers(cache, rest, can, True, progress)
         return found | {pair: (*by_votes(given), _names(given)) for pair, given in voted.items()}
@@ -144,6 +148,7 @@ class ApiJudge:
     def _any_label(self, found: dict[tuple, tuple]) -> None:
         """Raise ServerError if not one of many replies has a label: that is not their fault."""
         statuses = Counter(row[4] for row in found.values())
+        # a few replies without a label say something of the replies, many of the judge
         if len(found) < MANY or statuses["ok"]:
             return
         why = ", ".join(f"{n:,} {status}" for status, n in statuses.items())
@@ -203,4 +208,5 @@ def _names(answers: list[dict]) -> str | None:
 
 
 def _pairs(responses: pd.DataFrame) -> list[tuple[str, str]]:
+    # sorted, so that requests leave in the same order every time
     return sorted(set(zip(responses["prompt"], responses["response"], strict=True)))

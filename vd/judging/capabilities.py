@@ -57,6 +57,7 @@ def request(
 def kept(cache: Cache, settings: ApiJudgeSettings) -> dict | None:
     """What the server was found able to do; None if that is not known, or cannot be read."""
     found = cache.capabilities(settings.base_url, settings.model)
+    # it may be of an older version, or edited by hand; then it is found out anew
     if not isinstance(found, dict) or _types(found) != _types(CAPABILITIES):
         return None
     return found if found["length"] in ("max_tokens", "max_completion_tokens") else None
@@ -72,8 +73,10 @@ def find(
     """
     if found := kept(cache, settings):
         return found
+    # one process finds out, lest several pay for it at the same time
     with cache.alone():
         found = dict(CAPABILITIES)
+        # some servers take the key logprobs and leave it out of the answer
         if not _sample(settings, text, found, False, ask_once)["tokens"]:
             found["logprobs"] = 0
             said = _sample(settings, text, found, True, ask_once)["content"]

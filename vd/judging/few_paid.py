@@ -46,6 +46,7 @@ def draw(responses: pd.DataFrame, share: float, seed: int) -> pd.Series:
     of_prompt = pd.Series([f"{seed} {prompt}" for prompt in rows["prompt_id"]]).to_numpy(object)
     rows = rows.assign(prompt=pd.util.hash_array(of_prompt)).sort_values(["turn", "prompt"])
     place = rows.groupby(STRATUM).cumcount()
+    # two at least: from one reply no spread between replies is known
     wanted = (rows.groupby(STRATUM)["turn"].transform("size") * share).round().clip(lower=SMALLEST)
     return (place < wanted).reindex(responses.index)
 
@@ -58,6 +59,7 @@ def rectify(cheap: pd.DataFrame, paid: pd.DataFrame, responses: pd.DataFrame) ->
     judge (p_* missing) count as not drawn. Labels stay as judged, the paid judge's where there is
     one. Raises ValueError if a stratum has no paid judgement at all.
     """
+    # assumes that what it could not judge is like what it could
     judged = paid.dropna(subset=P)
     strata = responses[STRATUM].apply(tuple, axis=1)
     size, drawn = strata.value_counts(), strata[judged.index].value_counts()
@@ -75,6 +77,7 @@ def rectify(cheap: pd.DataFrame, paid: pd.DataFrame, responses: pd.DataFrame) ->
     g = (f - f[places].mean(axis=0)) @ slope + y.mean(axis=0)
     g[places] += (y - g[places]) * (size / drawn)[strata[judged.index]].to_numpy()[:, None]
     out = cheap.assign(**dict(zip(P, g.T, strict=True)))
+    # a label is for reading; only probabilities enter drift
     out.loc[judged.index, "label"] = judged["label"]
     return out
 

@@ -42,6 +42,7 @@ def stances(probabilities: np.ndarray, index: pd.Index, name: str) -> pd.DataFra
 def split(settings: JudgeSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The judge corpus as (training rows, held-out rows); no question is in both."""
     rows = sets.corpus("judge")
+    # by question: a reply to a known question would be no test
     questions = pd.Series(rows["prompt"].unique())
     held_out = set(questions.sample(frac=HELD_OUT, random_state=settings.seed))
     train = rows[~rows["prompt"].isin(held_out)]
@@ -84,11 +85,13 @@ class OfflineJudge:
                 logits = self.model(
                     **_encode(self.tokenizer, rows, self.settings.max_length)
                 ).logits
+            # NaN would pass for a stance further on: argmax of NaN is the first label
             finite(logits, f"{self.name}: a score", f"remove {self.folder} to train it again")
             batches.append(logits.double().softmax(-1).numpy())
             if progress:
                 progress(start + len(rows))
         scored = pairs.assign(**dict(zip(CLASSES, np.concatenate(batches).T, strict=True)))
+        # back to all rows, in their order
         merged = responses[["prompt", "response"]].merge(
             scored, on=["prompt", "response"], how="left"
         )
@@ -100,6 +103,7 @@ def load_judge(settings: JudgeSettings) -> OfflineJudge:
 
     Another corpus, encoder or training is another judge, with another name.
     """
+    # what API is asked beside it, and where its encoder lies, make no other judge
     learnt = settings.model_copy(update={"api": None, "source": ""})  # the encoder counts as data
     asked = Fingerprint(
         **fingerprint.values(judge=learnt),

@@ -29,12 +29,14 @@ class Prompt:
             fault = f"no mapping with labels and template ({shorten(str(error))})"
         if fault:
             raise StudyError(f"{file}: {fault}; start from {paths.prompt('stance-v1')}")
+        # by content, not by name alone: an edited prompt must not find answers to the old one
         self.version = f"{name}@{hashlib.sha256(content).hexdigest()[:8]}"
 
     def _fault(self) -> str | None:
         if sorted(self.labels) != sorted(STANCES):
             return f"labels: must be {', '.join(STANCES)}"
         try:
+            # tried out here: a template that does not fit should show before anything is sent
             text = self.text("<a question>", "<a reply>")
         except (LookupError, ValueError, AttributeError):
             text = ""

@@ -36,6 +36,7 @@ def judge_run(study: Study, run: Run) -> pd.DataFrame:
         judgements = _judge_share(api, responses, study, run)
         scored = few_paid.rectify(scored, judgements, responses).assign(judge=api.name)
     questions = pd.concat([responses[IDENTITY], scored], axis=1).assign(target="question")
+    # V-PRISM's probes may have polarity 0, which only the topic level leaves out
     polarity = load_probes(study.probing).set_index("prompt_id")["polarity"]
     table = pd.concat([questions, to_topic(questions, polarity)], ignore_index=True)
     write_table(table, paths.stances(study.name, run.id))

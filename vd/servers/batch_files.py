@@ -15,6 +15,7 @@ PAGE = 100  # batches that are listed at once
 
 def objects(content: bytes) -> Iterator[dict]:
     """The objects of JSON lines, which end in line feeds only; what is none is left out."""
+    # splitlines would also break lines at U+2028, which JSON allows within a text
     for line in content.split(b"\n"):
         with contextlib.suppress(answers.Unreadable):
             row = answers.parse(line)
@@ -35,6 +36,7 @@ def listing(body: bytes) -> tuple[list[dict], bool]:
     found = answers.parse(body)
     if not isinstance(found, dict) or not isinstance(found.get("data"), list):
         raise answers.Unreadable("it holds no list of batches")
+    # servers without has_more: a page that is full may not be the last
     whole = len(found["data"]) >= PAGE
     return [identified(entry) for entry in found["data"]], found.get("has_more", whole) is True
 

@@ -92,11 +92,13 @@ class _Session:
         """Submit as many as the budget allows, in as many batches as their size asks for."""
         batches, part, size = {}, {}, 0
         affordable = self._affordable(requests)
+        # some are submitted although not all fit: what they answer is kept for later
         if requests and not affordable:
             raise BudgetError(self.spending.exhausted())
         for name, request in affordable.items():
             line = {"custom_id": name, "method": "POST", "url": ENDPOINT, "body": request}
             line = json.dumps(line)
+            # limits of the Batch API, see its documentation: 50,000 requests, 200 MB
             if part and (len(part) == MOST_REQUESTS or size + len(line) > MOST_BYTES):
                 batches |= self._create(part, affordable)
                 part, size = {}, 0
@@ -109,6 +111,7 @@ class _Session:
         known, costs, lost = bool(asked), {}, []
         for kind in ("output_file_id", "error_file_id"):
             for name, response in batch_files.responses(self._file(batch.get(kind), lost)):
+                # a file may name a request twice; it was charged once
                 if name in costs and name in self.done:  # it is there twice
                     continue
                 if not known and name in self.requests and name not in asked:
@@ -118,6 +121,7 @@ class _Session:
         gone = batch.get("output_file_id") in lost
         for name, bound in asked.items():
             self.spending.end(bound, costs.get(name, bound if gone else None))
+        # after all answers are kept: killed before, it is collected again and nothing is lost
         self.cache.collect(batch_id)
         if gone:
             why = "its answers are gone (404); run again to have it asked, and paid for, anew"
@@ -172,6 +176,7 @@ class _Session:
                 found = next(ours, None)
             return identified(found)["id"]
 
+        # the file is sent once, whatever happens to the request that names it
         file = self._call(upload, identified, FILES)["id"]
         bounds = {name: self.spending.bound(requests[name]) * PRICE for name in part}
         return {self._call(submit, submitted): bounds}
@@ -184,6 +189,7 @@ class _Session:
 
     def _ended(self, batch_id: str) -> dict:
         """A batch once it has ended."""
+        # the server may never say that a batch has ended
         deadline = time.monotonic() + LONGEST
         while True:
             batch = self._call(lambda c: c.batches.with_raw_response.retrieve(batch_id), identified)
@@ -204,6 +210,7 @@ class _Session:
             try:
                 batches, more = self._call(partial(_list, page=page), listing)
             except NotFound:
+                # the error is raised below: one that is raised here would carry the server's words
                 batches = None
             if batches is None:
                 raise self._error("no Batch API there (404); remove batch: true")
@@ -236,6 +243,7 @@ class _Session:
         """The requests that fit into the budget, their cost put aside."""
         fitting = {}
         for name, request in requests.items():
+            # in order: what does not fit now is first in turn when the budget is raised
             if not self.spending.fits(self.spending.bound(request) * PRICE):
                 break
             self._reserve({name: request})

@@ -32,12 +32,14 @@ class Spending:
 
     def bound(self, request: dict) -> float:
         """Dollars that a request costs at most: a token is at least one byte of text."""
+        # tokenizers differ and their servers do not say which they use; bytes bound them all
         text = json.dumps(request["messages"]).encode()
         tokens_out = request.get("max_tokens") or request["max_completion_tokens"]
         return self.cost(len(text) + 50, tokens_out, 0.0)  # the chat template adds some
 
     def cost(self, tokens_in: int | None, tokens_out: int | None, bound: float) -> float:
         """Dollars for that many tokens; the upper bound if the server does not count them."""
+        # rather too much than a budget that a silent server makes meaningless
         if tokens_in is None or tokens_out is None:
             return bound
         settings = self.settings
@@ -46,6 +48,7 @@ class Spending:
     def fits(self, bound: float) -> bool:
         """Whether one more request stays within the budget, whatever those in flight will cost."""
         calls, dollars = self.settings.budget_calls, self.settings.budget_dollars
+        # those in flight may all cost their bound, and cannot be called back
         return (calls is None or self.calls + self.in_flight_calls + 1 <= calls) and (
             dollars is None or self.dollars + self.in_flight_dollars + bound <= dollars
         )
@@ -67,6 +70,7 @@ class Spending:
         """A request is over; None if the server did not charge for it."""
         self.in_flight_calls -= 1
         self.in_flight_dollars -= bound
+        # written at once: a process that is killed has spent it all the same
         if cost is not None:
             self.calls += 1
             self.dollars += cost

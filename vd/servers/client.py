@@ -141,7 +141,7 @@ class Server(Interruptible):
             if outcome.retry_after:
                 self.back_off(outcome.retry_after)
             else:
-                # 2 ** 20 is beyond any pause, and 2 ** retries would be no number of seconds
+                # the exponent is bounded: retries may be so many that the power is no float
                 pause = min(LONGEST_PAUSE, 0.5 * 2 ** min(number, 20)) * random.uniform(0.5, 1)
                 end = time.monotonic() + pause
                 await self.sleep(lambda end=end: end - time.monotonic())
@@ -161,6 +161,7 @@ class Server(Interruptible):
             return Failure(why, retryable=True, charged=True)
         except UnicodeEncodeError:
             return Failure("it holds characters that cannot be sent", rejected=True)
+        # even a success may say that it was the last one for now
         status, headers = response.status_code, response.headers
         self.back_off(pace.until_renewal(headers))
         return interpret(status, headers, response.content, self.settings, read)
@@ -187,11 +188,13 @@ class _Session(Server):
         queue = iter(requests.items())
         self.settled = asyncio.Condition()
         async with self.connect():
+            # workers instead of a task per request: a million requests would be a million tasks
             count = min(self.settings.max_in_flight, len(requests), MOST_IN_FLIGHT)
             working = [asyncio.create_task(self._work(queue)) for _ in range(count)]
             ending = asyncio.create_task(self.end_of_grace())
             both = [asyncio.gather(*working), ending]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            # what is not back by now is given up
             for task in (ending, *working):
                 task.cancel()
             await asyncio.gather(ending, *working, return_exceptions=True)
@@ -214,6 +217,7 @@ class _Session(Server):
             self.keep(name, outcome)
         elif outcome.rejected:
             self.rejected[name] = outcome.why
+            # one long prompt is rejected alone; if all of the first few are, the request is wrong
             if len(self.rejected) == MAX_REJECTED and not self.answered:
                 self.stop(RejectsAll(f"{self.url}: rejects everything: {outcome.why}"))
         elif (

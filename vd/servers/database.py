@@ -44,6 +44,7 @@ class CacheError(RuntimeError):
 
 def request_key(base_url: str, request: dict, number: int = 0) -> str:
     """Hash of a request to a server; `number` tells apart votes, which ask the same again."""
+    # sorted keys: the order in which a request was put together is no difference
     content = json.dumps([base_url, request, number], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -61,6 +62,7 @@ class Cache:
             self._execute("pragma journal_mode = wal")  # readers do not wait for the writer
             # survives a killed process; a power cut may cost the last rows
             self._execute("pragma synchronous = normal")
+            # before anything is asked: a file that cannot be prepared cannot keep an answer
             self._prepare()
         else:
             self._open_to_read()
@@ -82,6 +84,7 @@ class Cache:
 
     def answers(self, names: Iterable[str], settings=None) -> dict[str, dict]:
         """Answers that are there and can be read, by key; with settings, of their model only."""
+        # as one JSON text, since SQLite limits the number of parameters
         wanted = "select key, content from answers where key in (select value from json_each(?))"
         rows = self._execute(wanted, json.dumps(list(names)))
         found = {name: answer for name, content in rows if (answer := kept_part(content))}
@@ -93,6 +96,7 @@ class Cache:
     @contextmanager
     def alone(self):
         """Hold the lock of those who ask; nothing is asked that could not be written down."""
+        # SQLite's own lock would stop writers for as long as a server takes to answer
         lock = FileLock(f"{self.file}.lock")
         try:
             held = self.writable and lock.acquire()
@@ -137,6 +141,7 @@ class Cache:
 
     def keep_capabilities(self, base_url: str, model: str, found: dict | None) -> None:
         """Write down what the server is able to do; None to have that found out anew."""
+        # the table keeps its old name, so that files of earlier versions are read on
         self._execute("delete from abilities where base_url = ? and model = ?", base_url, model)
         self._write("abilities", base_url, model, json.dumps(found), time.time())
 
@@ -174,6 +179,7 @@ class Cache:
         """Make what is not there yet; a file of an older version gets the columns that it lacks."""
         for table, columns in TABLES.items():
             self._execute(f"create table if not exists {table} ({columns})")
+            # a file may be years old; it holds answers that were paid for
             there = {row[1] for row in self._execute(f"pragma table_info({table})")}
             for name, column in _columns(table).items():
                 if name not in there:
@@ -193,6 +199,7 @@ def _columns(table: str) -> dict[str, str]:
 
 def _can_write(file: Path) -> bool:
     """Whether a file and those that SQLite puts beside it can be written, or made."""
+    # a set-user-id process is asked for the rights that it acts with
     how = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -55,12 +55,14 @@ def interpret(
 ):
     """What `read` makes of a body, or the Failure with a response. `read` raises Unreadable."""
     if 200 <= status < 300:
+        # a proxy's login page, mostly, or the server's home page under a wrong base_url
         if body.lstrip()[:1] == b"<":
             return Failure("a web page, no chat completion; base_url mostly ends in /v1")
         try:
             return read(body)
         except answers.Unreadable as error:
             why, inner = shorten(f"{error}"), error.status
+        # it may have been cut on the way: sending it again may help, and was charged perhaps
         if not inner:
             why = f"a broken answer: {why}; base_url mostly ends in /v1"
             return Failure(why, retryable=True, isolated=True, charged=True)
@@ -97,12 +99,14 @@ def shorten(text: str) -> str:
 def connection_failure(error: openai.APIConnectionError, settings: ServerSettings) -> Failure:
     """The Failure with a connection that could not be made, or broke."""
     chain, cause = [], error
+    # libraries wrap the error that tells what happened; causes may form a circle
     while cause and cause not in chain:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
     kinds, words = {type(e).__name__ for e in chain}, " ".join(map(str, chain))
     if "CERTIFICATE" in words:
         return Failure("its certificate is not trusted; set SSL_CERT_FILE to that of its issuer")
+    # what never left costs nothing, and is not counted
     unsent = bool(kinds & {"ConnectError", "ConnectTimeout", "ProxyError"})
     why = "nobody answers" if unsent else "the connection broke"
     fix = "start the server or correct base_url"
@@ -113,7 +117,9 @@ def connection_failure(error: openai.APIConnectionError, settings: ServerSetting
 
 def _refusal(status: int, headers: Mapping[str, str], body: bytes, settings: ServerSettings):
     """The Failure with a response that is no success."""
+    # whole, and not cut before: the key is blanked in it
     said = f"{status}: {shorten(answers.error_text(body)) or 'it does not say why'}"
+    # before all else: what is wrong with one request says nothing of the server
     if status in REJECTED:
         return Failure(said, rejected=True)
     wait = pace.retry_after(headers)
@@ -144,6 +150,7 @@ def _permanent(
     if status in (401, 403):
         why = f"key refused ({status}); set OPENAI_API_KEY to a key of this server that may use"
         return f"{why} {settings.model}{'' if secret.may_have_it(settings.base_url) else OPEN}"
+    # OpenAI says 429 for an empty account too, which no waiting fills
     if status == 402 or (status == 429 and b"insufficient_quota" in body):
         return f"no credit left ({status}); pay, or ask another server"
     if status == 404:

@@ -65,6 +65,7 @@ def opening_prompts(settings: VPrismSettings) -> tuple[pd.DataFrame, Counter]:
     reason[words > WORDS[1]] = "too long"
     reason[words < WORDS[0]] = "too short"
     left, dropped = table[reason.isna()].reset_index(drop=True), Counter(reason.dropna())
+    # UMAP needs more points than components, HDBSCAN a whole cluster
     needed = max(settings.n_components + 2, settings.min_cluster_size, 4)
     if len(left) < needed:
         said = f"{len(left)} prompts are left ({dict(dropped)}), {needed} are needed"
@@ -88,6 +89,7 @@ def _prompts(name: str, filters: dict) -> pd.DataFrame:
 
 def embed(settings: VPrismSettings, texts: pd.Series) -> np.ndarray:
     """Sentence embeddings (N, D) of unit length, cached."""
+    # by what the encoder holds and not by where it lies, so a moved cache serves on
     how = settings.embedding.model_dump(exclude={"source"})
     key = [how, locate.identity(settings.embedding), *texts]
 
@@ -113,6 +115,7 @@ def clusters(settings: VPrismSettings, vectors: np.ndarray) -> pd.Series:
         return pd.DataFrame({"cluster": found.fit_predict(reduced)})
 
     keys = settings.model_dump(include={"n_neighbors", "n_components", "min_cluster_size", "seed"})
+    # both libraries change their results between versions
     versions = [version(package) for package in ("umap-learn", "scikit-learn")]
     return _cached("clusters", [keys, versions, _hash(vectors)], make)["cluster"]
 
@@ -176,6 +179,7 @@ def _terms(texts: list[str]) -> list[str]:
     if not any(map(counter.build_analyzer(), texts)):
         return [""] * len(texts)
     counts = counter.fit_transform(texts).toarray()
+    # clusters differ in size; shares make their terms comparable
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     weights = share * np.log(1 + counts.sum() / len(texts) / counts.sum(axis=0))
     terms = counter.get_feature_names_out()

@@ -133,6 +133,7 @@ def to_question(text: str) -> tuple[str, str] | None:
     becomes "What do you think about ...?". Other requests and statements about the writer's own
     life are left out. For the form see `form`.
     """
+    # typographic apostrophes would hide don't and what's from the rules
     text = _without(GREETING, " ".join(text.split()).replace("’", "'"))
     sentences = [
         _without(TELL_ME, _without(FILLER, s)) for s in re.split(r"(?<=\w\w[.?!])\s+", text) if s
@@ -162,6 +163,7 @@ def _stated(statement: str) -> tuple[str, str] | None:
     if len(words) < SHORTEST or FIRST_PERSON.search(statement) or words[0].lower() in ORDER:
         return None
     place = next((i for i, word in enumerate(words[:6]) if i and word.lower() in INVERTED), None)
+    # an auxiliary within a clause is not the sentence's: what he said is wrong
     if place is None or CLAUSE & {word.lower() for word in words[:place]}:
         return _asked(f"Do you agree that {_lower(statement)}")
     return _asked(" ".join([words[place], _lower(" ".join(words[:place])), *words[place + 1 :]]))
@@ -173,6 +175,7 @@ def _asked(sentence: str, before: str = "") -> tuple[str, str] | None:
     if len(sentence.split()) < SHORTEST:
         return None
     whole = f"{before} {sentence[0].upper()}{sentence[1:]}?".strip()
+    # a question after a whole story is no probe; it must stand alone
     if before and len(whole.split()) > CONTEXT:
         return _asked(sentence)
     return f"{whole[0].upper()}{whole[1:]}", form(sentence)

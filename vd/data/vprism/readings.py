@@ -84,6 +84,7 @@ def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFr
     for row in candidates.itertuples():
         text = asks.format(topic=row.topic, proposition=propositions[row.topic], prompt=row.prompt)
         message = {"role": "user", "content": text}
+        # temperature 0: a reading is no sample, and the same prompt gets the same question
         requests[row.Index] = {
             "model": writer.model,
             "messages": [message],
@@ -96,6 +97,7 @@ def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFr
     with database.Cache(paths.cache() / "vprism" / "answers.sqlite") as cache:
         # several studies may build the same probes, so the budget is one for all of this prompt's
         given = ask_missing(wanted, writer, cache, PROMPT, progress, prompt=PROMPT)
+    # a few unreadable answers are the prompts', many the writer's
     if len(given) >= MANY and not any(map(_said, given.values())):
         fault = f"no answer of {writer.model} is as {PROMPT} asks; name another vprism.writer"
         raise ValueError(f"{writer.base_url}: {fault}")
@@ -111,6 +113,7 @@ def _said(answer: dict | None) -> dict | None:
 def _read(answer: dict | None) -> dict:
     """What a writer's answer says; one that cannot be read confirms nothing."""
     said = _said(answer) or {}
+    # models write true, "true" and True, 1 and "+1"
     words = {name: str(v) for name, v in said.items() if isinstance(v, str | int | float)}
     asked, polarity = said.get("question"), POLARITIES.get(words.get("polarity"))
     question = " ".join(asked.split()) if isinstance(asked, str) else ""

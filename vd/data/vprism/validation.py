@@ -20,6 +20,7 @@ def known_clusters(settings: VPrismSettings, prompts: pd.DataFrame) -> dict[str,
     if settings.source != ["prism"]:
         return {"topics": prompts["known_topic"]} if prompts["known_topic"].notna().any() else {}
     folder = mirror() / "prism" if mirror() else None
+    # a mirror may hold PRISM's conversations alone
     if not folder or not all(
         (folder / name).exists() for name in ("clusters.csv", "cluster_names.csv")
     ):
@@ -51,6 +52,7 @@ def agreement(known: pd.Series, found: pd.Series) -> dict:
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+    # PRISM prints texts for some prompts of a cluster only
     both = known.notna()
     if not both.any():
         return {"prompts": 0, "ari": np.nan, "nmi": np.nan}
