@@ -24,42 +24,22 @@ def simulate(
     A reply's support is a logistic function of what is common to its prompt, a shift by training
     and chance; the paid judge sees it, the cheap one sees it squeezed, shifted at the first
     checkpoint only (which looks like drift) and with normal noise of that standard deviation. One
-    row per replication, way of judging (all or a share of the replies by the paid judge, all or the
-    rest by the cheap one) and stance: magnitude, lo, hi, truth, covered, calls.
+    row per replication, way of judging (see `_judged`) and stance: magnitude, lo, hi, truth,
+    covered, calls.
     """
-    # by brute force: so many prompts that chance is far below any interval's width
-    truth = (
-        _population(np.random.default_rng(seed + 1), noise, 200_000, 1, 1)[0]
-        .groupby("step")[P]
-        .mean()
-    )
-    truth = (truth.loc[1] - truth.loc[0]).to_dict()
     rows = []
     for i in range(replications):
         paid, cheap = _population(np.random.default_rng([seed, i]), noise, prompts, samples, topics)
-        mask = draw(paid, share, i)
-        # labels and topics are the same for both judges; only p_* differ
-        identity = paid.drop(columns=P)
-        both = identity.join(rectify(cheap, paid[mask], paid)[P])
-        judged_by = {
-            "all paid": paid,
-            "all cheap": cheap,
-            "share paid": paid[mask],
-            "share paid, rest cheap": both,
-        }
-        calls = {"all paid": len(paid), "all cheap": 0}
-        for way, stances in judged_by.items():
+        for way, (stances, calls) in _judged(paid, cheap, draw(paid, share, i)).items():
             table = measures.drift_table(stances, Bootstrap(resamples=400, seed=i))
-            table = table[table["topic"] == "all"]
-            found = table.rename(columns={"magnitude_lo": "lo", "magnitude_hi": "hi"})[
-                ["stance", "magnitude", "lo", "hi"]
-            ]
-            rows.append(found.assign(replication=i, way=way, calls=calls.get(way, mask.sum())))
+            found = table[table["topic"] == "all"].rename(
+                columns={"magnitude_lo": "lo", "magnitude_hi": "hi"}
+            )[["stance", "magnitude", "lo", "hi"]]
+            rows.append(found.assign(replication=i, way=way, calls=calls))
     table = pd.concat(rows, ignore_index=True)
-    table["truth"] = ("p_" + table["stance"]).map(truth)
-    return table.assign(
-        covered=table["truth"].between(table["lo"], table["hi"]), share=share, noise=noise
-    )
+    table["truth"] = ("p_" + table["stance"]).map(_truth(noise, seed))
+    covered = table["truth"].between(table["lo"], table["hi"])
+    return table.assign(covered=covered, share=share, noise=noise)
 
 
 def summary(simulated: pd.DataFrame) -> pd.DataFrame:
@@ -77,6 +57,30 @@ def summary(simulated: pd.DataFrame) -> pd.DataFrame:
         table.index.names
     )
     return table.join(needed).reset_index()
+
+
+def _judged(
+    paid: pd.DataFrame, cheap: pd.DataFrame, drawn: pd.Series
+) -> dict[str, tuple[pd.DataFrame, int]]:
+    """Stances and paid calls by way of judging; `drawn` is the mask of the paid judge's share."""
+    # labels and topics are the same for both judges; only p_* differ
+    identity = paid.drop(columns=P)
+    return {
+        "all paid": (paid, len(paid)),
+        "all cheap": (cheap, 0),
+        "share paid": (paid[drawn], drawn.sum()),
+        "share paid, rest cheap": (
+            identity.join(rectify(cheap, paid[drawn], paid)[P]),
+            drawn.sum(),
+        ),
+    }
+
+
+def _truth(noise: float, seed: int) -> dict[str, float]:
+    """Drift of each p_* as the paid judge sees it, of 200,000 prompts with one reply each."""
+    paid, _ = _population(np.random.default_rng(seed + 1), noise, 200_000, 1, 1)
+    values = paid.groupby("step")[P].mean()
+    return (values.loc[1] - values.loc[0]).to_dict()
 
 
 def _population(rng: np.random.Generator, noise: float, prompts: int, samples: int, topics: int):

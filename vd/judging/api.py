@@ -192,8 +192,10 @@ class ApiJudge:
         """What the server can do, asked once and kept."""
         # a wrong address should show soon
         soon = self.settings.model_copy(update={"retries": min(2, self.settings.retries)})
-        spending = Spending.kept_in(cache, self.study, self.settings)
-        ask_once = partial(client.ask_once, settings=soon, spending=spending)
+
+        def ask_once(request: dict) -> dict:
+            return client.ask_once(request, soon, Spending.kept_in(cache, self.study, soon))
+
         return capabilities.find(cache, self.settings, self.prompt.text(*SAMPLE), ask_once)
 
 
