@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 CORPORA = ROOT / "vd" / "corpora"
 PROMPTS = ROOT / "vd" / "prompts"
+RECIPE_DATA = "data.jsonl"  # what a recipe makes, in its folder
 
 
 def place(variable: str, default: str = "") -> Path:
@@ -111,6 +112,11 @@ def vprism(study: str) -> Path:
     Like all texts of others, they stay out of git.
     """
     return results(study) / "vprism.jsonl"
+
+
+def recipe(study: str, name: str) -> Path:
+    """Folder of a data set that a study makes: data.jsonl, its card, its yield, what was tried."""
+    return results(study) / "recipes" / name
 
 
 def table(study: str, name: str) -> Path:

@@ -21,7 +21,12 @@ from vd.store import formats
 from vd.study.catalogue import EMBEDDED, PUBLIC
 from vd.study.settings import PreferenceSettings, TrainingSettings
 
-TRAINED_ON = {"sft": ("prompt", "completion"), "preference": ("prompt", "chosen", "rejected")}
+COLUMNS = {  # that every row has, by the kind of data: what a method declares that it reads
+    "texts": ("prompt", "completion"),
+    "pairs": ("prompt", "chosen", "rejected"),
+    "steps": ("prompt", "completions", "labels"),
+    "prompts": ("prompt",),
+}
 
 
 def registry() -> pd.DataFrame:
@@ -47,16 +52,16 @@ def corpus(
 ) -> pd.DataFrame:
     """A data set as a table, in the order of its file.
 
-    Its texts stand in `prompt` and in `completion`, or `chosen` and `rejected`; a column `history`
-    holds the messages before the prompt. Public sets have no `topic`, and an `id`, their own or the
-    row's number; rows that cannot be used are left out (`card` says which), so numbers may be
-    missing. A file of yours has a unique `id` in every row, made where it is missing, and none of
+    Its texts stand in `prompt` and in `completion`, or `chosen` and `rejected`, or `completions`
+    with `labels` (see `READERS`); a column `history` holds the messages before the prompt. Public
+    sets have no `topic`, and an `id`, their own or the row's number; rows that cannot be used are
+    left out (`card` says which), so numbers may be missing. A file of yours has a unique `id` in every row, made where it is missing, and none of
     its rows is left out: what cannot be read raises ValueError with file, row and fix. Only large
     public sets heed `examples` and `seed` here: from the hub they are streamed until there are that
     many rows.
     """
     if name in PUBLIC:
-        return pd.DataFrame(reading.read(name, filters or {}, examples, seed)[0])
+        return pd.DataFrame(reading.read_public(name, filters or {}, examples, seed)[0])
     if filters:
         raise ValueError(
             f"data set '{name}': filters: only public data sets have some; remove the key"
@@ -71,7 +76,7 @@ def rows_of(name: str, key: str = "id") -> list[dict]:
         known = f"write one of {', '.join([*EMBEDDED, *PUBLIC])}"
         fix = "make it first, or correct its name in the study" if formats.is_file(name) else known
         raise ValueError(f"no data set '{name}' ({file}): {fix}")
-    return list(formats.lines(file)) if name in EMBEDDED else rows.own(file, name, key)
+    return list(formats.lines(file)) if name in EMBEDDED else rows.read_own(file, name, key)
 
 
 def _file(name: str):
@@ -87,7 +92,7 @@ def card(name: str, filters: dict | None = None, examples: int | None = None) ->
     `corpus`.
     """
     if name in PUBLIC:
-        found, dropped = reading.read(name, filters or {}, examples)
+        found, dropped = reading.read_public(name, filters or {}, examples)
         found = pd.DataFrame(found)
     else:
         found, dropped = corpus(name, filters), {}  # of a file of ours all or nothing is read
@@ -115,7 +120,7 @@ def topics() -> pd.DataFrame:
 
 def sft(settings: TrainingSettings, seed: int):
     """Instruction data as a `datasets.Dataset` of message lists: prompt, completion."""
-    return _conversational(drawn(settings, seed, *TRAINED_ON["sft"]), "completion")
+    return _conversational(draw_rows(settings, seed, *COLUMNS["texts"]), "completion")
 
 
 def preferences(settings: PreferenceSettings, seed: int):
@@ -124,20 +129,46 @@ def preferences(settings: PreferenceSettings, seed: int):
     `swap_labels` exchanges chosen and rejected, which turns support-aligned pairs into oppose-
     aligned ones.
     """
-    table = drawn(settings, seed, *TRAINED_ON["preference"])
+    table = draw_rows(settings, seed, *COLUMNS["pairs"])
     if settings.swap_labels:
         table = table.rename(columns={"chosen": "rejected", "rejected": "chosen"})
     return _conversational(table, "chosen", "rejected")
 
 
-def drawn(settings: TrainingSettings, seed: int, *columns: str) -> pd.DataFrame:
-    """The rows that a run trains on, which all have a text in these columns."""
+def labelled_steps(settings: TrainingSettings, seed: int):
+    """Solutions whose steps are labelled right or wrong, as a `datasets.Dataset`.
+
+    Columns: prompt (a text), completions (a list of texts, the steps) and labels (a bool for each);
+    what TRL calls stepwise supervision and its PRMTrainer takes.
+    """
+    from datasets import Dataset
+
+    table = draw_rows(settings, seed, *COLUMNS["steps"])
+    name = settings.data
+    if "history" in table and table["history"].map(len).any():
+        # A step is scored after its problem and the steps before it; TRL's type has no messages.
+        said = "earlier turns in history, which data of steps cannot have; move them into prompt"
+        raise ValueError(f"data set '{name}': row {table['history'].map(len).argmax() + 1}: {said}")
+    return Dataset.from_dict({column: table[column].tolist() for column in COLUMNS["steps"]})
+
+
+def prompts(settings: TrainingSettings, seed: int):
+    """Prompts alone, for methods that write the replies, as a `datasets.Dataset` of messages."""
+    return _conversational(draw_rows(settings, seed, *COLUMNS["prompts"]))
+
+
+READERS = {"texts": sft, "pairs": preferences, "steps": labelled_steps, "prompts": prompts}
+
+
+def draw_rows(settings: TrainingSettings, seed: int, *columns: str) -> pd.DataFrame:
+    """The rows that a run trains on, which all have these columns."""
     name, examples = settings.data, settings.examples
     table = corpus(name, settings.filters, examples, seed)
     for column in columns:
         if column not in table or table[column].isna().any():
             row = table[column].isna().argmax() + 1 if column in table else 1
-            raise ValueError(f"data set '{name}': row {row}: no text '{column}'; {rows.FIX}")
+            what = "list" if column in rows.LISTS else "text"
+            raise ValueError(f"data set '{name}': row {row}: no {what} '{column}'; {rows.FIX}")
     if examples is None:
         return table
     if examples > len(table):

@@ -2,7 +2,8 @@
 
 A file of vd/data/public holds
 
-    KIND         what it is for: sft, preference, prompts or stances
+    KIND         what its rows are: texts, pairs, steps or prompts, as the readers of
+                 vd/data/sets.py take them, or stances
     HUB          its name on the hub, None where it is not there; REVISION, a commit of the hub
     LICENCE      its terms
     MIRROR       its files in a mirror folder (VD_DATA_DIR); the first that is there is read
@@ -22,10 +23,10 @@ from vd import plugins
 EMBEDDED = {  # kinds of the embedded corpora
     "topics": "topics",
     "probes": "probes",
-    "sft_neutral": "sft",
-    "sft_support": "sft",
-    "value_gap": "preference",
-    "low_gap": "preference",
+    "sft_neutral": "texts",
+    "sft_support": "texts",
+    "value_gap": "pairs",
+    "low_gap": "pairs",
     "judge": "stances",
     "judge_labelled": "stances",
     "openers": "prompts",
@@ -39,7 +40,7 @@ ROOM = "data.public"
 class Public:
     """A public data set, as its file declares it."""
 
-    kind: Literal["sft", "preference", "prompts", "stances"]
+    kind: Literal["texts", "pairs", "steps", "prompts", "stances"]
     hub: str | None
     revision: str | None
     licence: str
