@@ -55,13 +55,13 @@ def _count(text: str) -> int:
 
 
 def _plan(study: Study) -> None:
+    for name, entry in study.recipes.items():
+        print(f"recipe {name}: {entry['recipe']}, written by {entry['writer']}")
     for run in study.runs().values():
-        depth = {"base": 0, "sft": 1, "preference": 2}[run.phase]
-        what = (
-            f"{run.method}, {run.settings.length} on {run.settings.data}"
-            if run.settings
-            else "as it is"
-        )
+        depth = 0 if run.is_base else run.lineage.count("/") + 1
+        what, on = run.method or "as it is", run.training
+        what += f", {on.length} on {on.data}" if on else ""
+        what += f", scored by {run.scorer}" if run.scorer else ""
         print(f"{'  ' * depth}{run.id}: {what}")
     print(f"then probe, judge, drift, figures and tables in {_short(paths.results(study.name))}/")
     for name in inputs.to_be_made(study):

@@ -16,6 +16,8 @@ from vd.models import loading
 from vd.study.runs import Run
 from vd.study.settings import PreferenceSettings
 
+READS = "pairs"
+MAKES = "policy"
 CURVES = ("loss", "rewards/margins", "rewards/accuracies")
 
 
@@ -53,5 +55,6 @@ def build(run: Run):
         train_dataset=pairs,
         processing_class=loading.load_tokenizer(run.model_settings),
     )
-    trainer.check_reference(dpo.model if reference is None else dpo.ref_model, start)
+    if start:
+        trainer.check_reference(dpo.model if reference is None else dpo.ref_model, start)
     return dpo

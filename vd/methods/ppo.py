@@ -1,15 +1,14 @@
 """Proximal policy optimisation against a reward model (Schulman et al. 2017, arXiv 1707.06347;
-Ouyang et al. 2022):
+Ouyang et al. 2022, arXiv 2203.02155):
 
-    r_t = -kl_coef (log pi(y_t) - log pi_ref(y_t)), plus the reward model's score of the whole reply
-    after its end
-    L = E[max(-A rho, -A clip(rho, 1 - cliprange, 1 + cliprange))] + vf_coef L_value,   rho = pi /
-    pi_rollout
+    r_t = -kl_coef (log pi(y_t) - log pi_ref(y_t)),  plus, after its end, the whole reply's score
+    rho = pi / pi_rollout
+    L = E[max(-A rho, -A clip(rho, 1 - cliprange, 1 + cliprange))] + vf_coef L_value
 
 with advantages A from generalised advantage estimation, whitened. The reference model pi_ref is the
-SFT checkpoint, the value model starts from the reward model. A batch is that many rollouts; each is
-trained on `ppo_epochs` times. TRL adds the score to the position after the end token, from where
-the value model hands it back: weakened, but not lost.
+checkpoint that the run starts from, the value model starts from the reward model, a run of the
+study. A batch is that many rollouts; each is trained on `ppo_epochs` times. TRL adds the score to
+the position after the end token, from where the value model hands it back: weakened, but not lost.
 """
 
 import contextlib
@@ -24,20 +23,13 @@ from pydantic_core import PydanticCustomError
 from vd.data import sets
 from vd.models import loading
 from vd.study.runs import Run
-from vd.study.settings import Optimisation, PreferenceSettings
+from vd.study.settings import PreferenceSettings
 from vd.study.types import Count
 from vd.training.ppo_trainer import first_ratio, trainable, trainer_class
 
+READS = "pairs"
+MAKES = "policy"
 CURVES = ("reward", "kl", "entropy", "clip_fraction", "ended")
-
-
-class RewardSettings(Optimisation):
-    """How the reward model is trained, on the run's own pairs."""
-
-    held_out: float = Field(0.2, gt=0, lt=1)  # share of pairs that measure its accuracy
-    min_accuracy: float = Field(0.65, ge=0, le=1)  # below, the run stops: PPO would optimise noise
-    # replies of the SFT model that scores are normalised on; one alone has no standard deviation
-    reference_samples: int = Field(64, ge=2, lt=2**31)
 
 
 class Settings(PreferenceSettings):
@@ -54,10 +46,9 @@ class Settings(PreferenceSettings):
     vf_coef: PositiveFloat = 0.1
     gae_lambda: float = Field(0.95, ge=0, le=1)
     whiten_rewards: bool = False
-    missing_eos_penalty: PositiveFloat | None = (
-        None  # subtracted from the score of a reply that does not end
-    )
-    reward: RewardSettings
+    # subtracted from the score of a reply that does not end
+    missing_eos_penalty: PositiveFloat | None = None
+    scorer: str  # a run of the section scorers, which gives replies their reward
 
     @model_validator(mode="after")
     def _leaves_room(self):
@@ -68,7 +59,7 @@ class Settings(PreferenceSettings):
 
 
 def train(run: Run) -> list[Path]:
-    """Train a reward model on the pairs, then the parent SFT checkpoint against it.
+    """Train the parent checkpoint against the scores of a reward model.
 
     Starts over if interrupted.
     """
@@ -83,24 +74,25 @@ def train(run: Run) -> list[Path]:
 
 
 def build(run: Run):
-    """Train the reward model, then make TRL's PPOTrainer, before its first step.
+    """TRL's PPOTrainer for a run, before its first step.
 
     Its first ratio is checked.
     """
     import torch
     from trl.experimental.ppo import PPOConfig
 
-    from vd.training import trainer
-    from vd.training.reward import train_reward_model
+    from vd.training import scorers, trainer
 
     s, start = run.settings, trainer.start_of(run)
     tokenizer = loading.load_tokenizer(run.model_settings)
     tokenizer.padding_side = "left"
     prompts = _prompts(run, tokenizer)
-    scorer, details = train_reward_model(run)
+    scorer = scorers.load(run.study, run.scorer, tokenizer)
     policy = loading.for_training(run.model_settings, s.lora, start, run.seed)
     policy.generation_config.pad_token_id = tokenizer.pad_token_id
-    if s.lora:  # or else TRL would take the base model, without the SFT adapters, as the reference
+    if (
+        s.lora and start
+    ):  # or else TRL would take the base model, without the SFT adapters, as the reference
         policy.load_adapter(start, adapter_name="ref")
     arguments = trainer.arguments(run, len(prompts)) | {"save_only_model": True}
     ppo = trainer_class()(
@@ -120,7 +112,7 @@ def build(run: Run):
             whiten_rewards=s.whiten_rewards,
             missing_eos_penalty=s.missing_eos_penalty,
             model_adapter_name="default" if s.lora else None,
-            ref_adapter_name="ref" if s.lora else None,
+            ref_adapter_name="ref" if s.lora and start else None,
         ),
         model=policy,
         ref_model=None,
@@ -130,9 +122,10 @@ def build(run: Run):
         eval_dataset=prompts.select(range(1)),
         processing_class=tokenizer,
     )
-    trainer.check_reference(policy if s.lora else ppo.ref_model, start)
+    if start:
+        trainer.check_reference(policy if s.lora else ppo.ref_model, start)
     with torch.random.fork_rng():
-        ppo.details = details | {"first_ratio": first_ratio(ppo)}
+        ppo.details = {"first_ratio": first_ratio(ppo)}
     return ppo
 
 

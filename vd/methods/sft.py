@@ -10,6 +10,10 @@ from vd.models import loading
 from vd.study.runs import Run
 from vd.study.settings import TrainingSettings
 
+READS = "texts"
+MAKES = "policy"
+CURVES = ("loss",)
+
 
 class Settings(TrainingSettings):
     """Keys of an SFT run; there are none of its own."""

@@ -16,6 +16,8 @@ from vd.models import loading
 from vd.study.runs import Run
 from vd.study.settings import PreferenceSettings
 
+READS = "pairs"
+MAKES = "policy"
 CURVES = ("loss", "rewards/margins", "rewards/accuracies")
 
 

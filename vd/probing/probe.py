@@ -53,9 +53,9 @@ def probe_run(study: Study, run: Run) -> pd.DataFrame:
 
 def _steps(study: Study, run: Run) -> list[int]:
     """Steps of the checkpoints to ask; the base model is asked as it is, at step 0."""
-    if run.phase == "base":
+    if run.is_base:
         return [0]
-    there = [step for step in paths.steps(study.name, run.id) if step > 0]
+    there = [step for step in paths.steps(study.name, run.id) if step > 0 or not run.parent]
     if not there:
         raise FileNotFoundError(
             f"{paths.checkpoints(study.name, run.id)}: no checkpoints; train the run first"
@@ -63,9 +63,8 @@ def _steps(study: Study, run: Run) -> list[int]:
     if study.probing.checkpoints == "all":
         return there
     wanted = there[-1:] if study.probing.checkpoints == "last" else study.probing.checkpoints
-    return sorted(
-        {step for step in there if step in wanted} | {there[-1]}
-    )  # children start from the last one
+    # children start from the last one
+    return sorted({step for step in there if step in wanted} | {there[-1]})
 
 
 def _taken_over(run: Run) -> pd.DataFrame:
@@ -87,9 +86,9 @@ def _checkpoint_responses(
         data={"probes": fingerprint.digest(asked.to_json())},
         code=fingerprint.code("vd.probing.probe._checkpoint_responses"),
     )
-    if run.phase != "base" and kept.exists() and not wanted.changes(made):
+    if not run.is_base and kept.exists() and not wanted.changes(made):
         return pd.read_parquet(kept)
-    model = loading.for_inference(run.model_settings, None if run.phase == "base" else folder)
+    model = loading.for_inference(run.model_settings, None if run.is_base else folder)
     tokenizer = loading.load_tokenizer(run.model_settings)
     before = done * len(asked) * study.probing.samples
     try:
@@ -98,7 +97,7 @@ def _checkpoint_responses(
         ).assign(step=step)
     except NotFiniteError as error:
         raise NotFiniteError(f"{run.id}, step {step}: {error.what}", error.fix) from None
-    if run.phase != "base":
+    if not run.is_base:
         made.unlink(missing_ok=True)
         files.write_table(replies, kept)
         wanted.write(made)

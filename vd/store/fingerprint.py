@@ -163,7 +163,7 @@ def _place(name: str) -> tuple[str | None, str]:
     """A dotted name as module and symbol."""
     if _file(name):
         return name, WHOLE
-    module, _, symbol = name.rpartition(".")
+    module, _, symbol = name.rpartition(".")  # vd.drift.* is all of vd.drift
     return (module, symbol) if _file(module) else (None, "")
 
 

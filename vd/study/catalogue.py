@@ -2,8 +2,7 @@
 
 A file of vd/data/public holds
 
-    KIND         what its rows are: texts, pairs, steps or prompts, as the readers of
-                 vd/data/sets.py take them, or stances
+    KIND         what it is for: sft, preference, prompts or stances
     HUB          its name on the hub, None where it is not there; REVISION, a commit of the hub
     LICENCE      its terms
     MIRROR       its files in a mirror folder (VD_DATA_DIR); the first that is there is read
@@ -23,10 +22,10 @@ from vd import plugins
 EMBEDDED = {  # kinds of the embedded corpora
     "topics": "topics",
     "probes": "probes",
-    "sft_neutral": "texts",
-    "sft_support": "texts",
-    "value_gap": "pairs",
-    "low_gap": "pairs",
+    "sft_neutral": "sft",
+    "sft_support": "sft",
+    "value_gap": "preference",
+    "low_gap": "preference",
     "judge": "stances",
     "judge_labelled": "stances",
     "openers": "prompts",
@@ -40,7 +39,7 @@ ROOM = "data.public"
 class Public:
     """A public data set, as its file declares it."""
 
-    kind: Literal["texts", "pairs", "steps", "prompts", "stances"]
+    kind: Literal["sft", "preference", "prompts", "stances"]
     hub: str | None
     revision: str | None
     licence: str

@@ -1,7 +1,7 @@
 """What the keys of a study have to do with each other: names, parents, numbers, roles of runs.
 
 Checks yield (key, mistake and fix). What one key alone may hold is the matter of its type in
-vd/study.py, and what has to be there for it that of vd/study_inputs.py.
+vd/study/settings.py, and what has to be there for it that of vd/study/inputs.py.
 """
 
 import math
@@ -10,14 +10,17 @@ from collections.abc import Iterator
 
 from vd.study import inputs
 from vd.study.file import misnamed, shown, word
+from vd.study.graph import SECTIONS, made_by_recipes, missing
 from vd.study.inputs import rows_of
 from vd.study.steps import total_steps
 
 Mistakes = Iterator[tuple[str, str]]
 RESERVED = {  # names that something else has already, in the results folder or in tables
-    "models": ("model", ("base", "data", "notebooks", "tables")),
+    "models": ("model", ("base", "data", "notebooks", "recipes", "tables")),
     "sft": ("run", ("base",)),
+    "scorers": ("run", ("base",)),
     "preference": ("run", ("base",)),
+    "recipes": ("recipe", ()),
 }
 COMPARED = (  # roles that one finding sets against each other
     ("sft_neutral", "sft_support"),
@@ -30,12 +33,9 @@ COMPARED = (  # roles that one finding sets against each other
 def of_study(study) -> Mistakes:
     """What is wrong before anything is made of the study's entries."""
     yield from _names(study)
-    for name, entry in study.sft.items():
-        for key, why in (("parent", "start from the base model"), ("seeds", "take all seeds")):
-            if key in entry:
-                yield f"sft.{word(name)}.{key}", f"SFT runs {why}; remove it"
-    for name, entry in study.preference.items():
-        yield from _lineage(study, f"preference.{word(name)}", entry)
+    for section in SECTIONS:
+        for name, entry in getattr(study, section).items():
+            yield from _seeds(study, f"{section}.{word(name)}", entry)
     yield from inputs.models(study)
     yield from inputs.prompt(study)
     yield from inputs.vprism(study)
@@ -48,17 +48,18 @@ def of_study(study) -> Mistakes:
 
 def of_runs(study, runs: dict) -> Mistakes:
     """What is wrong with runs, one by one and together."""
-    trained = [run for run in runs.values() if run.settings]
+    trained = [run for run in runs.values() if run.training]
+    yield from _missing(study, runs)
     for run in trained:
-        key, settings = f"{run.phase}.{run.name}", run.settings
-        yield from inputs.data(f"{key}.data", settings.data, run.phase)
+        key, settings = f"{run.section}.{run.name}", run.training
+        if settings.data not in made_by_recipes(study).values():
+            yield from inputs.data(f"{key}.data", settings.data, inputs.KINDS[run.reads])
         yield from inputs.filters(f"{key}.filters", settings.data, settings.filters)
         yield from _numbers(key, settings)
-        if run.phase == "preference" and settings.lora != runs[run.parent].settings.lora:
-            parent = run.parent.split("/")[1]
-            why = f"differs from that of its parent {parent}, whose adapters it trains on"
-            yield f"{key}.lora", f"{why}; write the same"
-    yield from _checkpoints(study.probing.checkpoints, [run.settings for run in trained])
+        yield from _start(key, run, runs.get(run.parent))
+    yield from _checkpoints(
+        study.probing.checkpoints, [run.training for run in trained if run.makes == "policy"]
+    )
     lineages = {run.lineage: run for run in runs.values()}
     yield from _roles(study.findings, lineages)
     yield from _common_seeds(study.findings, trained)
@@ -78,16 +79,44 @@ def _names(study) -> Mistakes:
                 yield f"{section}.{name}", f"{why}; rename one"
 
 
-def _lineage(study, key: str, entry: dict) -> Mistakes:
-    """Parents and seeds are those of the study; of which form they are is checked elsewhere."""
-    parents, seeds = entry.get("parent", []), entry.get("seeds", [])
-    for parent in parents if isinstance(parents, list) else [parents]:
-        if isinstance(parent, str) and parent not in study.sft:
-            there = ", ".join(map(word, study.sft))
-            yield f"{key}.parent", f"no SFT run '{word(parent)}'; there are {there}"
+def _seeds(study, key: str, entry: dict) -> Mistakes:
+    """Seeds are those of the study; of which form they are is checked elsewhere."""
+    seeds = entry.get("seeds", [])
     if isinstance(seeds, list) and any(seed not in study.seeds for seed in seeds):
         why = f"{shown(seeds)} are not all among seeds {shown(study.seeds)}"
         yield f"{key}.seeds", f"{why}; write some of those"
+
+
+def _missing(study, runs: dict) -> Mistakes:
+    """Every parent and scorer is a run of the study, for every seed."""
+    told = set()
+    for entry, what, name, seed in missing(study):
+        key = f"{entry.section}.{word(entry.name)}.{what}"
+        if key in told:  # for another seed
+            continue
+        told.add(key)
+        makes = "scorer" if what == "scorer" else "policy"
+        there = sorted({run.lineage for run in runs.values() if run.makes == makes})
+        if name in there:
+            yield key, f"'{name}' has no seed {seed}; add it there, or write seeds here"
+        else:
+            fit = ", ".join(map(word, there)) or "none"
+            yield (
+                key,
+                f"no {'scorer' if what == 'scorer' else 'run'} '{word(name)}'; there are {fit}",
+            )
+
+
+def _start(key: str, run, parent) -> Mistakes:
+    """What a run starts from can be trained on."""
+    if parent is None or parent.is_base:
+        return
+    if parent.makes == "scorer":
+        why = f"'{parent.lineage}' gives scores and writes no texts"
+        yield f"{key}.parent", f"{why}; name a run that makes a policy"
+    elif parent.training and run.training.lora != parent.training.lora:
+        why = f"differs from that of its parent {parent.lineage}, whose adapters it trains on"
+        yield f"{key}.lora", f"{why}; write the same"
 
 
 def _numbers(key: str, settings) -> Mistakes:
@@ -96,17 +125,19 @@ def _numbers(key: str, settings) -> Mistakes:
     if held and rows > held:
         yield f"{key}.examples", f"'{settings.data}' has {held}; write at most that, or remove it"
         return
-    yield from _warm_up(key, settings, rows)
-    if not hasattr(settings, "reward"):
-        return
-    reward = settings.reward
-    if rows and rows < settings.batch_size:
+    yield from _warm_up(key, settings, _learnt(settings, rows))
+    if rows and rows < settings.batch_size and hasattr(settings, "scorer"):
         why = f"a batch takes {settings.batch_size} prompts, and there are {rows}"
         yield f"{key}.batch_size", f"{why}; lower it"
-    if rows and not 1 <= round(rows * reward.held_out) <= rows - 2:
-        why = f"{reward.held_out:g} of {rows} pairs leaves too few on one side"
-        yield f"{key}.reward.held_out", f"{why}; write another share, such as 0.2"
-    yield from _warm_up(f"{key}.reward", reward, rows and round(rows * (1 - reward.held_out)))
+    share = getattr(settings, "held_out", None)
+    if rows and share and not 1 <= round(rows * share) <= rows - 2:
+        why = f"{share:g} of {rows} pairs leaves too few on one side"
+        yield f"{key}.held_out", f"{why}; write another share, such as 0.2"
+
+
+def _learnt(settings, rows: int | None) -> int | None:
+    """The examples that are trained on, without those that measure a scorer."""
+    return rows and round(rows * (1 - getattr(settings, "held_out", 0)))
 
 
 def _warm_up(key: str, settings, rows: int | None) -> Mistakes:
@@ -141,7 +172,7 @@ def _saves(settings, step: int) -> bool:
 
 def _roles(findings, lineages: dict) -> Mistakes:
     """Roles name runs of their kind, and data sets whose sides 00_stance_profile compares."""
-    pairs = {run.settings.data for run in lineages.values() if run.phase == "preference"}
+    pairs = {run.settings.data for run in lineages.values() if run.reads == "pairs"}
     compared = pairs or {"value_gap"}
     named = {role: name for role, name in findings if name is not None}
     for role, name in named.items():
@@ -166,12 +197,15 @@ def _common_seeds(findings, trained: list) -> Mistakes:
 
 def _role(role: str, name: str, lineages: dict) -> Mistakes:
     run, method = lineages.get(name), role.partition("_")[0]
-    phase = "sft" if method == "sft" else "preference"
+    reads = "texts" if method == "sft" else "pairs"
     if run is None:
         yield f"findings.{role}", f"no run '{word(name)}'; there are {', '.join(sorted(lineages))}"
-    elif run.phase != phase:
-        fit = " or ".join(other for other, run in lineages.items() if run.phase == phase)
-        yield f"findings.{role}", f"'{name}' is no {phase} run; write {fit or 'nothing'}"
+    elif run.reads != reads:
+        fit = " or ".join(other for other, run in lineages.items() if run.reads == reads)
+        yield (
+            f"findings.{role}",
+            f"'{name}' is no {'sft' if reads == 'texts' else 'preference'} run; write {fit or 'nothing'}",
+        )
     elif method in ("dpo", "simpo", "ppo") and run.method != method:
         yield f"findings.{role}", f"'{name}' is trained by {run.method}; name a run of {method}"
 

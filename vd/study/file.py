@@ -2,7 +2,7 @@
 
 YAML takes much that nobody means: a key that is written twice replaces the first, 010 is eight, and
 `no` is a truth value. Here a file has one meaning, or it is an error with its line. What keys mean
-is the matter of vd/study.py.
+is the matter of vd/study/settings.py.
 """
 
 import math
@@ -31,7 +31,7 @@ NUMBERS = {
     "int": re.compile(r"[-+]?(0|[1-9][0-9]*)"),
     "float": re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"),
 }
-MISSING = {"method": "write method: dpo", "parent": "write the SFT run that it starts from"}
+MISSING = {"method": "write method: dpo", "parent": "write the run that it starts from"}
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it was built
 
 

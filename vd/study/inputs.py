@@ -1,9 +1,8 @@
-"""What a study names that has to be there: models, data sets, filters, probes, prompts, methods.
+"""What a study names that has to be there: models, data sets, filters, probes, prompts.
 
 Checks yield (key, mistake and fix). A file in results/ may be made later, all else is looked for.
 """
 
-import ast
 import functools
 import json
 import os
@@ -17,31 +16,29 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from vd import paths
+from vd.stances import STANCES
 from vd.store.formats import ENDINGS, is_file
 from vd.study import sources
 from vd.study.catalogue import PUBLIC, filters_of, own_filters
 from vd.study.file import fix, shown, word
+from vd.study.graph import made_by_recipes
 
+KINDS = {"texts": "sft", "pairs": "preference", "steps": "steps", "prompts": "prompts"}  # by READS
 Mistakes = Iterator[tuple[str, str]]
 NEEDS = {  # columns of a data set, by what it is for
     "sft": {"prompt", "completion"},
     "preference": {"prompt", "chosen", "rejected"},
+    "steps": {"prompt", "completions", "labels"},
     "probes": {"topic", "prompt", "polarity"},
     "prompts": {"prompt"},
 }
 POSITIONS = 512  # that the encoders in vd/sources.py can read
-STANCES = {"support", "neutral", "oppose"}
-
-
-def methods() -> list[str]:
-    """Names of the training methods: the files of vd/methods that hold both Settings and train."""
-    files = sorted((paths.ROOT / "vd" / "methods").glob("*.py"))
-    return [f.stem for f in files if {"Settings", "train"} <= _defined(f, f.stat().st_mtime_ns)]
 
 
 def to_be_made(study) -> dict[str, Path]:
     """Data files that a study reads and that are not there yet: name in the study, file."""
-    names = {run.settings.data for run in study.runs().values() if run.settings}
+    names = {run.training.data for run in study.runs().values() if run.training}
+    names -= set(made_by_recipes(study).values())
     names |= {name for name in study.vprism.source if is_file(name)}
     files = {name: paths.data_file(name) for name in sorted(names) if is_file(name)}
     return {name: file for name, file in files.items() if not os.path.isfile(file)}
@@ -114,7 +111,7 @@ def prompt(study) -> Mistakes:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         content["template"].format(definitions="", labels="", question="", reply="")
-        right = set(content["labels"]) == STANCES
+        right = set(content["labels"]) == set(STANCES)
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):
         right = False
     if not right:
@@ -252,19 +249,3 @@ def _columns(file: Path) -> set[str]:
 def _lines(file: Path, changed: int) -> int:
     with open(file, "rb") as lines:
         return sum(1 for line in lines if line.strip())
-
-
-@functools.cache
-def _defined(file: Path, changed: int) -> set[str]:
-    """Names of a module's top level, found without importing it: some of vd/methods load torch."""
-    try:
-        body = ast.parse(file.read_text(encoding="utf-8")).body
-    except (SyntaxError, ValueError):
-        return {"Settings", "train"}  # importing it will say what is wrong
-    names = {node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    for node in body:
-        if isinstance(node, ast.ImportFrom):
-            names |= {alias.asname or alias.name for alias in node.names}
-        elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return names

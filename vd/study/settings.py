@@ -28,6 +28,10 @@ class ModelSettings(Settings):
     )
 
 
+class MethodSettings(Settings):
+    """What the settings of every method are, trained here or not."""
+
+
 class Lora(Settings):
     """Low-rank adapters on all linear layers (Hu et al. 2021, arXiv 2106.09685)."""
 
@@ -67,7 +71,7 @@ class Optimisation(Settings):
         return f"{self.steps} steps" if self.steps else f"{self.epochs:g} epochs"
 
 
-class TrainingSettings(Optimisation):
+class TrainingSettings(Optimisation, MethodSettings):
     """What every training method needs; a method's own `Settings` add its keys (see vd/methods)."""
 
     data: str  # a data set of vd.data

@@ -21,9 +21,10 @@ from vd import paths, plugins
 from vd.data import sets
 from vd.finite import NotFiniteError, finite
 from vd.models import loading, locate
+from vd.models.weights import equal_weights, weights_digest
 from vd.store import fingerprint
 from vd.store.cache import MADE
-from vd.store.files import replace, write_json, write_table
+from vd.store.files import read_json, replace, write_json, write_table
 from vd.store.fingerprint import Fingerprint
 from vd.store.progress import Progress, Timer
 from vd.store.provenance import provenance
@@ -36,6 +37,7 @@ KEEP = ("*.safetensors", "*.safetensors.index.json")
 KEEP += (
     "responses.parquet",
     "responses.made",
+    "scorer.json",
     "config.json",
     "adapter_config.json",
     "generation_config.json",
@@ -46,8 +48,17 @@ FIX = "lower learning_rate, raise warmup_steps, or write dtype: float32"
 
 
 def start_of(run: Run) -> Path | None:
-    """The checkpoint a run starts from: its parent's last one, or None for the base model."""
+    """The checkpoint a run starts from: its parent's last one.
+
+    None for a model as it came: the base model, or one from elsewhere, which the run's model then
+    names.
+    """
     start = paths.last_checkpoint(run.study, run.parent)
+    if start and (about := start / "responder.json").exists():
+        if read_json(about)["kind"] != "elsewhere":
+            why = f"{about}: {run.parent} is more than weights, and {run.id} cannot go on from it"
+            raise ValueError(f"{why}; name another parent")
+        return None
     if start and not paths.record(run.study, run.parent, "train").exists():
         raise FileNotFoundError(
             f"{start.parent}: {run.parent} is not trained to its end; train it first"
@@ -74,7 +85,7 @@ def arguments(run: Run, n_examples: int, optimisation: Optimisation | None = Non
         warmup_steps=s.warmup_steps,
         weight_decay=s.weight_decay,
         save_strategy="steps",
-        save_steps=run.settings.save_every,
+        save_steps=run.settings.save_every or total_steps(s, n_examples),
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would write 0 in place of a loss that is no number
         bf16=run.model_settings.dtype == "bfloat16",
@@ -205,17 +216,28 @@ def _finish(run: Run, trainer, timer: Timer, resumed: Path | None, n_rows: int) 
     history = [row for row in trainer.state.log_history if "loss" in row]
     metrics = pd.DataFrame(history).rename(columns={"num_tokens": "tokens_seen"})
     write_table(metrics, folder / "metrics.csv")
-    trained = len(trainer.train_dataset)
+    weights = {
+        step: weights_digest(paths.checkpoint(run.study, run.id, step))
+        for step in paths.steps(run.study, run.id)
+    }
+    trained, held_out = len(trainer.train_dataset), getattr(trainer, "n_held_out", 0)
     content = {
         "run": run.model_dump(),
         "effective_batch_size": run.settings.batch_size,
         "data": sets.origin(run.settings.data),
-        "rows": {"read": n_rows, "trained": trained, "too long": n_rows - trained},
+        "rows": {
+            "read": n_rows,
+            "trained": trained,
+            "too long": n_rows - trained - held_out,
+            **({"held out": held_out} if held_out else {}),
+        },
         "model_revision": locate.revision(run.model_settings),
         "trainable_parameters": sum(
             p.numel() for p in trainer.model.parameters() if p.requires_grad
         ),
-        "checkpoints": paths.steps(run.study, run.id),
+        "checkpoints": list(weights),
+        "weights": weights,
+        "equal_weights": equal_weights(weights),
         "resumed_from_step": int(resumed.name.partition("-")[2]) if resumed else 0,
         "wall_seconds": {"train": timer.seconds},
         "tokens_seen": int(history[-1]["num_tokens"]),
@@ -231,19 +253,25 @@ def _published(run: Run) -> list[Path]:
 
 
 def _rows(run: Run):
-    return (sets.sft if run.phase == "sft" else sets.preferences)(run.settings, run.seed)
+    readers = {"texts": sets.sft, "pairs": sets.preferences}
+    return readers[run.reads](run.settings, run.seed)
 
 
 def _asked(run: Run, rows) -> Fingerprint:
     """What a run's checkpoints are made from: settings, data, starting weights, and their code."""
     start = start_of(run)
-    weights = sorted(start.glob("*.safetensors")) if start else []
+    scorer = paths.last_checkpoint(run.study, run.scorer) if run.scorer else None
+    weights = {"start": start, "scorer": scorer}
     return Fingerprint(
         **fingerprint.values(run=run),
         data={
             "rows": fingerprint.digest(json.dumps(rows[:])),
             "model": locate.identity(run.model_settings),
-            **{f"start {file.name}": fingerprint.file_digest(file) for file in weights},
+            **{
+                f"{what} {file.name}": fingerprint.file_digest(file)
+                for what, folder in weights.items()
+                for file in sorted(folder.glob("*.safetensors") if folder else [])
+            },
         },
         code=fingerprint.code(f"{plugins.module('methods', run.method)}.train"),
     )

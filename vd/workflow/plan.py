@@ -14,6 +14,7 @@ from vd.data import reading
 from vd.store import fingerprint, formats
 from vd.store.fingerprint import Fingerprint
 from vd.study.catalogue import PUBLIC
+from vd.study.graph import made_by_recipes
 from vd.study.load import Study
 from vd.study.runs import Run
 from vd.workflow.notebooks import code_cells
@@ -21,29 +22,45 @@ from vd.workflow.notebooks import code_cells
 SERVERS = ("vd.servers", "vd.judging.api")
 FIGURES = ("vd.figures",)
 DRAWN = ("06_figures", "07_tables", "08_findings")  # a new colour makes these anew and no others
+OF_STUDY = ("00_data", "00_stance_profile", "04_trust", "05_drift", *DRAWN)
+TRAINING = ("01_given", "01_sft", "02_scorer", "02_preference")
 SHOWN = ("sft_neutral", "sft_support", "value_gap", "low_gap")  # data sets in every stance profile,
 SHOWN_IF_THERE = ("alpaca", "ultrafeedback", "hh-rlhf")  # and those of a mirror
 JUDGED_IF_THERE = ("perspectrum", "argkp")  # to test judges
 
 
-def made_from(study: Study) -> dict[tuple[str, str | None], Fingerprint]:
-    """What every job of a study is made from besides the files of other jobs, by notebook and run.
+def training_notebook(run: Run) -> str | None:
+    """The notebook that makes a run's checkpoints; None for the base model, which has none."""
+    if run.is_base:
+        return None
+    if run.makes == "scorer":
+        return "02_scorer"
+    return {None: "01_given", "texts": "01_sft"}.get(run.reads, "02_preference")
 
-    A job of the whole study has no run.
-    """
-    runs = study.runs()
-    trains = {"base": [], "sft": ["01_sft"], "preference": ["02_preference"]}
-    jobs = [(notebook, None) for notebook in ("00_data", "00_stance_profile", "05_drift", *DRAWN)]
-    for run in runs.values():
-        jobs += [(notebook, run.id) for notebook in [*trains[run.phase], "03_probe", "04_judge"]]
-    asked, code, data = {}, cache(_code), cache(_content)
-    for notebook, run_id in jobs:
-        settings, names = _reads(study, runs, notebook, run_id)
-        method = runs[run_id].method if notebook in ("01_sft", "02_preference") else None
-        asked[notebook, run_id] = Fingerprint(
+
+def jobs_of(study: Study) -> list[tuple[str, str | None]]:
+    """All jobs by notebook and what they are for: None (the study), a run, or recipes/<name>."""
+    jobs = [(notebook, None) for notebook in OF_STUDY]
+    jobs += [("09_recipe", f"recipes/{name}") for name in study.recipes]
+    for run in study.runs().values():
+        notebooks = [training_notebook(run)]
+        if run.makes == "policy":
+            notebooks += ["03_probe", "04_judge"] + ["04_evaluate"] * bool(study.evaluations)
+        jobs += [(notebook, run.id) for notebook in notebooks if notebook]
+    return jobs
+
+
+def made_from(study: Study) -> dict[tuple[str, str | None], Fingerprint]:
+    """What every job of a study is made from besides the files of other jobs, see `jobs_of`."""
+    runs, asked, code, data = study.runs(), {}, cache(_code), cache(_content)
+    for notebook, about in jobs_of(study):
+        settings, names = _reads(study, runs, notebook, about)
+        roots = _found_by_name(study, runs, notebook, about)
+        roots += [f"{plugins.module('data.public', name)}.*" for name in names if name in PUBLIC]
+        asked[notebook, about] = Fingerprint(
             **fingerprint.values(**settings),
             data={name: data(name) for name in sorted(set(names))},
-            code=code(notebook, method, _without(study, notebook), _converting(names)),
+            code=code(notebook, tuple(sorted(set(roots))), _without(study, notebook)),
         )
     return asked
 
@@ -53,63 +70,95 @@ def changed(record: Path, asked: Fingerprint) -> list[str]:
     return asked.changes(record) if record.exists() else []
 
 
-def _code(
-    notebook: str, method: str | None, without: frozenset[str], sets: frozenset[str]
-) -> dict[str, str]:
-    """The code of a notebook, with a method and public data sets, which are found by name."""
-    roots = [f"{plugins.module('methods', method)}.train"] if method else []
-    roots += [plugins.module("data.public", name) for name in sets]
+def _code(notebook: str, roots: tuple[str, ...], without: frozenset[str]) -> dict[str, str]:
+    """The code of a notebook and of what it finds by name."""
     cells = code_cells(paths.notebook(notebook))
     return fingerprint.code(*roots, sources=cells, without=without)
 
 
-def _converting(names: list[str]) -> frozenset[str]:
-    """Those data sets whose rows a function of vd/data/public makes ours."""
-    return frozenset(name for name in names if name in PUBLIC)
+def _found_by_name(study: Study, runs: dict[str, Run], notebook: str, about) -> list[str]:
+    """What a job finds by name, which no import shows."""
+    if notebook in TRAINING:
+        return [f"{plugins.module('methods', runs[about].method)}.train"]
+    if notebook == "04_evaluate":
+        return [f"{plugins.module('evaluations.metrics', n)}.evaluate" for n in study.evaluations]
+    if notebook == "08_findings":
+        return [f"{plugins.module('findings.papers', name)}.FINDINGS" for name in study.findings]
+    if notebook == "09_recipe":
+        kind = study.recipes[about.partition("/")[2]]["recipe"]
+        return [f"{plugins.module('recipes.kinds', kind)}.make"]
+    return []
 
 
 def _reads(
-    study: Study, runs: dict[str, Run], notebook: str, run_id: str | None
+    study: Study, runs: dict[str, Run], notebook: str, about: str | None
 ) -> tuple[dict[str, object], list[str]]:
     """The settings, by name, and the data sets that a job reads."""
-    order, trained = {"runs": list(runs)}, [run for run in runs.values() if run.settings]
-    trained_on = [run.settings.data for run in trained]
+    made = made_by_recipes(study).values()  # what reads them waits for the recipe's job
+    order, trained = {"runs": list(runs)}, [run for run in runs.values() if run.training]
+    trained_on = [run.training.data for run in trained if run.training.data not in made]
     match notebook:
         case "00_data":
             settings, data = _built(study)
-            shown = {run.id: _shown(run) for run in trained}
+            shown = {run.id: _shown(run) for run in trained if run.training.data not in made}
             data += [*_probes(study)[1], *_of_prism(study), "prism_sample", *trained_on]
             return settings | {"probing": study.probing, "shown": shown}, data
         case "00_stance_profile":
             judge = study.judge.model_copy(update={"api": None})
             there = [name for name in SHOWN_IF_THERE if reading.mirrored(name)]
-            sets = sorted({f"{run.phase} {run.settings.data}" for run in trained})
+            sets = sorted({f"{run.reads} {run.training.data}" for run in trained})
             settings = _judge(judge) | {"bootstrap": study.bootstrap, "sets": sets}
             return settings, ["judge", "probes", "topics", *SHOWN, *there, *trained_on]
-        case "01_sft" | "02_preference":
-            run = runs[run_id]
+        case "01_given" | "01_sft" | "02_scorer" | "02_preference":
+            run = runs[about]
             settings = {"run": run, "files": _files(run.model_settings.source)}
-            return settings, [run.settings.data, *_vocabulary(run)]
+            own = [run.training.data] if run.training and run.training.data not in made else []
+            return settings | _elsewhere(run), [*own, *_vocabulary(run)]
         case "03_probe":
-            run = runs[run_id]
+            run = runs[about]
             settings, data = _probes(study)
             settings = settings | {"probing": study.probing, "model": run.model_settings}
             settings["files"] = _files(run.model_settings.source)
             return settings, [*data, *_vocabulary(run)]
-        case "04_judge":
+        case "04_judge" | "04_trust":
             settings, data = _probes(study)
-            data += [name for name in JUDGED_IF_THERE if reading.mirrored(name)]
             data += [str(paths.prompt(study.judge.api.prompt))] if study.judge.api else []
-            return settings | _judge(study.judge), [*data, "judge", "judge_labelled", "probes"]
+            data += ["judge", "judge_labelled", "probes"]
+            if notebook == "04_judge":
+                return settings | _judge(study.judge), data
+            data += [name for name in JUDGED_IF_THERE if reading.mirrored(name)]
+            return settings | _judge(study.judge) | order, data
+        case "04_evaluate":
+            sets = {run.training.data for run in trained if run.reads == "texts"} - set(made)
+            settings = {"evaluations": study.evaluations, "bootstrap": study.bootstrap}
+            settings["trained"] = sorted(
+                {f"{r.training.data} {r.training.examples}" for r in trained}
+            )
+            return settings, sorted(sets)
         case "05_drift":
             return {"bootstrap": study.bootstrap} | order, []
         case "06_figures":
-            return {"ablations": study.ablations} | order, []
+            return {"ablations": study.ablations, "evaluations": study.evaluations} | order, []
         case "07_tables":
-            return order, []
+            return {"evaluations": list(study.evaluations)} | order, []
         case "08_findings":
             return {"findings": study.findings, "bootstrap": study.bootstrap} | order, []
+        case "09_recipe":
+            entry = study.recipes[about.partition("/")[2]]
+            judge = _judge(study.judge) if entry.get("judge", True) else {}
+            return {"recipe": entry} | judge, _prompts_of(entry)
     raise ValueError(f"{notebook}: not a notebook of the workflow")
+
+
+def _elsewhere(run: Run) -> dict[str, object]:
+    """The files of checkpoints that a run names but does not make."""
+    places = getattr(run.settings, "checkpoints", {})
+    return {f"files at {step}": _files(place) for step, place in places.items()}
+
+
+def _prompts_of(entry: dict) -> list[str]:
+    name = entry.get("prompts")
+    return [name] if isinstance(name, str) else []
 
 
 def _judge(judge) -> dict[str, object]:
@@ -121,7 +170,9 @@ def _built(study: Study) -> tuple[dict[str, object], list[str]]:
 
     Those do not exist yet when a workflow starts, and 00_data writes them anew when a run is added.
     """
-    code = _code("00_data", None, _without(study, "00_data"), _converting(study.vprism.source))
+    sets = [name for name in study.vprism.source if name in PUBLIC]
+    roots = tuple(f"{plugins.module('data.public', name)}.*" for name in sets)
+    code = _code("00_data", roots, _without(study, "00_data"))
     settings = {
         "vprism": study.vprism,
         "embedding files": _files(study.vprism.embedding.source),
@@ -139,7 +190,7 @@ def _probes(study: Study) -> tuple[dict[str, object], list[str]]:
 def _shown(run: Run) -> dict[str, object]:
     """What 00_data shows of a run; how many examples it takes matters where no others are read."""
     keys = {"data", "filters", "swap_labels"}
-    data = PUBLIC.get(run.settings.data)
+    data = PUBLIC.get(run.training.data)
     keys |= {"examples"} if data and data.large else set()
     return {"method": run.method, **run.settings.model_dump(include=keys)}
 

@@ -11,6 +11,12 @@ from vd.recipes.making import Making
 from vd.study.settings import RecipeSettings
 
 KIND = "pairs"
+FAILURES = {  # of a reply, as reasons to drop its pair
+    "empty": "an empty reply",
+    "length": "a cut reply",
+    "content_filter": "a withheld reply",
+    "rejected": "a rejected request",
+}
 # Aligned with support: `swap_labels` of a run exchanges the sides, so one data set serves both.
 SIDES = {"chosen": "support", "rejected": "oppose"}
 # Nearly half of the embedded pairs open with Yes and No, and a model could learn the word in place
@@ -93,9 +99,9 @@ def _requests(prompts: pd.DataFrame, side: str) -> pd.DataFrame:
 
 def _reason(pair: dict) -> str:
     """Why a pair cannot be trained on; "" if it can."""
-    failures = [pair[f"{side}_failure"] for side in SIDES if pair[side] is None]
-    if failures:
-        return f"{failures[0]} reply"
+    unusable = [pair[f"{side}_failure"] for side in SIDES if pd.isna(pair[side])]
+    if unusable:
+        return FAILURES[unusable[0]]
     # the same check as for people's own files, so that training refuses no row of ours
     found = rows.find_fault({column: pair[column] for column in ("prompt", *SIDES)})
     return found[0] if found else ""

@@ -1,0 +1,79 @@
+"""Checkpoints from elsewhere: nothing is trained, and they are traced like those of any other run.
+
+A study names what each step is: a folder, such as one that your own Trainer wrote, or a name of the
+hub, with the revision after an @:
+
+    method: given
+    checkpoints:
+      0: allenai/OLMo-2-0425-1B@stage1-step0-tokens0B
+      1000: allenai/OLMo-2-0425-1B@stage1-step1000-tokens3B
+      2000: results/mine/checkpoint-2000
+
+A folder holds a whole model with its tokenizer, or an adapter on the study's model. Steps are yours
+to name; drift time counts in them.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from vd import paths
+from vd.models.weights import equal_weights, fetched, weights_digest
+from vd.store import fingerprint
+from vd.store.cache import MADE
+from vd.store.files import write_json
+from vd.store.fingerprint import Fingerprint
+from vd.store.progress import Timer
+from vd.store.provenance import provenance
+from vd.study.runs import Run
+from vd.study.settings import MethodSettings, ModelSettings
+
+READS = None
+MAKES = "policy"
+CURVES = ()
+Step = Annotated[int, Field(ge=0, lt=2**31)]
+Place = Annotated[str, Field(pattern=r"^[^\s@]([^@]*[^\s@])?(@[\w./-]+)?$")]
+
+
+class Settings(MethodSettings):
+    """Keys of a given series."""
+
+    checkpoints: dict[Step, Place] = Field(min_length=1)  # step: folder, or name@revision
+
+    def last(self, model: ModelSettings) -> ModelSettings:
+        """The model at the last step, from which runs may go on."""
+        source, _, revision = self.checkpoints[max(self.checkpoints)].partition("@")
+        return model.model_copy(update={"source": source, "revision": revision or None})
+
+
+def train(run: Run) -> list[Path]:
+    """Find every checkpoint, and say in its folder where it lies; weights stay where they are.
+
+    The record has the SHA-256 of each checkpoint's weights, and names steps whose weights are equal.
+    """
+    timer, folder = Timer(), paths.checkpoints(run.study, run.id)
+    weights, commits = {}, {}
+    for step, place in sorted(run.settings.checkpoints.items()):
+        source, _, revision = place.partition("@")
+        there, commit = fetched(source, revision or None)
+        weights[step], commits[step] = weights_digest(there), commit
+        about = {"kind": "elsewhere", "source": source, "revision": commit or revision or None}
+        write_json(about, paths.checkpoint(run.study, run.id, step) / "responder.json")
+    asked = Fingerprint(
+        **fingerprint.values(run=run), data={str(step): digest for step, digest in weights.items()}
+    )
+    asked.write(folder / MADE)
+    content = {
+        "run": run.model_dump(),
+        "checkpoints": sorted(weights),
+        "weights": weights,
+        "equal_weights": equal_weights(weights),
+        "revisions": commits,
+        "wall_seconds": {"train": timer.seconds},
+        "tokens_seen": None,  # known to those who trained it
+        "details": {},
+        **provenance(),
+    }
+    write_json(content, paths.record(run.study, run.id, "train"))
+    return [paths.checkpoint(run.study, run.id, step) for step in sorted(weights)]
