@@ -55,10 +55,10 @@ def corpus(
     Its texts stand in `prompt` and in `completion`, or `chosen` and `rejected`, or `completions`
     with `labels` (see `READERS`); a column `history` holds the messages before the prompt. Public
     sets have no `topic`, and an `id`, their own or the row's number; rows that cannot be used are
-    left out (`card` says which), so numbers may be missing. A file of yours has a unique `id` in every row, made where it is missing, and none of
-    its rows is left out: what cannot be read raises ValueError with file, row and fix. Only large
-    public sets heed `examples` and `seed` here: from the hub they are streamed until there are that
-    many rows.
+    left out (`card` says which), so numbers may be missing. A file of yours has a unique `id` in
+    every row, made where it is missing, and none of its rows is left out: what cannot be read
+    raises ValueError with file, row and fix. Only large public sets heed `examples` and `seed`
+    here: from the hub they are streamed until there are that many rows.
     """
     if name in PUBLIC:
         return pd.DataFrame(reading.read_public(name, filters or {}, examples, seed)[0])

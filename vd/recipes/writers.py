@@ -25,11 +25,12 @@ from vd.store import files, fingerprint
 from vd.store.fingerprint import Fingerprint
 from vd.store.progress import Progress
 from vd.study.load import Study
-from vd.study.recipes import writing_run
+from vd.study.recipes import find_run
 from vd.study.runs import Run
 from vd.study.settings import Probing, RecipeSettings, WriterSettings
 
 REPLIES = "replies.parquet"  # what a run wrote, in the recipe's folder
+WEIGHTS = (".safetensors", ".bin")
 COLUMNS = ["key", "prompt_id", "response", "n_tokens", "finish_reason"]
 
 
@@ -46,14 +47,15 @@ class Writer(Protocol):
 
 
 def find_writer(study: Study, name: str, settings: RecipeSettings, version: str) -> Writer:
-    """The writer that a recipe names; StudyError if it is no run, FileNotFoundError if untrained.
+    """The writer that a recipe names; FileNotFoundError if it is a run that is not trained.
 
     `version` is that of the recipe; a server's answers are kept under it.
     """
     if isinstance(settings.writer, WriterSettings):
         return ServerWriter(study.name, settings, version)
-    run = writing_run(study, name, settings.writer)
-    return RunWriter(run, settings, paths.recipe(study.name, name) / REPLIES)
+    return RunWriter(
+        find_run(study, settings.writer), settings, paths.recipe(study.name, name) / REPLIES
+    )
 
 
 class RunWriter:
@@ -64,7 +66,7 @@ class RunWriter:
     def __init__(self, run: Run, settings: RecipeSettings, file: Path):
         self.run, self.asked_with, self.file = run, settings, file
         self.checkpoint = paths.last_checkpoint(run.study, run.id)
-        if self.checkpoint is None and run.parent is not None:
+        if self.checkpoint is None and not run.is_base:
             place = paths.checkpoints(run.study, run.id)
             raise FileNotFoundError(f"{place}: no checkpoints; train the run first")
 
@@ -140,8 +142,10 @@ class RunWriter:
     def _fingerprint(self) -> Fingerprint:
         """What a reply depends on, beside its prompt: weights, sampling, and the code for both."""
         asked = self.asked_with
-        weights = sorted(self.checkpoint.glob("*.safetensors")) if self.checkpoint else []
-        data = {file.name: fingerprint.file_digest(file) for file in weights}
+        found = sorted(self.checkpoint.rglob("*")) if self.checkpoint else []
+        # responder.json says how weights answer together, or where they lie
+        found = [f for f in found if f.suffix in WEIGHTS or f.name == "responder.json"]
+        data = {file.name: fingerprint.file_digest(file) for file in found}
         return Fingerprint(
             settings={
                 "dtype": self.run.model_settings.dtype,

@@ -10,12 +10,17 @@ A file of vd/recipes/kinds holds
                 (why it is not used, "" for a row that is); more columns are for reading only
 """
 
+from collections.abc import Iterator
+
 from pydantic import ValidationError
 
 from vd import paths, plugins
-from vd.study.file import StudyError, explain, shown, study_error, word
+from vd.study import inputs
+from vd.study.file import explain, shown, study_error, word
+from vd.study.graph import made_by_recipes
 from vd.study.settings import RecipeSettings
 
+Mistakes = Iterator[tuple[str, str]]
 ROOM = "recipes.kinds"
 NEEDED = ("KIND", "COLUMNS", "Settings", "make")
 
@@ -46,25 +51,74 @@ def settings_of(entry: dict) -> RecipeSettings:
 
 def find_recipe(study, name: str) -> tuple[object, RecipeSettings]:
     """The module and settings of a study's recipe; StudyError names file, key and fix."""
-    file, key = paths.config(study.name), f"recipes.{word(name)}"
+    if wrong := list(_of_one(study, name)):
+        raise study_error(paths.config(study.name), wrong)
+    entry = study.recipes[name]
+    return recipe_of(entry), settings_of(entry)
+
+
+def find_run(study, writer: str):
+    """The run that writes: one with this id or, of the first model and seed, with this lineage.
+
+    None if no run that makes a policy is called so.
+    """
+    runs = study.policies()
+    return runs.get(writer) or next((r for r in runs.values() if r.lineage == writer), None)
+
+
+def mistakes(study) -> Mistakes:
+    """What is wrong with a study's recipes, by themselves and together: (key, mistake and fix)."""
+    found = [wrong for name in study.recipes for wrong in _of_one(study, name)]
+    yield from found
+    if found:
+        return
+    needs = {name: _trained_on(study, name) for name in study.recipes}
+    for name in study.recipes:
+        if name in _behind(name, needs):
+            why = f"it is trained on '{name}', or on what others make of it"
+            yield f"recipes.{name}.writer", f"{why}; name a run that is there before"
+
+
+def _of_one(study, name: str) -> Mistakes:
+    key = f"recipes.{word(name)}"
     if name not in study.recipes:
         there = f"its recipes are {', '.join(study.recipes)}" if study.recipes else "it has none"
-        raise study_error(file, [(key, f"no such recipe; {there}")])
+        yield key, f"no such recipe; {there}"
+        return
     entry = study.recipes[name]
     try:
-        return recipe_of(entry), settings_of(entry)
+        settings = settings_of(entry)
     except ValidationError as error:
-        raise study_error(file, explain(key, entry, error)) from None
+        yield from explain(key, entry, error)
+        return
     except LookupError as error:
-        raise study_error(file, [(f"{key}.recipe", error.args[0])]) from None
+        yield f"{key}.recipe", error.args[0]
+        return
+    if isinstance(settings.writer, str) and find_run(study, settings.writer) is None:
+        there = ", ".join(dict.fromkeys(run.lineage for run in study.policies().values()))
+        why = f"no run '{word(settings.writer)}' writes texts"
+        yield f"{key}.writer", f"{why}; write one of {there}, or model and base_url of a server"
+    if isinstance(prompts := getattr(settings, "prompts", None), str):
+        yield from inputs.data(f"{key}.prompts", prompts, "prompts")
 
 
-def writing_run(study, name: str, lineage: str):
-    """The run that writes: one with this id or, of the first model and seed, with this lineage."""
-    runs = study.runs()
-    found = runs.get(lineage) or next((r for r in runs.values() if r.lineage == lineage), None)
-    if found is None:
-        there = ", ".join(dict.fromkeys(run.lineage for run in runs.values()))
-        why = f"no run '{word(lineage)}'; write one of {there}, or a server's model and base_url"
-        raise StudyError(f"{paths.config(study.name)}: recipes.{word(name)}.writer: {why}")
+def _trained_on(study, name: str) -> set[str]:
+    """Recipes whose data the writer of a recipe has seen, or a run that it comes from."""
+    made = {file: other for other, file in made_by_recipes(study).items()}
+    writer, runs = settings_of(study.recipes[name]).writer, study.runs()
+    waiting = [find_run(study, writer).id] if isinstance(writer, str) else []
+    found = set()
+    while waiting:
+        run = runs[waiting.pop()]
+        found |= {made[run.training.data]} if run.training and run.training.data in made else set()
+        waiting += [before for before in (run.parent, run.scorer) if before]
+    return found
+
+
+def _behind(name: str, needs: dict[str, set[str]]) -> set[str]:
+    found, waiting = set(), set(needs[name])
+    while waiting:
+        other = waiting.pop()
+        found.add(other)
+        waiting |= needs[other] - found
     return found
