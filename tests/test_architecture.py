@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from vd import paths
-from vd.store import fingerprint
+from vd import paths, plugins
+from vd.store.fingerprint import imported
 from vd.workflow import notebooks
 
 MODULES = {
@@ -21,9 +21,36 @@ NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate"}
 
 
+ROOMS = [  # data flow from left to right, so imports lead to the left; loose modules come first
+    "loose",
+    "store",
+    "study",
+    "servers",
+    "models",
+    "data",
+    "training",
+    "methods",
+    "probing",
+    "judging",
+    "evaluations",
+    "drift",
+    "recipes",
+    "findings",
+    "figures",
+    "workflow",
+]
+LOOSE = {"finite", "lineages", "paths", "plugins", "stances"}
+
+
+def room(module):
+    """The folder of vd that a module lies in."""
+    parts = module.split(".")
+    return "loose" if len(parts) == 2 and parts[1] in LOOSE else parts[1]
+
+
 def imports(module):
-    """Modules of vd that a module imports anywhere in its file, methods found by name left out."""
-    return fingerprint.imported(MODULES[module].read_text()) - {module, "vd"}
+    """Modules of vd that a module imports anywhere in its file, those found by name left out."""
+    return imported(MODULES[module].read_text(encoding="utf-8")) - {module, "vd"}
 
 
 def reached(module):
@@ -45,129 +72,60 @@ def libraries(module, top_level=True):
     return {name.split(".")[0] for name in names}
 
 
-ALLOWED = {  # arrows point one way, from what is asked to what is shown
-    "vd.paths": set(),
-    "vd.public": {"files", "paths", "rows"},
-    "vd.sources": set(),
-    "vd.study_file": {"paths"},
-    "vd.study_inputs": {"files", "paths", "public", "sources", "study_file"},
-    "vd.study_checks": {"study_file", "study_inputs"},
-    "vd.study": {"paths", "study_checks", "study_file", "study_inputs"},
-    "vd.record": {"paths", "progress"},
-    "vd.data": {"files", "paths", "public", "rows", "shown", "study"},
-    "vd.finite": set(),
-    "vd.chat": set(),
-    "vd.models": {"chat", "finite", "paths", "sources", "study"},
-    "vd.probe": {"chat", "data", "finite", "models", "paths", "record", "study"},
-    "vd.judge": {"data", "finite", "models", "paths", "record", "study"},
-    "vd.api_cache": {"answers"},
-    "vd.api_client": {"api_budget", "api_key", "api_pace", "api_response", "record", "study"},
-    "vd.api_batch": {
-        "answers",
-        "api_budget",
-        "api_cache",
-        "api_client",
-        "api_response",
-        "record",
-        "study",
-    },
-    "vd.api_judge": {
-        "answers",
-        "api_batch",
-        "api_budget",
-        "api_cache",
-        "api_client",
-        "api_prompt",
-        "api_response",
-        "paths",
-        "ppi",
-        "record",
-        "study",
-    },
-    "vd.api_prompt": {"answers", "api_response", "paths", "study"},
-    "vd.agreement": {"files", "record", "shown"},
-    "vd.ppi": {"drift"},
-    "vd.drift": set(),
-    "vd.findings": {"drift", "paths", "record", "study"},
-    "vd.teacher": {
-        "answers",
-        "api_budget",
-        "api_client",
-        "api_key",
-        "api_response",
-        "record",
-        "study",
-    },
-    "vd.topics": {"data", "finite", "models", "study"},
-    "vd.questions": {"data"},
-    "vd.vprism": {
-        "answers",
-        "api_cache",
-        "api_client",
-        "data",
-        "files",
-        "models",
-        "paths",
-        "public",
-        "questions",
-        "record",
-        "rows",
-        "study",
-        "topics",
-    },
-    "vd.plots": {"drift", "record", "shown"},
-    "vd.tables": {"plots", "record", "shown"},
-    "vd.workflow": {"files", "launch", "paths", "public", "study"},
-    "vd.corpora": set(),
-    "vd.__main__": {
-        "agreement",
-        "api_cache",
-        "api_client",
-        "api_judge",
-        "data",
-        "paths",
-        "record",
-        "study",
-        "study_inputs",
-    },
-    "vd.answers": set(),
-    "vd.api_key": set(),
-    "vd.api_pace": set(),
-    "vd.api_response": {"answers", "api_key", "api_pace", "study"},
-    "vd.api_budget": {"api_response", "study"},
-    "vd.files": set(),
-    "vd.shown": set(),
-    "vd.rows": {"files", "shown"},
-    "vd.progress": set(),
-    "vd.launch": {"paths", "record"},
-    "vd.job": {"launch", "progress", "record"},
-}
+METHOD_NAMES = [f"{q}{name}{q}" for name in plugins.names("methods") for q in "'\""]
+LIGHT = ("stances", "drift", "findings", "figures", "workflow")  # rooms that need no model
+KNOW_NO_METHOD = ("probing", "judging", "evaluations", "drift")
 
 
-@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"vd"}))
-def test_arrows_point_one_way(module):
-    if module.startswith("vd.methods"):
-        allowed = {"paths", "study", "record", "data", "models", "finite"}
-        allowed |= {"methods", "methods.trainer", "methods.reward"}
-    else:
-        allowed = ALLOWED[module]
-    assert imports(module) <= {f"vd.{name}" for name in allowed}
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"vd", "vd.__main__"}))
+def test_imports_lead_to_the_left(module):
+    here = room(module)
+    if here == "corpora":  # texts alone
+        assert not imports(module)
+        return
+    wrong = {other for other in imports(module) if ROOMS.index(room(other)) > ROOMS.index(here)}
+    assert not wrong, f"{here} may import from {', '.join(ROOMS[: ROOMS.index(here) + 1])}"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_are_absolute(module):
+    """What a thing was made from is found by its imports, and relative ones are not seen."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    assert not [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level]
+
+
+def test_there_are_few_loose_modules_and_none_is_long():
+    assert {module for module in MODULES if module.count(".") == 1} - {
+        f"vd.{name}" for name in ROOMS[1:]
+    } == {f"vd.{name}" for name in LOOSE} | {"vd.__main__", "vd.corpora"}
+    lengths = {
+        module: len(file.read_text(encoding="utf-8").splitlines())
+        for module, file in MODULES.items()
+    }
+    assert not {module: lines for module, lines in lengths.items() if lines > 300}
+
+
+@pytest.mark.parametrize("room", ROOMS[1:])
+def test_a_room_does_not_load_all_that_is_in_it(room):
+    body = ast.parse(MODULES[f"vd.{room}"].read_text(encoding="utf-8")).body
+    assert len(body) == 1 and isinstance(body[0].value, ast.Constant)
 
 
 @pytest.mark.parametrize(
-    "module",
-    ["vd.agreement", "vd.drift", "vd.findings", "vd.plots", "vd.ppi", "vd.tables", "vd.workflow"],
+    "module", sorted(m for m in MODULES if m.split(".")[1:2] in [[r] for r in LIGHT])
 )
 def test_analysis_reaches_nothing_that_trains(module):
     assert not {lib for name in reached(module) for lib in libraries(name, top_level=False)} & HEAVY
 
 
-@pytest.mark.parametrize("module", ["vd.api_judge", "vd.judge", "vd.probe"])
-def test_probe_and_judge_know_no_method(module):
+@pytest.mark.parametrize(
+    "module", sorted(m for m in MODULES if m.split(".")[1:2] in [[r] for r in KNOW_NO_METHOD])
+)
+def test_what_comes_after_training_knows_no_method(module):
     assert not {name for name in reached(module) if name.startswith("vd.methods")}
-    assert "trl" not in {
-        lib for name in reached(module) for lib in libraries(name, top_level=False)
-    }
+    assert not [
+        text for text in METHOD_NAMES if text in MODULES[module].read_text(encoding="utf-8")
+    ]
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -177,7 +135,7 @@ def test_files_are_read_and_written_in_utf_8_whatever_the_locale(module):
         if isinstance(called, ast.Name) and called.id == "open":
             binary = any("b" in str(a.value) for a in node.args if isinstance(a, ast.Constant))
         elif isinstance(called, ast.Attribute) and called.attr in ("read_text", "write_text"):
-            binary = getattr(called.value, "id", "") == "record"  # our own, which is in UTF-8
+            binary = getattr(called.value, "id", "") == "files"  # our own, which is in UTF-8
         else:
             continue
         named = "encoding" in {keyword.arg for keyword in node.keywords}
@@ -214,15 +172,19 @@ def test_notebooks_are_the_series():
     assert names == [
         "00_data",
         "00_stance_profile",
+        "01_given",
         "01_sft",
         "02_preference",
+        "02_scorer",
         "03_probe",
+        "04_evaluate",
         "04_judge",
+        "04_trust",
         "05_drift",
         "06_figures",
         "07_tables",
         "08_findings",
-        "09_synthetic_pairs",
+        "09_recipe",
         "10_paid_judge",
     ]
 

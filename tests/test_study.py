@@ -50,7 +50,7 @@ def test_studies_load_and_parents_come_first(name):
     for run in runs.values():
         assert run.parent is None or run.parent in seen
         seen.add(run.id)
-    assert {run.phase for run in runs.values()} == {"base", "sft", "preference"}
+    assert {run.section for run in runs.values()} == {"base", "sft", "scorers", "preference"}
 
 
 def test_run_id_is_the_lineage():
@@ -69,11 +69,40 @@ def test_several_parents_and_seeds_multiply(place):
         study["seeds"] = [0, 1]
         study["preference"] = {"dpo-support": study["preference"]["dpo-support"]}
         study["preference"]["dpo-support"]["parent"] = ["sft-neutral", "sft-support"]
-        study |= {"findings": {}, "ablations": {}}
+        study |= {"findings": {}, "ablations": {}, "scorers": {}}
 
     runs = load_study(write(place, change)).runs()
     assert len(runs) == 2 * (1 + 2 + 2)
     assert "tiny-llama/sft-neutral/dpo-support/seed-1" in runs
+
+
+def test_any_run_can_be_the_parent_of_any_other(place):
+    def change(study):
+        study["sft"]["sft-more"] = study["sft"]["sft-neutral"] | {"parent": "sft-support"}
+        study["preference"]["simpo-support"]["parent"] = "sft-support/sft-more/dpo-support"
+        study["preference"]["dpo-support"]["parent"] = ["sft-support", "sft-support/sft-more"]
+        study["findings"] = {}
+
+    runs = load_study(write(place, change)).runs()
+    chain = "tiny-llama/sft-support/sft-more/dpo-support/simpo-support/seed-0"
+    assert runs[chain].parent == "tiny-llama/sft-support/sft-more/dpo-support/seed-0"
+    assert list(runs).index(runs[chain].parent) < list(runs).index(chain)
+
+
+def test_runs_in_a_circle_are_no_runs(place):
+    def change(study):
+        study["sft"]["a"] = study["sft"]["sft-neutral"] | {"parent": "b"}
+        study["sft"]["b"] = study["sft"]["sft-neutral"] | {"parent": "a"}
+
+    assert "sft.a.parent: no run 'b'" in error_of(place, change)
+
+
+def test_a_child_needs_its_parent_for_each_of_its_seeds(place):
+    def change(study):
+        study["seeds"] = [0, 1]
+        study["sft"]["sft-support"]["seeds"] = [0]
+
+    assert "parent: 'sft-support' has no seed 1; add it there" in error_of(place, change)
 
 
 def test_an_entry_may_ask_for_some_of_the_seeds(place):
@@ -138,7 +167,7 @@ def test_missing_key(place):
 def test_missing_parent(place):
     message = error_of(place, lambda s: s["preference"]["dpo-support"].update(parent="sft-nobody"))
     assert (
-        "preference.dpo-support.parent: no SFT run 'sft-nobody'; there are sft-neutral, sft-support"
+        "preference.dpo-support.parent: no run 'sft-nobody'; there are base, dpo-support"
         in message
     )
 
@@ -162,14 +191,14 @@ def test_names_that_would_break_paths(place):
 
 
 def test_method_of_the_wrong_section(place):
-    assert "not a method of this section" in error_of(
+    assert "no method of this section" in error_of(
         place,
         lambda s: (
             s["preference"]["dpo-support"].update(method="sft", beta=None)
             or s["preference"]["dpo-support"].pop("beta")
         ),
     )
-    assert "not a method of this section" in error_of(
+    assert "no method of this section" in error_of(
         place, lambda s: s["sft"]["sft-neutral"].update(method="dpo")
     )
 
@@ -210,7 +239,7 @@ def test_a_prompt_that_is_not_there(place):
         ),
         (
             lambda s: s["preference"]["dpo-support"].update(data="prism"),
-            r"'prism' holds prompts data; .* write ultrafeedback",
+            r"'prism' holds prompts data; .* write hh-rlhf, hh-rlhf-helpful, ultrafeedback",
         ),
         (
             lambda s: s["sft"]["sft-support"].update(data="wildchat", filters={"tongue": "x"}),

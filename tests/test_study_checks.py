@@ -39,18 +39,15 @@ DPO, PPO = "preference.dpo-support", "preference.ppo-support"
             ["0"],
             f"{DPO}.seeds.0: YAML reads '0' as a string; write 0.0|are not all among",
         ),
-        (
-            "sft.sft-support.parent",
-            "sft-neutral",
-            "sft.sft-support.parent: SFT runs start from the base",
-        ),
-        ("sft.sft-support.seeds", [0], "sft.sft-support.seeds: SFT runs take all seeds; remove it"),
+        ("sft.sft-support.parent", "sft-support", "sft.sft-support.parent: no run 'sft-support'"),
+        (f"{DPO}.parent", "sft-support/reward", "gives scores and writes no texts"),
+        (f"{PPO}.scorer", "nobody", f"{PPO}.scorer: no scorer 'nobody'; there are sft-support/re"),
+        (f"{PPO}.parent", "sft-neutral", f"{PPO}.scorer: no scorer 'reward'; there are sft-support"),
         (f"{DPO}.parent", {"a": 1}, rf"{DPO}.parent: Input should be a valid string \(got"),
         (f"{DPO}.parent", [["sft-support"]], f"{DPO}.parent.0: Input should be a valid string"),
         (f"{DPO}.parent", [], f"{DPO}.parent: write at least 1"),
         (f"{DPO}.parent", ["sft-support"] * 2, f"{DPO}.parent: sft-support is written twice"),
         (f"{DPO}.parent", None, f"{DPO}.parent: empty; write a value"),
-        (f"{DPO}.parent", "base", f"{DPO}.parent: no SFT run 'base'; there are sft-neutral"),
     ],
 )
 def test_seeds_and_parents_mean_one_thing(place, key, value, said):
@@ -65,7 +62,7 @@ def test_methods_are_the_files_that_hold_settings_and_train(place, method):
     said = error_of(place, put(f"{DPO}.method", method))
     assert f"{DPO}.method: " in said
     if isinstance(method, str):
-        assert f"no method '{method}'; write one of dpo, ppo, sft, simpo" in said
+        assert f"no method '{method}'; write one of dpo, given, ppo, reward_model, sft, simpo" in said
         there = (paths.ROOT / "vd" / "methods" / f"{method}.py").exists()
         assert ("or add vd/methods" in said) == (method.isidentifier() and not there)
     assert "is not a method of this section" not in said
@@ -79,7 +76,7 @@ def test_an_entry_without_anything_in_it_is_no_run(place):
     assert "sft.new: empty; write a value, or remove the key" in said
     said = error_of(place, lambda s: s["preference"].update(new={}))
     assert "preference.new.method: missing; write method: dpo" in said
-    assert "preference.new.parent: missing; write the SFT run that it starts from" in said
+    assert "preference.new.parent: missing; write the run that it starts from" in said
 
 
 @pytest.mark.parametrize(
@@ -104,21 +101,21 @@ def test_an_entry_without_anything_in_it_is_no_run(place):
         (f"{PPO}.cliprange", 1.0, "Input should be less than 1"),
         (f"{PPO}.temperature", 1e-9, "Input should be greater than or equal to 0.01"),
         (
-            f"{PPO}.reward.held_out",
+            "scorers.reward.held_out",
             0.01,
             "0.01 of 32 pairs leaves too few on one side; write another share",
         ),
         (
-            f"{PPO}.reward.held_out",
+            "scorers.reward.held_out",
             0.97,
             "0.97 of 32 pairs leaves too few on one side; write another share",
         ),
         (
-            f"{PPO}.reward.warmup_steps",
+            "scorers.reward.warmup_steps",
             4,
             "reward.warmup_steps: the learning rate is never reached in 4 steps",
         ),
-        (f"{PPO}.reward.reference_samples", 1, "Input should be greater than or equal to 2"),
+        ("scorers.reward.reference_samples", 1, "Input should be greater than or equal to 2"),
         ("sft.sft-support.steps", 10**30, "steps: Input should be less than 2147483648"),
         (
             "probing.checkpoints",

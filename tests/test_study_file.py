@@ -157,7 +157,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(place):
     ):
         (place / "configs" / f"{name}.yaml").write_bytes(text.encode())
     plain, *others = (load_study(name) for name in ("plain", "mark", "ends"))
-    assert len(plain.runs()) == 7
+    assert len(plain.runs()) == 8
     for other in others:
         assert other.model_dump() == plain.model_dump() | {"name": other.name}
 
@@ -262,7 +262,7 @@ def test_a_wrong_option_is_one_line(words, status):
 
 def test_loading_a_study_loads_nothing_heavy():
     names = sorted(file.stem for file in (paths.NOTEBOOKS / "configs").glob("*.yaml"))
-    code = f"import sys\nfrom vd.study import load_study\n[load_study(name) for name in {names}]\n"
+    code = f"import sys\nfrom vd.study.load import load_study\n[load_study(name) for name in {names}]\n"
     code += "print(*sorted({'torch', 'transformers', 'trl', 'datasets'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "" and len(names) == 6

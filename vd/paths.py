@@ -48,9 +48,9 @@ def data_file(name: str) -> Path:
     return results(rest) if head == "results" else _from_root(name)
 
 
-def run(study: str, run_id: str) -> Path:
-    """Folder of one run."""
-    return results(study) / run_id
+def run(study: str, run_id: str, *below: str) -> Path:
+    """Folder of one run, or of one recipe (recipes/<name>), or what is below it."""
+    return (results(study) / run_id).joinpath(*below)
 
 
 def checkpoints(study: str, run_id: str) -> Path:

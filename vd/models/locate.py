@@ -57,6 +57,7 @@ def identity(model: ModelSettings) -> str:
 
 
 def config(model: ModelSettings):
+    """The configuration of a model, as transformers reads it."""
     from transformers import AutoConfig
 
     with loading(model.source, "config.json"):

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
+from vd import lineages
 from vd.study import inputs
 from vd.study.file import misnamed, shown, word
 from vd.study.graph import SECTIONS, made_by_recipes, missing
@@ -36,6 +37,7 @@ def of_study(study) -> Mistakes:
     for section in SECTIONS:
         for name, entry in getattr(study, section).items():
             yield from _seeds(study, f"{section}.{word(name)}", entry)
+            yield from _parents(study, f"{section}.{word(name)}", entry)
     yield from inputs.models(study)
     yield from inputs.prompt(study)
     yield from inputs.vprism(study)
@@ -60,11 +62,11 @@ def of_runs(study, runs: dict) -> Mistakes:
     yield from _checkpoints(
         study.probing.checkpoints, [run.training for run in trained if run.makes == "policy"]
     )
-    lineages = {run.lineage: run for run in runs.values()}
-    yield from _roles(study.findings, lineages)
+    by_lineage = {run.lineage: run for run in runs.values()}
+    yield from _roles(study.findings, by_lineage)
     yield from _common_seeds(study.findings, trained)
     for name, ablation in study.ablations.items():
-        yield from _ablation(f"ablations.{word(name)}", ablation, lineages)
+        yield from _ablation(f"ablations.{word(name)}", ablation, by_lineage)
 
 
 def _names(study) -> Mistakes:
@@ -85,6 +87,15 @@ def _seeds(study, key: str, entry: dict) -> Mistakes:
     if isinstance(seeds, list) and any(seed not in study.seeds for seed in seeds):
         why = f"{shown(seeds)} are not all among seeds {shown(study.seeds)}"
         yield f"{key}.seeds", f"{why}; write some of those"
+
+
+def _parents(study, key: str, entry: dict) -> Mistakes:
+    """A parent's own name is that of an entry; whether its lineage is a run shows later."""
+    parents = entry.get("parent", [])
+    there = {lineages.BASE}.union(*(getattr(study, section) for section in SECTIONS))
+    for parent in parents if isinstance(parents, list) else [parents]:
+        if isinstance(parent, str) and parent.rpartition("/")[2] not in there:
+            yield f"{key}.parent", f"no run '{word(parent)}'; there are {', '.join(sorted(there))}"
 
 
 def _missing(study, runs: dict) -> Mistakes:
@@ -200,8 +211,8 @@ def _role(role: str, name: str, lineages: dict) -> Mistakes:
     reads = "texts" if method == "sft" else "pairs"
     if run is None:
         yield f"findings.{role}", f"no run '{word(name)}'; there are {', '.join(sorted(lineages))}"
-    elif run.reads != reads:
-        fit = " or ".join(other for other, run in lineages.items() if run.reads == reads)
+    elif run.reads != reads or run.makes != "policy":
+        fit = " or ".join(other for other, run in lineages.items() if run.reads == reads and run.makes == "policy")
         yield (
             f"findings.{role}",
             f"'{name}' is no {'sft' if reads == 'texts' else 'preference'} run; write {fit or 'nothing'}",

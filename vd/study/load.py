@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from vd import paths
 from vd.study import checks
-from vd.study.file import StudyError, explain, find, read, study_error, word
+from vd.study.file import StudyError, explain, find, study_error, word
 from vd.study.graph import (
     SECTIONS,
     Continued,
@@ -24,6 +24,7 @@ from vd.study.graph import (
     made_by_recipes,
     settings_of,
 )
+from vd.study.reading import read
 from vd.study.runs import Run
 from vd.study.settings import (
     Ablation,

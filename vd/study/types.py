@@ -13,12 +13,14 @@ WORDS = r"^\S(.*\S)?$"  # on one line, without white space around them
 
 
 def once(values: list) -> list:
+    """The values themselves, unless one is there twice."""
     if twice := [value for i, value in enumerate(values) if value in values[:i]]:
         raise ValueError(f"{twice[0]} is written twice; remove one")
     return values
 
 
 def sampled(temperature: float) -> float:
+    """The temperature itself, unless it is so small that scores divided by it overflow."""
     if 0 < temperature < 0.01:
         raise ValueError("must be 0 or at least 0.01, for scores are divided by it")
     return temperature

@@ -166,6 +166,7 @@ def normalise(model, reference: torch.Tensor) -> None:
 
 
 def pad(rows: list[list[int]], token: int, side: str) -> torch.Tensor:
+    """Rows of tokens as one tensor (N, T), filled up on one side."""
     tensors = [torch.tensor(row) for row in rows]
     return torch.nn.utils.rnn.pad_sequence(
         tensors, batch_first=True, padding_value=token, padding_side=side

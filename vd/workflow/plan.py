@@ -150,6 +150,15 @@ def _reads(
     raise ValueError(f"{notebook}: not a notebook of the workflow")
 
 
+def writers(study: Study, recipe: str) -> list[str]:
+    """The runs of a study, by id, whose checkpoint writes a recipe's data: one, or none."""
+    writer = study.recipes[recipe]["writer"]
+    if not isinstance(writer, str):
+        return []
+    named = [run for run in study.runs().values() if writer in (run.id, run.lineage)]
+    return [named[0].id] if named and not named[0].is_base else []
+
+
 def _elsewhere(run: Run) -> dict[str, object]:
     """The files of checkpoints that a run names but does not make."""
     places = getattr(run.settings, "checkpoints", {})
