@@ -9,6 +9,7 @@ import sys
 import time
 
 import pandas as pd
+import papermill
 import pytest
 import yaml
 from api_server import ApiServer
@@ -167,7 +168,9 @@ def test_mistakes_are_told_before_any_work(place):
 
 
 def test_probes_are_no_prompts_and_there_are_as_many_as_asked_for(place):
-    with pytest.raises(ValueError, match=r"recipes.pairs.prompts: 3 prompts of 'probes' are probes"):
+    with pytest.raises(
+        ValueError, match=r"recipes.pairs.prompts: 3 prompts of 'probes' are probes"
+    ):
         make_recipe(study_with(place, pairs=BY_RUN | {"prompts": "probes"}), "pairs")
     with pytest.raises(ValueError, match=r"recipes.pairs.size: 999 asked for, 'value_gap' has 220"):
         make_recipe(study_with(place, pairs=BY_RUN | {"size": 999}), "pairs")
@@ -275,3 +278,14 @@ def test_a_judge_drops_what_takes_another_side_and_every_drop_is_counted(
     assert tried["chosen_label"][0] == "neutral" and tried["rejected_p_oppose"][2] == 1
     make_recipe(study_with(place, pairs=entry | {"judge": False}), "pairs")
     assert len(rows_of()) == 4 and len(server.requests) == 8
+
+
+def test_the_notebook_makes_the_data_set_and_asks_once(place, server):
+    study_with(place, pairs=by_server(server, price_in=1.0))
+    notebook, told = paths.notebook("09_recipe"), {"STUDY": "mine", "RECIPE": "pairs"}
+    for _ in range(2):
+        book = papermill.execute_notebook(notebook, None, told, kernel_name="python3")
+    assert len(server.requests) == 8 and len(rows_of()) == 4
+    said = "".join(o.get("text", "") for c in book.cells for o in c.get("outputs", []))
+    assert "4 rows of kind pairs" in said and "dollars_per_kept_row 0.0002" in said
+    assert "kept: Should" in said and KEY not in said

@@ -51,12 +51,12 @@ def make(making: Making) -> pd.DataFrame:
     pairs = prompts.assign(**{f"{side}_stance": stance for side, stance in SIDES.items()})
     for side in SIDES:
         own = replies[replies["side"] == side].reset_index(drop=True)
-        # A cut reply may break off before its "not": whoever checks wants whole ones.
-        usable = own["failure"].isin([""] if making.judge else ["", "length"])
-        pairs[side] = own["response"].where(usable, None)
-        pairs[f"{side}_failure"] = own["failure"]
-    pairs["answered"] = pairs[list(SIDES)].notna().all(axis=1)
-    pairs["dropped"] = [_reason(pair) for pair in pairs.to_dict("records")]
+        pairs[side], pairs[f"{side}_failure"] = own["response"], own["failure"]
+    # A cut reply may break off before its "not": whoever checks wants whole ones.
+    usable = {""} if making.judge else {"", "length"}
+    failures = pairs[[f"{side}_failure" for side in SIDES]]
+    pairs["answered"] = failures.isin(usable).all(axis=1)
+    pairs["dropped"] = [_reason(pair, usable) for pair in pairs.to_dict("records")]
     pairs = judge_sides(pairs, making.judge) if making.judge else pairs
     return pairs[COLUMNS + [column for column in pairs if column not in COLUMNS]]
 
@@ -97,11 +97,11 @@ def _requests(prompts: pd.DataFrame, side: str) -> pd.DataFrame:
     )
 
 
-def _reason(pair: dict) -> str:
+def _reason(pair: dict, usable: set[str]) -> str:
     """Why a pair cannot be trained on; "" if it can."""
-    unusable = [pair[f"{side}_failure"] for side in SIDES if pd.isna(pair[side])]
-    if unusable:
-        return FAILURES[unusable[0]]
+    for side in SIDES:
+        if pair[f"{side}_failure"] not in usable:
+            return FAILURES[pair[f"{side}_failure"]]
     # the same check as for people's own files, so that training refuses no row of ours
     found = rows.find_fault({column: pair[column] for column in ("prompt", *SIDES)})
     return found[0] if found else ""
