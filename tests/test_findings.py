@@ -4,19 +4,25 @@ Right verdicts on simulated studies with known truth, few where there is nothing
 files.
 """
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from vd import paths
 from vd.drift import measures
-from vd.findings import value_drifts
 from vd.findings.contrasts import UNDECIDED, evaluate, holm
+from vd.findings.papers import value_drifts
 from vd.findings.report import as_markdown, write_findings
 from vd.store import files
 from vd.study.load import Study
 
+CAPTURED = {"capture_output": True, "text": True}
 ROLES = {
     "sft_neutral": "neutral",
     "sft_support": "support",
@@ -83,7 +89,7 @@ def study(**roles):
         seeds=[0, 1, 2],
         models={"m": {"source": "random:llama"}},
         sft={"support": {}},
-        findings=ROLES | roles,
+        findings={"value-drifts": ROLES | roles},
         bootstrap={"resamples": 300},
     )
 
@@ -194,7 +200,9 @@ def test_findings_without_their_roles_are_left_out(example):
 
 def test_a_role_without_replies_is_named():
     stances, pairs = simulate(TRUE, np.random.default_rng(0))
-    with pytest.raises(ValueError, match=r"findings.low_gap_data: no judged replies of 'other'"):
+    with pytest.raises(
+        ValueError, match=r"findings.value-drifts.low_gap_data: no judged replies of 'other'"
+    ):
         evaluate(study(low_gap_data="other"), stances, pairs)
 
 
@@ -286,3 +294,66 @@ def test_runs_without_a_reply_in_common_are_named():
     moved = stances.assign(prompt_id=stances["prompt_id"].mask(other, "x" + stances["prompt_id"]))
     with pytest.raises(ValueError, match="dpo above simpo: these runs have no judged reply in"):
         evaluate(study(), moved, pairs)
+
+
+OTHER = '''"""Another paper."""
+
+from vd.findings.contrasts import Finding
+from vd.study.roles import role
+from vd.study.types import Settings
+
+TITLE = "Another paper (arXiv 0000.00000)"
+
+
+class Roles(Settings):
+    """Which run plays which part."""
+
+    strong: str | None = role("run", method=("dpo", "robust-dpo"))
+
+
+FINDINGS = [
+    Finding(
+        key,
+        f"The strong run moves support by more than {least}",
+        ("strong",),
+        lambda e, least=least: [e.test(f"above {least}", e.size("strong", "support") - least)],
+        "made up",
+    )
+    for key, least in (("moves", 0.05), ("moves_far", 0.9))
+]
+'''
+TWO_PAPERS = """
+import numpy as np
+from test_findings import ROLES, TRUE, simulate, study
+from vd import plugins
+from vd.findings.contrasts import evaluate
+from vd.findings.report import write_findings
+from vd.study.roles import paper
+print(*plugins.names("findings.papers"), "|", paper("other-paper").TITLE)
+findings = {"value-drifts": ROLES, "other-paper": {"strong": "support/dpo"}}
+both = study().model_copy(update={"findings": findings})
+write_findings(*evaluate(both, *simulate(TRUE, np.random.default_rng(0))), HERE)
+"""
+
+
+def test_a_second_paper_is_one_file_and_a_family_of_tests_of_its_own(tmp_path):
+    copy, tests = tmp_path / "repository", paths.ROOT / "tests"
+    shutil.copytree(paths.ROOT / "vd", copy / "vd", ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "vd" / "findings" / "papers" / "other_paper.py").write_text(OTHER)
+    code = f"from pathlib import Path\nHERE = Path({str(tmp_path)!r}){TWO_PAPERS}"
+    env = os.environ | {"PYTHONPATH": f"{copy}{os.pathsep}{tests}"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=copy, env=env, **CAPTURED)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "other-paper value-drifts | Another paper (arXiv 0000.00000)"
+    found = pd.DataFrame(files.read_json(tmp_path / "findings.json")["findings"])
+    ours = found[found["finding"].str.startswith("value-drifts.")]
+    alone, _ = evaluate(study(), *simulate(TRUE, np.random.default_rng(0)))
+    assert ours["p_holm"].tolist() == pytest.approx(alone["p_holm"].tolist())
+    theirs = found.iloc[len(ours) :].set_index("finding")
+    assert theirs["verdict"].to_dict() == {
+        "other-paper.moves": "holds",
+        "other-paper.moves_far": "does not hold",
+    }
+    assert theirs["p_holm"].min() == pytest.approx(2 * theirs["p"].min())  # of two, not of all
+    page = (tmp_path / "findings.md").read_text()
+    assert "(`value-drifts.sft_early`)" in page and "(`other-paper.moves`)" in page

@@ -117,10 +117,12 @@ def test_an_entry_may_ask_for_some_of_the_seeds(place):
 
 
 def test_roles_and_ablations_name_runs_of_the_study(place):
-    message = error_of(place, lambda s: s["findings"].update(dpo="sft-support/nobody"))
+    message = error_of(
+        place, lambda s: s["findings"]["value-drifts"].update(dpo="sft-support/nobody")
+    )
     assert (
-        "findings.dpo: no run 'sft-support/nobody'; there are base, sft-neutral, sft-support"
-        in message
+        "findings.value-drifts.dpo: no run 'sft-support/nobody'; "
+        "there are base, sft-neutral, sft-support" in message
     )
     message = error_of(place, lambda s: s["ablations"]["PPO"].update(key="beta"))
     assert "ablations.PPO.key: 'beta' is not a key of sft-support/ppo" in message

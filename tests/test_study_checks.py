@@ -2,16 +2,20 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from test_study import SMOKE, error_of, put, write
 from test_study_file import vd
 
-from vd import paths
+from vd import paths, plugins
 from vd.data import sets
 from vd.judging import offline
+from vd.study import roles
 from vd.study.load import load_study
+from vd.study.roles import role
 from vd.study.settings import JudgeSettings
+from vd.study.types import Settings
 
 DPO, PPO = "preference.dpo-support", "preference.ppo-support"
 
@@ -408,14 +412,14 @@ def test_what_embeddings_do_not_heed_is_an_error(place):
             "low_gap",
             "'low_gap' is no data set of a preference run; write value_gap",
         ),
-        ("dpo", "sft-support", "'sft-support' is no preference run; write sft-support/dpo-support"),
+        ("dpo", "sft-support", "'sft-support' is no dpo run; write sft-support/dpo-support"),
         ("low_gap", "base", "'base' is no preference run; write"),
         (
             "sft_neutral",
             "sft-support/dpo-support",
             "is no sft run; write sft-neutral or sft-support",
         ),
-        ("dpo", "sft-support/simpo-support", "is trained by simpo; name a run of dpo"),
+        ("dpo", "sft-support/simpo-support", "is no dpo run; write sft-support/dpo-support"),
         (
             "ppo_large_kl",
             "sft-support/ppo-support",
@@ -425,8 +429,82 @@ def test_what_embeddings_do_not_heed_is_an_error(place):
     ],
 )
 def test_roles_are_played_by_runs_and_data_that_can(place, role, name, said):
-    found = error_of(place, put(f"findings.{role}", name))
-    assert f"findings.{role}: " in found and said in found
+    found = error_of(place, put(f"findings.value-drifts.{role}", name))
+    assert f"findings.value-drifts.{role}: " in found and said in found
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("value-drift", {}, "value-drift: no paper 'value-drift'; write one of value-drifts"),
+        ("value_drifts", {}, "value_drifts: no paper 'value_drifts'; write one of value-drifts"),
+        ("dpo", "sft-support/dpo-support", "dpo: write keys and their values, one a line"),
+        ("value-drifts", None, "value-drifts: empty; write a value, or remove the key"),
+        ("value-drifts", {"dppo": "base"}, "value-drifts.dppo: unknown key; remove it or"),
+        ("value-drifts", {"dpo": 5}, "value-drifts.dpo: YAML reads 5 as a number; put quotes"),
+    ],
+)
+def test_findings_are_roles_of_papers_that_are_there(place, key, value, said):
+    assert f"findings.{said}" in error_of(place, put(f"findings/{key}", value))
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "able"),
+    [
+        ("run", None, {"sft-support", "sft-support/dpo-support", "sft-support/simpo-support"}),
+        ("preference", None, {"sft-support/dpo-support", "sft-support/simpo-support"}),
+        ("run", "dpo", {"sft-support/dpo-support"}),
+        ("run", ("dpo", "simpo"), {"sft-support/dpo-support", "sft-support/simpo-support"}),
+        ("sft", None, {"sft-support"}),
+        ("data", None, {"value_gap"}),
+    ],
+)
+def test_a_paper_says_who_may_play_a_role(monkeypatch, kind, method, able):
+    class Roles(Settings):
+        part: str | None = role(kind, method)
+
+    own = SimpleNamespace(TITLE="own", Roles=Roles, FINDINGS=[])
+    smoke = load_study("smoke")
+    monkeypatch.setattr(plugins, "load", lambda room, name: own)
+
+    def refused(name):
+        named = smoke.model_copy(update={"findings": {"value-drifts": {"part": name}}})
+        return list(roles.of_runs(named, smoke.runs()))
+
+    lineages = ("sft-support", "sft-support/dpo-support", "sft-support/simpo-support")
+    assert {name for name in ("base", *lineages, "value_gap") if not refused(name)} == able
+
+
+class OwnRoles(Settings):
+    part: str | None = role("run")
+    other: str | None = None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"TITLE": "own"}, "Roles, FINDINGS missing; add what is missing"),
+        ({"TITLE": "own", "Roles": dict, "FINDINGS": []}, "Roles must build on Settings"),
+        ({"TITLE": "own", "Roles": OwnRoles, "FINDINGS": []}, "role other does not say what may"),
+        (
+            {"TITLE": "own", "Roles": Settings, "FINDINGS": [SimpleNamespace(key="k", roles="x")]},
+            "finding k: no role x; add it to Roles",
+        ),
+    ],
+)
+def test_a_paper_that_lacks_something_is_named_with_the_fix(place, monkeypatch, content, said):
+    monkeypatch.setattr(plugins, "load", lambda room, name: SimpleNamespace(**content))
+    found = error_of(place, put("findings.value-drifts", {}))
+    assert f"findings.value-drifts: vd/findings/papers/value_drifts.py: {said}" in found
+
+
+def test_a_paper_that_cannot_be_imported_is_named(place, monkeypatch):
+    def broken(room, name):
+        raise SyntaxError("invalid syntax")
+
+    monkeypatch.setattr(plugins, "load", broken)
+    said = "value_drifts.py cannot be imported (SyntaxError: invalid syntax); correct it"
+    assert said in error_of(place, put("findings.value-drifts", {}))
 
 
 def test_runs_of_findings_have_a_seed_in_common(place):
@@ -436,7 +514,7 @@ def test_runs_of_findings_have_a_seed_in_common(place):
         study["preference"]["simpo-support"]["seeds"] = [1]
 
     said = error_of(place, change)
-    assert "findings: its runs have no seed in common" in said
+    assert "findings.value-drifts: its runs have no seed in common" in said
     assert "sft-support/dpo-support [0]" in said
 
 

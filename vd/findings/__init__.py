@@ -1,1 +1,1 @@
-"""What papers report, one file each, tested on a study."""
+"""What papers report, tested on a study: here how it is tested, the papers in papers/."""

@@ -1,4 +1,4 @@
-"""The paper's findings as hypotheses: what is claimed, which numbers decide it, and a verdict on a
+"""Findings of papers as hypotheses: what is claimed, which numbers decide it, and a verdict on a
 study's runs.
 
 A finding is one contrast or several, each worded so that the claim says `contrast > 0`, with any
@@ -16,23 +16,23 @@ sizes this works against the claim that one of them is larger.
     conjunction       holds if all contrasts do: p_holds is the largest (intersection-union test);
                       fails if any one is shown to be negative: p_fails is the smallest, times their
                       number
-    verdict           two-sided p = 2 min(p_holds, p_fails), after Holm over all findings of the
-    study, below alpha
+    verdict           two-sided p = 2 min(p_holds, p_fails), after Holm over all findings of one
+                      paper, below alpha: each paper is a family of its own, so that naming
+                      another one changes no verdict
 """
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
-from vd import plugins
 from vd.drift import measures
 from vd.drift.bootstrap import Trajectories, trajectories
+from vd.findings.finding import Finding
 from vd.stances import STANCES
+from vd.study import roles
 from vd.study.load import Study
-from vd.study.settings import Bootstrap, Roles
+from vd.study.settings import Bootstrap
+from vd.study.types import Settings
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided at this size"
 REPLY = ["seed", "topic", "prompt_id", "sample"]
@@ -52,9 +52,10 @@ CONTRAST = [
 class Evidence:
     """Replies at the first and last step of every run of one model, by the role of the run."""
 
-    def __init__(self, stances: pd.DataFrame, roles: Roles, bootstrap: Bootstrap):
+    def __init__(self, stances: pd.DataFrame, paper: str, roles: Settings, bootstrap: Bootstrap):
         """Take stances whose `run` is `lineage/seed-S`, with columns as for `drift.drift_table`."""
-        self.stances, self.roles, self.bootstrap = stances, roles.model_dump(), bootstrap
+        self.stances, self.bootstrap = stances, bootstrap
+        self.paper, self.roles = paper, roles.model_dump()
         names = stances["run"].str.extract(r"^(?P<lineage>.*)/seed-(?P<seed>[^/]+)$")
         rows = pd.concat([stances, names], axis=1).rename(columns={f"p_{s}": s for s in STANCES})
         steps = rows.groupby("run")["step"]
@@ -73,7 +74,7 @@ class Evidence:
         change = self.end.loc[self._lineage(role)] - self.start.loc[self._lineage(role)]
         if change.dropna().empty:
             said = f"no reply of '{self.roles[role]}' is judged at both ends"
-            raise ValueError(f"findings.{role}: {said}; judge them again")
+            raise ValueError(f"findings.{self.paper}.{role}: {said}; judge them again")
         return change
 
     def size(self, role: str, stance: str | None = None) -> pd.Series:
@@ -95,7 +96,7 @@ class Evidence:
         )
         if rows.empty:
             said = "these runs have no judged reply in common; give them the same seeds and probes"
-            raise ValueError(f"findings: {contrast}: {said}")
+            raise ValueError(f"findings.{self.paper}: {contrast}: {said}")
         rows["run"] = "contrast/seed-" + rows["seed"]
         t = self._overall(
             pd.concat([rows.assign(p_support=0.0, step=0), rows])
@@ -131,9 +132,8 @@ class Evidence:
     def _lineage(self, role: str) -> str:
         lineage = self.roles[role]
         if lineage not in self.end.index.get_level_values("lineage"):
-            raise ValueError(
-                f"findings.{role}: no judged replies of '{lineage}'; name a run or data set of this study"
-            )
+            said = f"no judged replies of '{lineage}'; name a run or data set of this study"
+            raise ValueError(f"findings.{self.paper}.{role}: {said}")
         return lineage
 
 
@@ -152,60 +152,71 @@ def _row(contrast, estimate, lo, hi, p_holds, p_fails, effect, t: Trajectories) 
     return dict(zip(CONTRAST, values, strict=True))
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A claim of the paper.
-
-    `contrasts` gives the tests that decide it, `paper` what the paper is said to report.
-    """
-
-    key: str
-    statement: str
-    roles: tuple[str, ...]
-    contrasts: Callable[[Evidence], list[dict]]
-    paper: str
-
-
 def evaluate(
     study: Study, stances: pd.DataFrame, pairs: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Verdicts on all findings whose roles the study names: one row per finding and model, and one
-    per contrast.
+    per contrast, paper by paper.
 
     `stances` are those of all runs; `pairs` has dataset, prompt_id, topic, side (chosen or
     rejected), p_support, p_neutral, p_oppose, and decides the findings on data sets, whose model is
     `data`. Estimate, interval and effect are those of the weakest contrast; the effect is the
     estimate over the standard deviation between prompts (Cohen's d). A finding on a data set of
-    which no pair could be judged stays undecided, and does not count as a test. Raises ValueError
-    if a role names another run or data set without judged replies.
+    which no pair could be judged stays undecided, and does not count as a test. Holm corrects for
+    the findings of one paper. Where a study names several papers, findings are called
+    `paper.finding`, else `finding` alone. Raises ValueError if a role names another run or data set
+    without judged replies.
     """
+    parts = _by_model(study, stances, pairs)
+    entries = [*study.sft.values(), *study.preference.values()]
+    empty = {entry.get("data") for entry in entries} - set(pairs["dataset"])
+    table, contrasts = [], []
+    for paper, played in roles.played(study).items():
+        prefix = f"{paper}." if len(study.findings) > 1 else ""
+        for model, part, of_data in parts:
+            evidence = Evidence(part, paper, played, study.bootstrap)
+            for finding in _findings(paper, played, of_data):
+                tests = _tests(finding, evidence, empty if of_data else set())
+                about = {"source": paper, "model": model, "finding": prefix + finding.key}
+                contrasts += [about | test for test in tests]
+                table.append(about | _decide(finding, tests))
+    columns = ["source", "model", "finding", "statement", "paper", *CONTRAST]
+    return (
+        _judge(pd.DataFrame(table, columns=columns), study.bootstrap),
+        pd.DataFrame(contrasts, columns=["model", "finding", *CONTRAST]),
+    )
+
+
+def _by_model(
+    study: Study, stances: pd.DataFrame, pairs: pd.DataFrame
+) -> list[tuple[str, pd.DataFrame, bool]]:
+    """Stances by model, then those of the pairs; whether they are of data sets."""
     if "target" in stances:
         stances = stances[stances["target"] == "question"]
+    # a data set is scored like a run that starts at what is rejected and ends at what is chosen
     sides = pairs.assign(
         run=pairs["dataset"] + "/seed-0", step=(pairs["side"] == "chosen").astype(int), sample=0
     )
     of_model = stances["run"].str.partition("/")
-    rows = [(m, stances.assign(run=of_model[2])[of_model[0] == m], False) for m in study.models]
-    entries = [*study.sft.values(), *study.preference.values()]
-    empty = {entry.get("data") for entry in entries} - set(pairs["dataset"])
-    table, contrasts = [], []
-    for model, of_runs, of_data in [*rows, ("data", sides, True)]:
-        evidence = Evidence(of_runs.reset_index(drop=True), study.findings, study.bootstrap)
-        for finding in plugins.load("findings", "value-drifts").FINDINGS:
-            on_data = finding.roles[0].endswith("_data")
-            names = [evidence.roles[role] for role in finding.roles]
-            if on_data != of_data or None in names:
-                continue
-            named = zip(finding.roles, names, strict=True)
-            nothing = [_untested(role) for role, name in named if of_data and name in empty]
-            tests = nothing or finding.contrasts(evidence)
-            contrasts += [{"model": model, "finding": finding.key, **test} for test in tests]
-            table.append(_decide(model, finding, tests))
-    table = _judge(
-        pd.DataFrame(table, columns=["model", "finding", "statement", "paper", *CONTRAST]),
-        study.bootstrap,
-    )
-    return table, pd.DataFrame(contrasts, columns=["model", "finding", *CONTRAST])
+    runs = stances.assign(run=of_model[2])
+    parts = [(m, runs[of_model[0] == m].reset_index(drop=True), False) for m in study.models]
+    return [*parts, ("data", sides.reset_index(drop=True), True)]
+
+
+def _findings(paper: str, played: Settings, of_data: bool) -> list[Finding]:
+    """Findings of a paper on runs or on data sets, as far as the study names all their roles."""
+    return [
+        finding
+        for finding in roles.paper(paper).FINDINGS
+        if (roles.kind(type(played), finding.roles[0]) == "data") == of_data
+        and all(getattr(played, role) is not None for role in finding.roles)
+    ]
+
+
+def _tests(finding: Finding, evidence: Evidence, empty: set[str]) -> list[dict]:
+    """Its contrasts; where they need a data set in `empty`, that there is nothing to test."""
+    nothing = [_untested(role) for role in finding.roles if evidence.roles[role] in empty]
+    return nothing or finding.contrasts(evidence)
 
 
 def _untested(role: str) -> dict:
@@ -214,25 +225,22 @@ def _untested(role: str) -> dict:
     return dict(zip(CONTRAST, values, strict=True))
 
 
-def _decide(model: str, finding: Finding, tests: list[dict]) -> dict:
+def _decide(finding: Finding, tests: list[dict]) -> dict:
     """One row for all contrasts of a finding, with the numbers of the weakest one."""
     weakest = max(tests, key=lambda test: test["p_holds"])
     p_fails = min(1.0, len(tests) * min(test["p_fails"] for test in tests))
-    about = {
-        "model": model,
-        "finding": finding.key,
-        "statement": finding.statement,
-        "paper": finding.paper,
-    }
+    about = {"statement": finding.statement, "paper": finding.paper}
     return about | weakest | {"p_fails": p_fails}
 
 
 def _judge(table: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
-    """Add two-sided p values, Holm's, and verdicts."""
+    """Add two-sided p values, Holm's for each paper, and verdicts."""
     p = np.minimum(1, 2 * table[["p_holds", "p_fails"]].min(axis=1, skipna=False).to_numpy(float))
     side = np.where(table["p_holds"] < table["p_fails"], HOLDS, FAILS)
-    p_holm, tested = p.copy(), ~np.isnan(p)
-    p_holm[tested] = holm(p[tested])
+    p_holm = p.copy()
+    for source in table["source"].unique():
+        family = (table["source"] == source).to_numpy() & ~np.isnan(p)
+        p_holm[family] = holm(p[family])
     table = table.assign(
         p=p, p_holm=p_holm, verdict=np.where(p_holm < bootstrap.alpha, side, UNDECIDED)
     )

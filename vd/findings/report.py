@@ -32,7 +32,8 @@ def as_markdown(table: pd.DataFrame, contrasts: pd.DataFrame) -> str:
     tests = contrasts.assign(estimate=[interval(row) for row in contrasts.itertuples()])
     tests = tests[["model", "finding", "contrast", "estimate", "n_seeds", "n_prompts"]]
     return (
-        "# Findings\n\nA finding holds if all its contrasts are above zero; the estimate is that of the weakest.\n\n"
+        "# Findings\n\nA finding holds if all its contrasts are above zero; the estimate is that "
+        "of the weakest.\n\n"
         f"{rows.to_markdown(index=False)}\n\n## Contrasts\n\n{tests.to_markdown(index=False)}\n"
     )
 

@@ -1,4 +1,4 @@
-"""What the keys of a study have to do with each other: names, parents, numbers, roles of runs.
+"""What the keys of a study have to do with each other: names, parents, numbers.
 
 Checks yield (key, mistake and fix). What one key alone may hold is the matter of its type in
 vd/study/settings.py, and what has to be there for it that of vd/study/inputs.py.
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from vd import lineages
-from vd.study import inputs
+from vd.study import inputs, roles
 from vd.study.file import misnamed, shown, word
 from vd.study.graph import SECTIONS, made_by_recipes, missing
 from vd.study.inputs import rows_of
@@ -23,12 +23,6 @@ RESERVED = {  # names that something else has already, in the results folder or 
     "preference": ("run", ("base",)),
     "recipes": ("recipe", ()),
 }
-COMPARED = (  # roles that one finding sets against each other
-    ("sft_neutral", "sft_support"),
-    ("dpo", "dpo_oppose"),
-    ("ppo_small_kl", "ppo_large_kl"),
-    ("low_gap_data", "value_gap_data"),
-)
 
 
 def of_study(study) -> Mistakes:
@@ -42,6 +36,7 @@ def of_study(study) -> Mistakes:
     yield from inputs.prompt(study)
     yield from inputs.vprism(study)
     yield from inputs.probes(study)
+    yield from roles.of_study(study)
     least = math.ceil(2 / study.bootstrap.alpha)  # one replicate on either side of an interval
     if study.bootstrap.resamples < least:
         too_few = f"too few for alpha {study.bootstrap.alpha:g}"
@@ -63,8 +58,7 @@ def of_runs(study, runs: dict) -> Mistakes:
         study.probing.checkpoints, [run.training for run in trained if run.makes == "policy"]
     )
     by_lineage = {run.lineage: run for run in runs.values()}
-    yield from _roles(study.findings, by_lineage)
-    yield from _common_seeds(study.findings, trained)
+    yield from roles.of_runs(study, runs)
     for name, ablation in study.ablations.items():
         yield from _ablation(f"ablations.{word(name)}", ablation, by_lineage)
 
@@ -179,46 +173,6 @@ def _checkpoints(wanted: str | list[int], trained: list) -> Mistakes:
 def _saves(settings, step: int) -> bool:
     last = _steps(settings, _rows(settings))
     return step == last or (step % settings.save_every == 0 and (last is None or step < last))
-
-
-def _roles(findings, lineages: dict) -> Mistakes:
-    """Roles name runs of their kind, and data sets whose sides 00_stance_profile compares."""
-    pairs = {run.settings.data for run in lineages.values() if run.reads == "pairs"}
-    compared = pairs or {"value_gap"}
-    named = {role: name for role, name in findings if name is not None}
-    for role, name in named.items():
-        if not role.endswith("_data"):
-            yield from _role(role, name, lineages)
-        elif name not in compared:
-            why = f"'{word(name)}' is no data set of a preference run"
-            yield f"findings.{role}", f"{why}; write {' or '.join(sorted(compared))}"
-    for one, other in COMPARED:
-        if one in named and named[one] == named.get(other):
-            yield f"findings.{other}", f"the same as {one}, which it is compared with; name another"
-
-
-def _common_seeds(findings, trained: list) -> Mistakes:
-    """Findings compare runs on the same seeds."""
-    seeds = {name: {run.seed for run in trained if run.lineage == name} for _, name in findings}
-    seeds = {name: those for name, those in seeds.items() if those}
-    if seeds and not set.intersection(*seeds.values()):
-        said = ", ".join(f"{name} {sorted(those)}" for name, those in seeds.items())
-        yield "findings", f"its runs have no seed in common, {said}; give them one"
-
-
-def _role(role: str, name: str, lineages: dict) -> Mistakes:
-    run, method = lineages.get(name), role.partition("_")[0]
-    reads = "texts" if method == "sft" else "pairs"
-    if run is None:
-        yield f"findings.{role}", f"no run '{word(name)}'; there are {', '.join(sorted(lineages))}"
-    elif run.reads != reads or run.makes != "policy":
-        fit = " or ".join(other for other, run in lineages.items() if run.reads == reads and run.makes == "policy")
-        yield (
-            f"findings.{role}",
-            f"'{name}' is no {'sft' if reads == 'texts' else 'preference'} run; write {fit or 'nothing'}",
-        )
-    elif method in ("dpo", "simpo", "ppo") and run.method != method:
-        yield f"findings.{role}", f"'{name}' is trained by {run.method}; name a run of {method}"
 
 
 def _ablation(key: str, ablation, lineages: dict) -> Mistakes:

@@ -4,6 +4,7 @@ it.
 Its mistakes are reported before any work starts, as a `StudyError` that names file, key and fix:
 
     vd/study/file.py       how the file is written
+    vd/study/extends.py    what it takes over from another study
     vd/study/settings.py   what each key may hold, by its type
     vd/study/methods.py    which methods there are, and their keys
     vd/study/graph.py      from which run each run starts
@@ -14,7 +15,7 @@ Its mistakes are reported before any work starts, as a `StudyError` that names f
 from pydantic import Field, ValidationError
 
 from vd import paths
-from vd.study import checks
+from vd.study import checks, extends
 from vd.study.file import StudyError, explain, find, study_error, word
 from vd.study.graph import (
     SECTIONS,
@@ -32,7 +33,6 @@ from vd.study.settings import (
     JudgeSettings,
     ModelSettings,
     Probing,
-    Roles,
     VPrismSettings,
 )
 from vd.study.types import Seeds, Settings
@@ -54,7 +54,7 @@ class Study(Settings):
     judge: JudgeSettings = JudgeSettings()
     bootstrap: Bootstrap = Bootstrap()
     ablations: dict[str, Ablation] = {}
-    findings: Roles = Roles()
+    findings: dict[str, dict] = {}  # roles of each paper, see vd/study/roles.py
 
     def runs(self) -> dict[str, Run]:
         """All runs by id, every parent and scorer before the runs that need it."""
@@ -86,20 +86,20 @@ def load_study(name: str) -> Study:
     """
     name = str(name)  # Snakemake makes a number of `--config study=2024`
     path = find(name)
-    content = read(path)
+    content = extends.expand(path, read(path))
     if "name" in content:
         raise StudyError(f"{path}: name: remove it; a study is named by its file")
     try:
         study = Study(name=name, **content)
     except ValidationError as error:
-        raise study_error(path, explain("", content, error)) from None
+        raise study_error(path, extends.located(path, explain("", content, error))) from None
     mistakes = list(checks.of_study(study))
     for section in SECTIONS:
         for entry_name, entry in getattr(study, section).items():
             mistakes += _mistakes(study, section, entry_name, entry)
     mistakes = mistakes or list(checks.of_runs(study, study.runs()))
     if mistakes:
-        raise study_error(path, mistakes)
+        raise study_error(path, extends.located(path, mistakes))
     return study
 
 

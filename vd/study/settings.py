@@ -182,31 +182,4 @@ class Ablation(Settings):
     """Preference runs that differ in one key, drawn against it."""
 
     key: str  # a key of the runs' settings, such as kl_coef
-    runs: Annotated[Names, Field(min_length=2)]  # lineages, as in Roles
-
-
-class Roles(Settings):
-    """Which run plays which part in the paper's findings (vd/findings.py); findings without their
-    runs are left out.
-
-    A run is named by its lineage without model and seed: `SFT run` or `SFT run/preference run`.
-    """
-
-    sft_neutral: str | None = None  # SFT on replies that take no side
-    sft_support: str | None = None  # SFT on replies that take the question's side
-    low_gap: str | None = None  # preference run on low-gap pairs
-    dpo: str | None = (
-        None  # DPO on support-aligned value-gap pairs, from an SFT run that favours support
-    )
-    dpo_oppose: str | None = None  # the same with labels switched
-    simpo: str | None = None  # as dpo
-    ppo: str | None = None  # as dpo
-    dpo_neutral: str | None = (
-        None  # as dpo, but from an SFT run that takes no side, so that a drift has room
-    )
-    simpo_neutral: str | None = None
-    ppo_neutral: str | None = None
-    ppo_small_kl: str | None = None
-    ppo_large_kl: str | None = None
-    low_gap_data: str | None = None  # data sets
-    value_gap_data: str | None = None
+    runs: Annotated[Names, Field(min_length=2)]  # lineages: SFT run/preference run

@@ -1,10 +1,48 @@
 """What Value Drifts (arXiv 2510.26707) reports, as statements that a study can test."""
 
-from vd.findings.contrasts import Evidence, Finding
+from typing import TYPE_CHECKING
+
+from vd.findings.finding import Finding
 from vd.stances import STANCES
+from vd.study.roles import role
+from vd.study.types import Settings
+
+if TYPE_CHECKING:
+    from vd.findings.contrasts import Evidence
+
+TITLE = "Value Drifts: Tracing Value Alignment During LLM Post-Training (arXiv 2510.26707)"
 
 
-def _likeliest(e: Evidence, role: str, stance: str) -> list[dict]:
+class Roles(Settings):
+    """Which run plays which part; findings without their runs are left out."""
+
+    sft_neutral: str | None = role("sft")  # on replies that take no side
+    sft_support: str | None = role("sft")  # on replies that take the question's side
+    low_gap: str | None = role("preference")  # on low-gap pairs
+    # on support-aligned value-gap pairs, from an SFT run that favours support
+    dpo: str | None = role("run", method="dpo")
+    dpo_oppose: str | None = role("run", method="dpo")  # the same with labels switched
+    simpo: str | None = role("run", method="simpo")  # as dpo
+    ppo: str | None = role("run", method="ppo")  # as dpo
+    # as dpo, but from an SFT run that takes no side, so that a drift has room
+    dpo_neutral: str | None = role("run", method="dpo")
+    simpo_neutral: str | None = role("run", method="simpo")
+    ppo_neutral: str | None = role("run", method="ppo")
+    ppo_small_kl: str | None = role("run", method="ppo")
+    ppo_large_kl: str | None = role("run", method="ppo")
+    low_gap_data: str | None = role("data")
+    value_gap_data: str | None = role("data")
+
+
+COMPARED = (  # roles that one finding sets against each other
+    ("sft_neutral", "sft_support"),
+    ("dpo", "dpo_oppose"),
+    ("ppo_small_kl", "ppo_large_kl"),
+    ("low_gap_data", "value_gap_data"),
+)
+
+
+def _likeliest(e: "Evidence", role: str, stance: str) -> list[dict]:
     others = [other for other in STANCES if other != stance]
     chosen = e.probability(role, stance)
     return [
@@ -13,7 +51,7 @@ def _likeliest(e: Evidence, role: str, stance: str) -> list[dict]:
     ]
 
 
-def _larger(e: Evidence, one: str, other: str, stances=("support", "support")) -> dict:
+def _larger(e: "Evidence", one: str, other: str, stances=("support", "support")) -> dict:
     words = (
         f"{one} above {other}"
         if stances[0] == stances[1]
@@ -31,7 +69,8 @@ FINDINGS = [
             e.test("drift above 0.10", e.size("sft_support") - 0.10),
             e.test_early("drift time below 0.5", "sft_support"),
         ],
-        "SFT is the main driver (confirmed); drift of neutral 0.38 at time 0.09 on immigration (second-hand)",
+        "SFT is the main driver (confirmed); drift of neutral 0.38 at time 0.09 on immigration "
+        "(second-hand)",
     ),
     Finding(
         "data_set_profile",
@@ -45,7 +84,8 @@ FINDINGS = [
         "SFT moves stances further than preference data with a small value gap",
         ("sft_support", "low_gap"),
         lambda e: [e.test("sft_support above low_gap", e.size("sft_support") - e.size("low_gap"))],
-        "preference optimisation rarely re-aligns values (confirmed); drift 0.01 to 0.27 (second-hand)",
+        "preference optimisation rarely re-aligns values (confirmed); drift 0.01 to 0.27 "
+        "(second-hand)",
     ),
     Finding(
         "value_gaps",
@@ -55,14 +95,17 @@ FINDINGS = [
             e.test("low gap below 0.10", 0.10 - e.size("low_gap_data", "support")),
             e.test("value gap above 0.30", e.change("value_gap_data")["support"] - 0.30),
         ],
-        "standard sets have similar stances on both sides, the synthetic set opposite ones; no numbers (second-hand)",
+        "standard sets have similar stances on both sides, the synthetic set opposite ones; "
+        "no numbers (second-hand)",
     ),
     Finding(
         "dpo_simpo_ppo",
-        "On the same value-gap pairs DPO moves support further than SimPO, and SimPO further than PPO",
+        "On the same value-gap pairs DPO moves support further than SimPO, and SimPO further "
+        "than PPO",
         ("dpo", "simpo", "ppo"),
         lambda e: [_larger(e, "dpo", "simpo"), _larger(e, "simpo", "ppo")],
-        "algorithms differ on the same data (confirmed); DPO 0.53, SimPO 0.15, PPO 0.0 (second-hand)",
+        "algorithms differ on the same data (confirmed); DPO 0.53, SimPO 0.15, PPO 0.0 "
+        "(second-hand)",
     ),
     Finding(
         "dpo_simpo_ppo_room",
@@ -76,8 +119,8 @@ FINDINGS = [
     ),
     Finding(
         "dpo_amplifies",
-        "DPO moves the stance that SFT favours further than, with labels switched, the one it does not favour; "
-        "a ceiling works against this, because the favoured stance starts high",
+        "DPO moves the stance that SFT favours further than, with labels switched, the one it does "
+        "not favour; a ceiling works against this, because the favoured stance starts high",
         ("dpo", "dpo_oppose"),
         lambda e: [_larger(e, "dpo", "dpo_oppose", ("support", "oppose"))],
         "0.53 with the favoured stance, 0.46 of unclear sign against it (second-hand)",

@@ -1,0 +1,1 @@
+"""Papers, one file each: their title, the roles that a study's runs play, and their findings."""
