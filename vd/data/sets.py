@@ -19,6 +19,7 @@ from vd import paths
 from vd.data import reading, rows
 from vd.store import formats
 from vd.study.catalogue import EMBEDDED, PUBLIC
+from vd.study.graph import made_by_recipes
 from vd.study.settings import PreferenceSettings, TrainingSettings
 
 COLUMNS = {  # that every row has, by the kind of data: what a method declares that it reads
@@ -111,6 +112,19 @@ def card(name: str, filters: dict | None = None, examples: int | None = None) ->
 def origin(name: str) -> str:
     """Where a data set is read: hub and revision, the file in the mirror, or our own file."""
     return reading.fingerprint(name) if name in PUBLIC else name
+
+
+def trained_on(study) -> dict[str, tuple[str, dict, int | None]]:
+    """The data sets that a study's runs train on, by name: kind, filters and examples of a run.
+
+    Those that its recipes make are left out: they come later, and have cards of their own.
+    """
+    made, found = made_by_recipes(study).values(), {}
+    for run in study.runs().values():
+        if run.training and run.training.data not in made:
+            settings = run.training
+            found[settings.data] = (run.reads, settings.filters, settings.examples)
+    return found
 
 
 def topics() -> pd.DataFrame:
