@@ -1,5 +1,6 @@
 """The key to a server: it goes there where nobody can overhear it, and no part of it is shown."""
 
+import pandas as pd
 import pydantic
 import pytest
 import yaml
@@ -7,13 +8,14 @@ from api_server import ApiServer
 from test_api_judge import KEY, assert_right, judge, replies
 
 from vd import paths
-from vd.recipes import synthetic_pairs
+from vd.recipes.writers import ServerWriter
 from vd.servers import batches, client, secret
 from vd.servers.client import ServerError
 from vd.servers.secret import for_server, key_fault
 from vd.study.file import StudyError
 from vd.study.load import load_study
 from vd.study.servers import ServerSettings
+from vd.study.settings import RecipeSettings, WriterSettings
 
 QUOTES = {
     "whole": "no, {key}",
@@ -99,11 +101,13 @@ def test_white_space_around_the_key_is_no_part_of_it(server, monkeypatch):
 )
 def test_what_can_be_no_key_is_said_before_anything_is_sent(server, monkeypatch, tmp_path, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    settings = synthetic_pairs.TeacherSettings(model="m", base_url=server.url)
+    writer = WriterSettings(model="m", base_url=server.url)
+    writer = ServerWriter("mine", RecipeSettings(recipe="synthetic_pairs", writer=writer), "v")
+    asked = pd.DataFrame({"prompt_id": ["a"], "prompt": [f"Why {key!r}?"]})
     for ask in (
         lambda: judge(server).judge(replies(1)),
         lambda: judge(server, batch=True).judge(replies(1)),
-        lambda: synthetic_pairs._ask({"x": {}}, settings, tmp_path / "file"),
+        lambda: writer.ask(asked),
     ):
         with pytest.raises(
             ServerError, match="OPENAI_API_KEY holds white space or characters that no key has"
@@ -229,7 +233,7 @@ def test_an_address_with_a_secret_or_none_at_all_is_a_mistake_in_the_study(place
         load_study("mine")
     assert len(str(error.value).splitlines()) == 1
     with pytest.raises(pydantic.ValidationError, match="base_url") as direct:
-        synthetic_pairs.TeacherSettings(model="m", base_url=url)
+        WriterSettings(model="m", base_url=url)
     for link in (*chain(error.value), *chain(direct.value)):
         assert "pass-word" not in str(link)
 

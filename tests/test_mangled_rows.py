@@ -190,7 +190,7 @@ def test_public_rows_are_kept_or_counted(folder, drawn):
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(content)
     try:
-        kept, dropped = reading.read(name, {})
+        kept, dropped = reading.read_public(name, {})
     except ValueError as error:
         assert not (clean and whole), error
         return check_refusal(error, file)

@@ -17,10 +17,10 @@ from datasets.exceptions import DatasetNotFoundError
 
 from vd import paths
 from vd.data import reading, sets
+from vd.store import formats
 from vd.store.shown import excerpt
 from vd.study.catalogue import EMBEDDED, PUBLIC
 from vd.study.settings import PreferenceSettings, TrainingSettings
-from vd.workflow import plan
 
 MIRROR = os.environ.get("VD_DATA_DIR")
 on_real_rows = pytest.mark.skipif(
@@ -31,7 +31,7 @@ ALPACA = [dict(zip(("instruction", "input", "output"), row, strict=True)) for ro
 
 
 def settings_of(kind, data, **more):
-    return kind(data=sets, steps=1, save_every=1, learning_rate=1e-3, **more)
+    return kind(data=data, steps=1, save_every=1, learning_rate=1e-3, **more)
 
 
 @pytest.fixture
@@ -385,7 +385,7 @@ def test_hub_and_mirror_are_read_by_the_same_code(name, hub, monkeypatch):
     """
     if not reading.mirrored(name):
         pytest.skip(f"no mirror that holds {name}")
-    mirrored, rows = sets.corpus(name), list(reading.lines(reading.mirrored(name)))
+    mirrored, rows = sets.corpus(name), [row for _, row in formats.rows(reading.mirrored(name))]
     asked = hub(rows)
     pd.testing.assert_frame_equal(sets.corpus(name), mirrored)
     assert asked["place"] == PUBLIC[name].hub and re.fullmatch("[0-9a-f]{40}", asked["revision"])
@@ -429,7 +429,7 @@ def test_a_large_set_is_streamed_and_drawn_by_seed(hub):
 )
 def test_what_the_hub_refuses_is_one_clear_error(hub, error, said):
     hub(error)
-    for ask in (sets.corpus, reading.check):
+    for ask in (sets.corpus, reading.check_source):
         with pytest.raises((ConnectionError, ValueError), match=said):
             ask("hh-rlhf")
 
@@ -446,7 +446,7 @@ def test_a_changed_schema_is_named(hub):
 
 
 def test_a_missing_file_says_where_to_put_it(folder, monkeypatch):
-    for ask in (sets.corpus, reading.check):
+    for ask in (sets.corpus, reading.check_source):
         with pytest.raises(
             ValueError, match=r"alpaca/train.jsonl: no such file.*unset VD_DATA_DIR"
         ):
@@ -486,11 +486,11 @@ def test_a_relative_mirror_is_meant_from_the_repository(monkeypatch):
 
 def test_reading_from_elsewhere_is_another_data_set(folder, monkeypatch):
     file = write(folder / "alpaca" / "train.jsonl", *ALPACA)
-    hashes = [plan.data_hash("alpaca")]
+    hashes = [reading.fingerprint("alpaca")]
     write(file, *ALPACA[:2])
-    hashes.append(plan.data_hash("alpaca"))
+    hashes.append(reading.fingerprint("alpaca"))
     monkeypatch.delenv("VD_DATA_DIR")
-    hashes.append(plan.data_hash("alpaca"))
+    hashes.append(reading.fingerprint("alpaca"))
     assert len(set(hashes)) == 3
 
 
@@ -508,7 +508,7 @@ def test_real_rows_become_message_lists(name):
         pytest.skip(f"the mirror holds no {name}")
     card = sets.card(name)
     assert card["kept"] >= KEPT[name] and sum(card["dropped"].values()) < 0.02 * card["kept"]
-    rows = sum(1 for _ in reading.lines(reading.mirrored(name)))
+    rows = sum(1 for _ in formats.rows(reading.mirrored(name)))
     assert card["kept"] + sum(card["dropped"].values()) == rows, "every row is kept or counted"
     assert all(low <= middle <= high for low, middle, high in card["words"].values())
     kind = PUBLIC[name].kind

@@ -245,7 +245,7 @@ def test_a_row_of_ours_without_its_texts_is_named(put, change, said):
 def test_rows_of_another_kind_are_told_which_columns_to_write(put, row):
     said = refused(put(jsonl(row)))
     assert f"row 1: no text 'prompt'; its columns are {', '.join(row)}" in said
-    assert "prompt and completion (sft), or in prompt, chosen and rejected" in said
+    assert "prompt and completion (texts), or in prompt, chosen and rejected" in said
 
 
 def test_columns_that_no_row_fills_are_as_good_as_absent(put):
@@ -346,11 +346,56 @@ def test_the_one_list_of_endings_says_what_a_file_of_rows_is():
 
 
 def test_a_free_name_is_the_wanted_one_or_has_a_number():
-    assert rows.free("a", ()) == "a" and rows.free("a", {"a", "a-2"}) == "a-3"
+    assert rows.free_name("a", ()) == "a" and rows.free_name("a", {"a", "a-2"}) == "a-3"
 
 
 def test_every_reason_is_one_that_a_card_can_count():
     for value, reason in ((None, "no text"), (1, "not a text"), ("", "empty text")):
         with pytest.raises(rows.Unusable, match=reason):
             rows.text(value)
-    assert rows.fault(PAIR) is None and rows.fault(TURN) is None
+    assert rows.find_fault(PAIR) is None and rows.find_fault(TURN) is None
+
+
+# steps
+
+
+STEPS = {"prompt": "2 + 2 * 3?", "completions": ["2 * 3 is 6.", "So 12."], "labels": [True, False]}
+
+
+def test_labelled_steps_are_read_as_trl_takes_them(put):
+    name = put(jsonl(STEPS, STEPS | {"prompt": "1 + 1?", "completions": ["2"], "labels": [True]}))
+    read = sets.READERS["steps"](settings_of(TrainingSettings, name), 0)
+    assert read.column_names == ["prompt", "completions", "labels"]
+    assert read[0] == STEPS and read[1]["labels"] == [True]
+    asked = sets.READERS["prompts"](settings_of(TrainingSettings, name), 0)
+    assert asked[:] == {"prompt": [[{"role": "user", "content": r["prompt"]}] for r in read]}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"completions": "2 * 3 is 6."}, "no list of steps 'completions'"),
+        ({"completions": []}, "no list of steps 'completions'"),
+        ({"completions": ["So.", " "]}, "empty text 'completions'"),
+        ({"completions": ["So.", None]}, "no text 'completions'"),
+        ({"completions": None}, "no list of steps 'completions'"),
+        ({"labels": None}, "no list of true and false 'labels'"),
+        ({"labels": [1, 0]}, "no list of true and false 'labels'"),
+        ({"labels": [True]}, "not one label for each step 'labels'"),
+    ],
+)
+def test_steps_that_cannot_be_learnt_from_are_named(put, change, said):
+    name = put(jsonl(STEPS, STEPS | change))
+    with pytest.raises(ValueError, match=f"data set '{name}': row 2: {said}; .*\\(steps\\)"):
+        sets.labelled_steps(settings_of(TrainingSettings, name), 0)
+
+
+def test_rows_of_another_kind_or_with_earlier_turns_are_no_steps(put):
+    before = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hi."}]
+    for row, said in ((TURN, "no list 'completions'"), (STEPS | {"history": before}, "history")):
+        with pytest.raises(ValueError, match=f"row 1: .*{said}"):
+            sets.labelled_steps(settings_of(TrainingSettings, put(jsonl(row))), 0)
+    columns = {"completions": ["a"], "labels": "a tag"}
+    assert len(sets.corpus(put(jsonl(TURN | columns)))) == 1, (
+        "beside a reply they mean something else"
+    )

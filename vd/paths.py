@@ -119,6 +119,11 @@ def vprism(study: str) -> Path:
     return results(study) / "vprism.jsonl"
 
 
+def recipe(study: str, name: str) -> Path:
+    """Folder of a data set that a study makes: data.jsonl, its card, its yield, what was tried."""
+    return results(study) / "recipes" / name
+
+
 def table(study: str, name: str) -> Path:
     """A table of the whole study, such as `drift.csv`."""
     return results(study) / name

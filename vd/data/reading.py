@@ -21,7 +21,7 @@ from vd.study.catalogue import PUBLIC, filters_of, own_filters
 STREAM_BUFFER = 10_000  # rows among which a streamed data set is shuffled
 
 
-def read(
+def read_public(
     name: str, filters: dict, examples: int | None = None, seed: int = 0
 ) -> tuple[list[dict], Counter]:
     """Rows of a public data set as ours, each with an `id`, and how many were left out and why.
@@ -53,7 +53,7 @@ def read(
             dropped[ours] += 1
             continue
         taken = ours["id"] is None or ours["id"] in found
-        given = rows.free(f"{name}-{number}", found) if taken else ours["id"]
+        given = rows.free_name(f"{name}-{number}", found) if taken else ours["id"]
         found[given] = ours | {"id": given}
         if stream and len(found) == examples:
             break
@@ -70,7 +70,7 @@ def _ours(name: str, row: dict, filters: dict, place: str) -> dict | str:
         ours = public.convert(row, **filters)
         if isinstance(ours, str):
             return ours
-        if found := rows.fault(ours):
+        if found := rows.find_fault(ours):
             return found[0]
     except Unusable as error:
         return str(error)
@@ -132,8 +132,8 @@ def fingerprint(name: str) -> str:
     return f"{PUBLIC[name].hub}@{PUBLIC[name].revision}"
 
 
-def check(name: str) -> None:
-    """Find out whether a data set can be had, without reading it; raises what `read` would."""
+def check_source(name: str) -> None:
+    """Find out whether a data set can be had, without reading it; raises as `read_public` does."""
     if mirror() or PUBLIC[name].hub is None:
         _source(name, None)
     else:

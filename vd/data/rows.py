@@ -1,8 +1,8 @@
 """One place that turns rows of others into ours, or says in words why a row cannot be used.
 
 Rows of public data sets are never trusted: one that cannot be used is left out and counted under
-its reason (vd/public.py). A user's own rows are never lost: they are read, or refused with file,
-row and fix. Both pass the same checks: `fault` for texts, `name` for ids and topics.
+its reason (vd/data/reading.py). A user's own rows are never lost: they are read, or refused with
+file, row and fix. Both pass the same checks: `find_fault` for texts, `name` for ids and topics.
 """
 
 import json
@@ -15,12 +15,14 @@ from vd.store import formats
 from vd.store.shown import excerpt
 
 TEXTS = ("prompt", "completion", "chosen", "rejected", "response")
+LISTS = ("completions", "labels")  # the steps of a solution, and whether each is right
 NAMES = ("topic", "chosen_stance", "rejected_stance")
 RESERVED = ("all", "others")  # topics of our tables: the sum, and small topics together
 NOTHING = {"na", "n/a", "#n/a", "<na>", "nan", "none", "null"}  # how tools write a missing name
 FIX = (
-    "every row needs plain text in prompt and completion (sft), or in prompt, chosen and rejected, "
-    "which differ (preference); earlier turns stand in history"
+    "every row needs plain text in prompt and completion (texts), or in prompt, chosen and "
+    "rejected, which differ (pairs), or in prompt, with a list of texts in completions and true or "
+    "false for each in labels (steps); earlier turns stand in history"
 )
 
 
@@ -84,7 +86,7 @@ def name(value) -> str | None:
     return word
 
 
-def fault(row: dict) -> tuple[str, str] | None:
+def find_fault(row: dict) -> tuple[str, str] | None:
     """What is wrong with the texts of a row, and in which column; None if all can be used."""
     column = ""
     try:
@@ -92,6 +94,12 @@ def fault(row: dict) -> tuple[str, str] | None:
             text(row[column])
         column = "history"
         _check_history(row.get("history", []))
+        # either column alone may mean anything, and so may both beside replies of another kind
+        if row.keys() >= set(LISTS) and not row.keys() & {"completion", "chosen"}:
+            column = "completions"
+            _check_steps(row["completions"])
+            column = "labels"
+            _check_labels(row["labels"], len(row["completions"]))
     except Unusable as error:
         return str(error), column
     if row.get("chosen") and row["chosen"].strip() == row.get("rejected", "").strip():
@@ -99,7 +107,7 @@ def fault(row: dict) -> tuple[str, str] | None:
     return None
 
 
-def free(wanted: str, taken: Collection[str]) -> str:
+def free_name(wanted: str, taken: Collection[str]) -> str:
     """A name that is not taken: the one wanted, or that with a number behind it."""
     number, found = 1, wanted
     while found in taken:
@@ -108,7 +116,7 @@ def free(wanted: str, taken: Collection[str]) -> str:
     return found
 
 
-def own(file: Path, data: str, key: str = "id") -> list[dict]:
+def read_own(file: Path, data: str, key: str = "id") -> list[dict]:
     """All rows of a user's file, with unique names under `key`; raises ValueError.
 
     Each has a text in `prompt` and in every other column of `TEXTS` that any row fills. Missing
@@ -138,7 +146,7 @@ def own(file: Path, data: str, key: str = "id") -> list[dict]:
             raise ValueError(f"data set '{data}': row {number}: {twice}; rename or remove one")
         rows_of |= {given: number} if given else {}
     for number, row in zip(found, table, strict=True):
-        row[key] = row[key] or free(f"{formats.stem(file)}-{number}", rows_of)
+        row[key] = row[key] or free_name(f"{formats.stem(file)}-{number}", rows_of)
         rows_of[row[key]] = number
     return table
 
@@ -165,7 +173,7 @@ def _checked(row: dict, key: str, place: str) -> dict:
         raise ValueError(f"{place}: topic: {said}")
     if "history" in row:
         row["history"] = [] if is_null(row["history"]) else row["history"]
-    if found := fault(row):
+    if found := find_fault(row):
         there = excerpt(", ".join(column for column in row if not is_null(row[column])) or "none")
         raise ValueError(f"{place}: {found[0]} '{found[1]}'; its columns are {there}; {FIX}")
     try:
@@ -185,6 +193,22 @@ def _check_history(history) -> None:
         history = history[1:]
     if len(turns(history)) % 2:
         raise Unusable("turns do not alternate")
+
+
+def _check_steps(steps) -> None:
+    """The steps of a solution are texts, at least one."""
+    if not isinstance(steps, list) or not steps:
+        raise Unusable("no list of steps")
+    for step in steps:
+        text(step)
+
+
+def _check_labels(labels, steps: int) -> None:
+    """Every step is right or wrong; 0 and 1 are refused, for some data sets mean -1, 0 and 1."""
+    if not isinstance(labels, list) or not all(isinstance(label, bool) for label in labels):
+        raise Unusable("no list of true and false")
+    if len(labels) != steps:
+        raise Unusable("not one label for each step")
 
 
 def _whole_number(cell: str) -> int | str:

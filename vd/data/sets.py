@@ -19,9 +19,15 @@ from vd import paths
 from vd.data import reading, rows
 from vd.store import formats
 from vd.study.catalogue import EMBEDDED, PUBLIC
+from vd.study.graph import made_by_recipes
 from vd.study.settings import PreferenceSettings, TrainingSettings
 
-TRAINED_ON = {"texts": ("prompt", "completion"), "pairs": ("prompt", "chosen", "rejected")}
+COLUMNS = {  # that every row has, by the kind of data: what a method declares that it reads
+    "texts": ("prompt", "completion"),
+    "pairs": ("prompt", "chosen", "rejected"),
+    "steps": ("prompt", "completions", "labels"),
+    "prompts": ("prompt",),
+}
 
 
 def registry() -> pd.DataFrame:
@@ -47,16 +53,16 @@ def corpus(
 ) -> pd.DataFrame:
     """A data set as a table, in the order of its file.
 
-    Its texts stand in `prompt` and in `completion`, or `chosen` and `rejected`; a column `history`
-    holds the messages before the prompt. Public sets have no `topic`, and an `id`, their own or the
-    row's number; rows that cannot be used are left out (`card` says which), so numbers may be
-    missing. A file of yours has a unique `id` in every row, made where it is missing, and none of
-    its rows is left out: what cannot be read raises ValueError with file, row and fix. Only large
-    public sets heed `examples` and `seed` here: from the hub they are streamed until there are that
-    many rows.
+    Its texts stand in `prompt` and in `completion`, or `chosen` and `rejected`, or `completions`
+    with `labels` (see `READERS`); a column `history` holds the messages before the prompt. Public
+    sets have no `topic`, and an `id`, their own or the row's number; rows that cannot be used are
+    left out (`card` says which), so numbers may be missing. A file of yours has a unique `id` in
+    every row, made where it is missing, and none of its rows is left out: what cannot be read
+    raises ValueError with file, row and fix. Only large public sets heed `examples` and `seed`
+    here: from the hub they are streamed until there are that many rows.
     """
     if name in PUBLIC:
-        return pd.DataFrame(reading.read(name, filters or {}, examples, seed)[0])
+        return pd.DataFrame(reading.read_public(name, filters or {}, examples, seed)[0])
     if filters:
         raise ValueError(
             f"data set '{name}': filters: only public data sets have some; remove the key"
@@ -71,7 +77,7 @@ def rows_of(name: str, key: str = "id") -> list[dict]:
         known = f"write one of {', '.join([*EMBEDDED, *PUBLIC])}"
         fix = "make it first, or correct its name in the study" if formats.is_file(name) else known
         raise ValueError(f"no data set '{name}' ({file}): {fix}")
-    return list(formats.lines(file)) if name in EMBEDDED else rows.own(file, name, key)
+    return list(formats.lines(file)) if name in EMBEDDED else rows.read_own(file, name, key)
 
 
 def _file(name: str):
@@ -87,7 +93,7 @@ def card(name: str, filters: dict | None = None, examples: int | None = None) ->
     `corpus`.
     """
     if name in PUBLIC:
-        found, dropped = reading.read(name, filters or {}, examples)
+        found, dropped = reading.read_public(name, filters or {}, examples)
         found = pd.DataFrame(found)
     else:
         found, dropped = corpus(name, filters), {}  # of a file of ours all or nothing is read
@@ -108,6 +114,19 @@ def origin(name: str) -> str:
     return reading.fingerprint(name) if name in PUBLIC else name
 
 
+def trained_on(study) -> dict[str, tuple[str, dict, int | None]]:
+    """The data sets that a study's runs train on, by name: kind, filters and examples of a run.
+
+    Those that its recipes make are left out: they come later, and have cards of their own.
+    """
+    made, found = made_by_recipes(study).values(), {}
+    for run in study.runs().values():
+        if run.training and run.training.data not in made:
+            settings = run.training
+            found[settings.data] = (run.reads, settings.filters, settings.examples)
+    return found
+
+
 def topics() -> pd.DataFrame:
     """The topics with their name and canonical proposition: topic, name, proposition."""
     return corpus("topics")
@@ -115,7 +134,7 @@ def topics() -> pd.DataFrame:
 
 def sft(settings: TrainingSettings, seed: int):
     """Instruction data as a `datasets.Dataset` of message lists: prompt, completion."""
-    return _conversational(drawn(settings, seed, *TRAINED_ON["texts"]), "completion")
+    return _conversational(draw_rows(settings, seed, *COLUMNS["texts"]), "completion")
 
 
 def preferences(settings: PreferenceSettings, seed: int):
@@ -124,20 +143,46 @@ def preferences(settings: PreferenceSettings, seed: int):
     `swap_labels` exchanges chosen and rejected, which turns support-aligned pairs into oppose-
     aligned ones.
     """
-    table = drawn(settings, seed, *TRAINED_ON["pairs"])
+    table = draw_rows(settings, seed, *COLUMNS["pairs"])
     if settings.swap_labels:
         table = table.rename(columns={"chosen": "rejected", "rejected": "chosen"})
     return _conversational(table, "chosen", "rejected")
 
 
-def drawn(settings: TrainingSettings, seed: int, *columns: str) -> pd.DataFrame:
-    """The rows that a run trains on, which all have a text in these columns."""
+def labelled_steps(settings: TrainingSettings, seed: int):
+    """Solutions whose steps are labelled right or wrong, as a `datasets.Dataset`.
+
+    Columns: prompt (a text), completions (a list of texts, the steps) and labels (a bool for each);
+    what TRL calls stepwise supervision and its PRMTrainer takes.
+    """
+    from datasets import Dataset
+
+    table = draw_rows(settings, seed, *COLUMNS["steps"])
+    name = settings.data
+    if "history" in table and table["history"].map(len).any():
+        # A step is scored after its problem and the steps before it; TRL's type has no messages.
+        said = "earlier turns in history, which data of steps cannot have; move them into prompt"
+        raise ValueError(f"data set '{name}': row {table['history'].map(len).argmax() + 1}: {said}")
+    return Dataset.from_dict({column: table[column].tolist() for column in COLUMNS["steps"]})
+
+
+def prompts(settings: TrainingSettings, seed: int):
+    """Prompts alone, for methods that write the replies, as a `datasets.Dataset` of messages."""
+    return _conversational(draw_rows(settings, seed, *COLUMNS["prompts"]))
+
+
+READERS = {"texts": sft, "pairs": preferences, "steps": labelled_steps, "prompts": prompts}
+
+
+def draw_rows(settings: TrainingSettings, seed: int, *columns: str) -> pd.DataFrame:
+    """The rows that a run trains on, which all have these columns."""
     name, examples = settings.data, settings.examples
     table = corpus(name, settings.filters, examples, seed)
     for column in columns:
         if column not in table or table[column].isna().any():
             row = table[column].isna().argmax() + 1 if column in table else 1
-            raise ValueError(f"data set '{name}': row {row}: no text '{column}'; {rows.FIX}")
+            what = "list" if column in rows.LISTS else "text"
+            raise ValueError(f"data set '{name}': row {row}: no {what} '{column}'; {rows.FIX}")
     if examples is None:
         return table
     if examples > len(table):

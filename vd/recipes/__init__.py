@@ -1,1 +1,1 @@
-"""Data sets that are made during a study, one file each."""
+"""Data sets that are made during a study: who writes them, who checks them, what they become."""

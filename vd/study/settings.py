@@ -154,6 +154,31 @@ class VPrismSettings(Settings):
     writer: ServerSettings | None = None  # reads and rewrites prompts; None: kept labels and rules
 
 
+class WriterSettings(ServerSettings):
+    """A server that writes the replies of a recipe."""
+
+    temperature: Temperature | None = None  # None takes the recipe's
+    top_p: float = Field(1.0, gt=0, le=1)
+    sends_seed: bool = True  # false for servers that do not know the key
+
+
+class RecipeSettings(Settings):
+    """How a data set is made during a study; a recipe's own keys stand in its file.
+
+    See vd/recipes/kinds.
+    """
+
+    recipe: str  # a file of vd/recipes/kinds
+    # a run, by its lineage (of the first model and seed) or its whole id, or a server
+    writer: str | WriterSettings
+    judge: bool = True  # whether the study's judge checks what was written
+    seed: Seed = 0
+    size: Count | None = None  # prompts that are asked, topics by turns; None asks all
+    temperature: Temperature = 0.7  # 0 takes the likeliest words
+    max_new_tokens: Count = 200  # of a reply
+    batch_size: Count = 32  # replies at a time, where a run writes
+
+
 class Bootstrap(Settings):
     """Intervals of the drift tables."""
 

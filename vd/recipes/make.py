@@ -1,0 +1,81 @@
+"""A recipe of a study in, a data set out: rows that say who wrote them, a card, a yield.
+
+In results/<study>/recipes/<name>/:
+
+    data.jsonl      the rows to train on, in the columns of an embedded set of their kind, each
+                    with its provenance
+    card.json       counts, what was dropped and why, writer, judge, cost
+    yield.csv       asked, answered and kept, by topic
+    tried.parquet   everything that was tried, kept or not, to read
+"""
+
+import json
+
+import pandas as pd
+
+from vd import paths
+from vd.judging.offline import load_judge
+from vd.recipes import writers
+from vd.recipes.making import Making, cost, yield_table
+from vd.store import files, fingerprint
+from vd.store.progress import Timer
+from vd.store.provenance import provenance
+from vd.study.load import Study
+from vd.study.recipes import find_recipe
+
+TRIED = "tried.parquet"
+
+
+def make_recipe(study: Study, name: str) -> dict:
+    """Make the data set `name` of a study's `recipes`; returns its card.
+
+    A second call, or one after an interruption, asks nothing that has been answered. Raises
+    StudyError and ValueError with file, key and fix, FileNotFoundError where the writing run is not
+    trained, and what servers raise (vd/recipes/writers.py).
+    """
+    timer = Timer()
+    recipe, settings = find_recipe(study, name)
+    written_down = version(recipe)
+    judge = load_judge(study.judge) if settings.judge else None
+    writer = writers.find_writer(study, name, settings, written_down)
+    making = Making(study, name, settings, writer, judge)
+    tried = recipe.make(making)
+    kept = tried[tried["dropped"] == ""]
+    from_whom = writer.provenance() | {"recipe": settings.recipe, "recipe_version": written_down}
+    folder = paths.recipe(study.name, name)
+    _write_rows(kept[recipe.COLUMNS], from_whom, folder / paths.RECIPE_DATA)
+    files.write_table(tried, folder / TRIED)
+    files.write_table(yield_table(tried), folder / "yield.csv")
+    replies = pd.concat(making.replies, ignore_index=True)
+    card = {
+        "name": name,
+        "kind": recipe.KIND,
+        "settings": settings.model_dump(),
+        "asked": len(tried),
+        "answered": int(tried["answered"].sum()),
+        "kept": len(kept),
+        "dropped": tried.loc[tried["dropped"] != "", "dropped"].value_counts().to_dict(),
+        "replies": replies["failure"].replace("", "whole").value_counts().to_dict(),
+        "written_by": from_whom,
+        "judge": judge.name if judge else None,
+        "cost": cost(replies, len(kept), writer.settings),
+        "wall_seconds": timer.seconds,
+        **provenance(),
+    }
+    files.write_json(card, folder / "card.json")
+    return card
+
+
+def version(recipe) -> str:
+    """A hash of a recipe's text: what it tells the writer and how it makes rows of replies.
+
+    Comments do not count, nor does what it shares with others.
+    """
+    found = fingerprint.code(f"{recipe.__name__}.make")
+    own = [f"{name} {code}" for name, code in found.items() if name.startswith(recipe.__name__)]
+    return fingerprint.digest(*own)[:8]
+
+
+def _write_rows(rows: pd.DataFrame, from_whom: dict, file) -> None:
+    lines = (json.dumps(row | from_whom) + "\n" for row in rows.to_dict("records"))
+    files.write_text("".join(lines), file)

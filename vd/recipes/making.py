@@ -1,0 +1,98 @@
+"""What every recipe shares: prompts to ask, a writer, a judge, and what becomes of the rows."""
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from vd import paths
+from vd.data import topics
+from vd.data.sets import corpus
+from vd.judging.offline import Judge
+from vd.recipes.writers import Writer
+from vd.study.load import Study
+from vd.study.settings import RecipeSettings, WriterSettings
+
+MOST_PROMPTS = 5000  # of a public data set, among which those on a topic are looked for
+
+
+@dataclass(frozen=True)
+class Making:
+    """One recipe of one study at work: what its `make` gets."""
+
+    study: Study
+    name: str  # of the data set
+    settings: RecipeSettings
+    writer: Writer
+    judge: Judge | None  # None: nothing is checked
+    replies: list[pd.DataFrame] = field(default_factory=list)  # all that was written, for the cost
+
+    def ask(self, asked: pd.DataFrame) -> pd.DataFrame:
+        """Replies to rows of prompt_id and prompt, index kept, see vd/recipes/writers.py."""
+        replies = self.writer.ask(asked)
+        self.replies.append(replies)
+        return replies
+
+    def prompts(self, data: str) -> pd.DataFrame:
+        """Prompts on the study's topics (id, topic, prompt), at most `size`, topics by turns.
+
+        Ordinary instructions belong to no topic and are left out. Raises ValueError if a probe is
+        among them, or if there are fewer than `size`.
+        """
+        found = topics.with_topics(data, at_most=MOST_PROMPTS).dropna(subset="topic")
+        turn = found.groupby("topic").cumcount()
+        size = self.settings.size
+        if size is not None and size > len(found):
+            said = f"{size} asked for, '{data}' has {len(found)} prompts on topics; lower it"
+            raise ValueError(f"{self._key('size')}: {said}")
+        drawn = found.loc[turn.sort_values(kind="stable").index[:size]]
+        self._refuse_probes(drawn["prompt"], data)
+        return drawn[["id", "topic", "prompt"]].reset_index(drop=True)
+
+    def _refuse_probes(self, prompts: pd.Series, data: str) -> None:
+        """A probe must never be trained on: what is measured would be what was learnt."""
+        if self.study.asks_vprism and not paths.vprism(self.study.name).exists():
+            return  # 00_data builds them later, and looks for leaks itself
+        probes = corpus(self.study.probing.probes)["prompt"]
+        same = prompts.str.strip().str.casefold().isin(probes.str.strip().str.casefold())
+        if same.any():
+            said = f"{same.sum()} prompts of '{data}' are probes, such as {prompts[same].iloc[0]!r}"
+            raise ValueError(f"{self._key('prompts')}: {said}; name other prompts")
+
+    def _key(self, key: str) -> str:
+        return f"{paths.config(self.study.name)}: recipes.{self.name}.{key}"
+
+
+def yield_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """What is left per topic and for `all`: topic, asked, answered, kept, share (kept / asked)."""
+    counted = pd.DataFrame(
+        {
+            "topic": rows["topic"],
+            "asked": 1,
+            "answered": rows["answered"].astype(int),
+            "kept": rows["dropped"].eq("").astype(int),
+        }
+    )
+    both = pd.concat([counted, counted.assign(topic="all")])
+    table = both.groupby("topic", sort=False).sum().reset_index()
+    return table.assign(share=table["kept"] / table["asked"])
+
+
+def cost(replies: pd.DataFrame, kept: int, server: WriterSettings | None) -> dict | None:
+    """Tokens and dollars of all replies, used or not; None where a run wrote, which costs nothing.
+
+    prompt_tokens, reply_tokens, dollars, dollars_per_kept_row: None where the server does not count
+    tokens, and per kept row where none is kept.
+    """
+    if server is None:
+        return None
+    read, written = (
+        float(replies[name].sum(skipna=False)) for name in ("prompt_tokens", "reply_tokens")
+    )
+    dollars = (read * server.price_in + written * server.price_out) / 1e6
+    found = {
+        "prompt_tokens": read,
+        "reply_tokens": written,
+        "dollars": dollars,
+        "dollars_per_kept_row": dollars / kept if kept else None,
+    }
+    return {name: None if pd.isna(value) else value for name, value in found.items()}

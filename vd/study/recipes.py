@@ -1,0 +1,124 @@
+"""Recipes by name: how a data set is made during a study, and the keys that an entry may write.
+
+A file of vd/recipes/kinds holds
+
+    KIND        texts, pairs, steps or prompts: which reader of vd/data/sets.py its rows pass
+    COLUMNS     those of its rows that are written, in order
+    Settings    its keys: RecipeSettings and its own
+    make        (making: vd.recipes.making.Making) -> table of everything that was tried, a row
+                each: COLUMNS, `answered` (whether there is all that a row needs) and `dropped`
+                (why it is not used, "" for a row that is); more columns are for reading only
+"""
+
+from collections.abc import Iterator
+
+from pydantic import ValidationError
+
+from vd import paths, plugins
+from vd.study import inputs
+from vd.study.file import explain, shown, study_error, word
+from vd.study.graph import made_by_recipes
+from vd.study.settings import RecipeSettings
+
+Mistakes = Iterator[tuple[str, str]]
+ROOM = "recipes.kinds"
+NEEDED = ("KIND", "COLUMNS", "Settings", "make")
+
+
+def recipe_of(entry: dict):
+    """The module behind an entry's recipe; LookupError says why there is none."""
+    name, known = entry.get("recipe"), [n.replace("-", "_") for n in plugins.names(ROOM)]
+    if not isinstance(name, str) or name.replace("-", "_") not in known:
+        add = f"add vd/recipes/kinds/<name>.py with {', '.join(NEEDED)}"
+        raise LookupError(f"no recipe {shown(name)}; write one of {', '.join(known)}, or {add}")
+    file = f"vd/recipes/kinds/{name.replace('-', '_')}.py"
+    try:
+        module = plugins.load(ROOM, name)
+    except Exception as error:  # somebody's own recipe
+        said = word(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise LookupError(f"{file} cannot be imported ({said}); correct it") from None
+    if lacking := [part for part in NEEDED if not hasattr(module, part)]:
+        raise LookupError(f"{file} has no {', '.join(lacking)}; add them")
+    if not (isinstance(module.Settings, type) and issubclass(module.Settings, RecipeSettings)):
+        raise LookupError(f"{file}: Settings must build on RecipeSettings")
+    return module
+
+
+def settings_of(entry: dict) -> RecipeSettings:
+    """The settings of an entry; LookupError and pydantic's ValidationError say what is wrong."""
+    return recipe_of(entry).Settings(**entry)
+
+
+def find_recipe(study, name: str) -> tuple[object, RecipeSettings]:
+    """The module and settings of a study's recipe; StudyError names file, key and fix."""
+    if wrong := list(_of_one(study, name)):
+        raise study_error(paths.config(study.name), wrong)
+    entry = study.recipes[name]
+    return recipe_of(entry), settings_of(entry)
+
+
+def find_run(study, writer: str):
+    """The run that writes: one with this id or, of the first model and seed, with this lineage.
+
+    None if no run that makes a policy is called so.
+    """
+    runs = study.policies()
+    return runs.get(writer) or next((r for r in runs.values() if r.lineage == writer), None)
+
+
+def mistakes(study) -> Mistakes:
+    """What is wrong with a study's recipes, by themselves and together: (key, mistake and fix)."""
+    found = [wrong for name in study.recipes for wrong in _of_one(study, name)]
+    yield from found
+    if found:
+        return
+    needs = {name: _trained_on(study, name) for name in study.recipes}
+    for name in study.recipes:
+        if name in _behind(name, needs):
+            why = f"it is trained on '{name}', or on what others make of it"
+            yield f"recipes.{name}.writer", f"{why}; name a run that is there before"
+
+
+def _of_one(study, name: str) -> Mistakes:
+    key = f"recipes.{word(name)}"
+    if name not in study.recipes:
+        there = f"its recipes are {', '.join(study.recipes)}" if study.recipes else "it has none"
+        yield key, f"no such recipe; {there}"
+        return
+    entry = study.recipes[name]
+    try:
+        settings = settings_of(entry)
+    except ValidationError as error:
+        yield from explain(key, entry, error)
+        return
+    except LookupError as error:
+        yield f"{key}.recipe", error.args[0]
+        return
+    if isinstance(settings.writer, str) and find_run(study, settings.writer) is None:
+        there = ", ".join(dict.fromkeys(run.lineage for run in study.policies().values()))
+        why = f"no run '{word(settings.writer)}' writes texts"
+        yield f"{key}.writer", f"{why}; write one of {there}, or model and base_url of a server"
+    if isinstance(prompts := getattr(settings, "prompts", None), str):
+        yield from inputs.data(f"{key}.prompts", prompts, "prompts")
+
+
+def _trained_on(study, name: str) -> set[str]:
+    """Recipes whose data the writer of a recipe has seen, or a run that it comes from."""
+    made = {file: other for other, file in made_by_recipes(study).items()}
+    writer, runs = settings_of(study.recipes[name]).writer, study.runs()
+    waiting = [find_run(study, writer).id] if isinstance(writer, str) else []
+    found = set()
+    while waiting:
+        run = runs[waiting.pop()]
+        found |= {made[run.training.data]} if run.training and run.training.data in made else set()
+        waiting += [before for before in (run.parent, run.scorer) if before]
+    return found
+
+
+def _behind(name: str, needs: dict[str, set[str]]) -> set[str]:
+    found, waiting = set(), set(needs[name])
+    while waiting:
+        other = waiting.pop()
+        found.add(other)
+        waiting |= needs[other] - found
+    return found
