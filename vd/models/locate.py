@@ -73,5 +73,5 @@ def loading(name: str | Path, what: str):
         said = " ".join(str(error).split())[:300] or type(error).__name__
         fix = "remove the folder and train the run again"
         if not isinstance(name, Path):
-            fix = "correct models.*.source or revision in the study, or the files there"
+            fix = "correct its source or revision in the study, or the files there"
         raise ValueError(f"'{name}': {what} cannot be loaded: {said}; {fix}") from None
