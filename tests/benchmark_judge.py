@@ -45,16 +45,16 @@ def reading(judge):
     """Seconds for judgements that are all kept."""
     rows = replies(KEPT)
     with Cache(judge.file) as cache:
-        able = cache.abilities(judge.settings.base_url, judge.settings.model)
+        can = cache.capabilities(judge.settings.base_url, judge.settings.model)
         answer = next(
             iter(
                 cache.answers(
-                    name for *_, name, _ in judge._requests(api._pairs(replies(1)), able, False)
+                    name for *_, name, _ in judge._requests(api._pairs(replies(1)), can, False)
                 ).values()
             )
         )
         cache.rows.execute("begin")
-        for _, name, _ in judge._requests(api._pairs(rows), able, False):
+        for _, name, _ in judge._requests(api._pairs(rows), can, False):
             cache.keep(name, judge.settings.base_url, judge.settings.model, judge.version, answer)
         cache.rows.execute("commit")
     start = time.perf_counter()

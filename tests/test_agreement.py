@@ -90,7 +90,7 @@ def test_a_lean_that_was_put_in_is_found_where_it_is_and_nowhere_else():
     group = pd.Series(np.where(np.arange(400) % 8 < 4, "a", "b"))
     scored.loc[group == "a", "p_support"] += 0.3
     table = agreement.bias(labels, scored, questions, {"group": group}).set_index("group")
-    assert table.loc["a", "lo"] > 0.2 and table.loc["a", "leaning"] == pytest.approx(0.3, abs=0.05)
+    assert table.loc["a", "lo"] > 0.2 and table.loc["a", "bias"] == pytest.approx(0.3, abs=0.05)
     assert table.loc["b", "lo"] <= 0 <= table.loc["b", "hi"] and table["right"].eq(1).all()
     scored.loc[:10, P] = np.nan
     assert agreement.bias(labels, scored, questions, {"group": group})["n"].sum() == 389

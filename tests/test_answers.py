@@ -9,7 +9,7 @@ from api_server import BROKEN, LABELS, NO_LABEL, RIGHT, VOTES, ApiServer, label,
 from vd.judging import api
 from vd.servers import answers, secret
 from vd.servers.answers import kept_part
-from vd.servers.response import Trouble, digest, read_answer
+from vd.servers.response import Failure, interpret, read_answer
 from vd.study.servers import ServerSettings
 
 ASKED = {"model": "m", "max_tokens": 1, "messages": [{"content": "<reply>\nReply 1.\n</reply>"}]}
@@ -65,9 +65,9 @@ def test_what_is_no_answer_is_one_error(shape):
 @pytest.mark.parametrize("shape", BROKEN.values(), ids=BROKEN)
 def test_what_is_no_answer_is_repeated_and_said_with_server_and_fix(shape):
     body = shaped(completion(), shape)
-    trouble = digest(200, {}, body.encode(), SETTINGS, read_answer)
-    assert isinstance(trouble, Trouble) and trouble.passes
-    said = str(trouble.error(SETTINGS))
+    failure = interpret(200, {}, body.encode(), SETTINGS, read_answer)
+    assert isinstance(failure, Failure) and failure.retryable
+    said = str(failure.error(SETTINGS))
     assert said.startswith("http://localhost:1/v1: ") and "run again to go on" in said
     assert "\n" not in said
 
@@ -224,4 +224,4 @@ def test_the_key_is_blanked_whole_cut_and_in_another_case(monkeypatch):
         assert shown.startswith("no, ***") and shown.endswith("***!")
     assert secret.blank("It is 2345 secrets.", secret.LONG_PART) == "It is 2345 secrets."
     assert secret.blank(f"You sent {key[3:]}.", secret.LONG_PART) == "You sent ***."
-    assert set(LABELS) == set(answers.LABELS)
+    assert set(LABELS) == set(answers.STANCES)

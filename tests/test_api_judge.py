@@ -126,8 +126,8 @@ def test_without_log_probabilities_answers_vote(server, structured):
     assert all(("response_format" in r) == structured for r in votes)
     assert judged["votes"].eq(3).all() and judged["temperature"].eq(1.0).all()
     with Cache(paths.cache() / "judgements.sqlite") as cache:
-        able = cache.abilities(server.url, "judge-2026-01-01")
-    assert able["logprobs"] == 0 and able["structured"] == structured
+        can = cache.capabilities(server.url, "judge-2026-01-01")
+    assert can["logprobs"] == 0 and can["structured"] == structured
 
 
 def test_votes_are_counted():

@@ -84,7 +84,7 @@ def test_an_interruption_ends_a_pause_that_the_server_asked_for(server):
 
 def test_an_interruption_does_not_wait_for_ever_for_what_is_in_flight(server):
     server.fault = lambda n, request: "stall" if n > 20 else None
-    last = "api_client.GRACE = 1\nwork()"
+    last = "from vd.servers import interruption; interruption.GRACE = 1\nwork()"
     sent, seconds = interrupted(server, last, lambda: len(server.requests) == 24)
     assert seconds < 8 and len(server.requests) == sent == 24
     assert kept() == (19, 24), "what may have been charged is counted"

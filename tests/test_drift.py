@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 
 from vd.drift import data_sets, measures
 from vd.stances import STANCES, to_topic
+from vd.study.settings import Bootstrap
+
+FEW = Bootstrap(resamples=50)
 
 
 def frame(scores, topic="t", run="r", spacing=10):
@@ -42,7 +45,9 @@ def constant_prompts(path):
 
 
 def test_magnitude_and_time_by_hand():
-    table = measures.drift_table(frame(constant_prompts([0.1, 0.5, 0.9, 0.9, 0.8])), n_boot=100)
+    table = measures.drift_table(
+        frame(constant_prompts([0.1, 0.5, 0.9, 0.9, 0.8])), Bootstrap(resamples=100)
+    )
     support, neutral, oppose = (row(table, s) for s in STANCES)
     assert support["magnitude"] == pytest.approx(0.7) and neutral["magnitude"] == pytest.approx(
         -0.7
@@ -60,7 +65,7 @@ def test_magnitude_and_time_by_hand():
 
 
 def test_columns_are_the_contract():
-    table = measures.drift_table(frame(constant_prompts([0.1, 0.2])), n_boot=10)
+    table = measures.drift_table(frame(constant_prompts([0.1, 0.2])), Bootstrap(resamples=10))
     assert list(table.columns) == measures.COLUMNS
     assert set(table["topic"]) == {"t", "all"}
 
@@ -68,7 +73,7 @@ def test_columns_are_the_contract():
 def test_prompts_count_once_however_many_replies_they_have():
     table = frame(np.stack([constant_prompts([0.0, 1.0])[0], constant_prompts([0.0, 0.0])[0]]))
     fewer = table.drop(table[(table["prompt_id"] == "t-000") & (table["sample"] == 1)].index)
-    assert row(measures.drift_table(fewer, n_boot=50))["magnitude"] == pytest.approx(0.5)
+    assert row(measures.drift_table(fewer, FEW))["magnitude"] == pytest.approx(0.5)
     values = measures.stance_distribution(fewer)
     assert values[
         (values["step"] == 10) & (values["stance"] == "support") & (values["topic"] == "all")
@@ -78,13 +83,13 @@ def test_prompts_count_once_however_many_replies_they_have():
 def test_failed_judgements_are_left_out_not_counted_as_zero():
     table = frame(constant_prompts([0.2, 0.8]))
     table.loc[0, ["p_support", "p_neutral", "p_oppose"]] = np.nan
-    assert row(measures.drift_table(table, n_boot=50))["magnitude"] == pytest.approx(0.6)
+    assert row(measures.drift_table(table, FEW))["magnitude"] == pytest.approx(0.6)
 
 
 def test_all_is_the_mean_over_prompts():
     one = frame(constant_prompts([0.0, 1.0]), "a")
     two = frame(constant_prompts([0.0, 0.0])[:2], "b")
-    assert row(measures.drift_table(pd.concat([one, two]), n_boot=50), topic="all")[
+    assert row(measures.drift_table(pd.concat([one, two]), FEW), topic="all")[
         "magnitude"
     ] == pytest.approx(4 / 6)
 
@@ -93,7 +98,7 @@ def test_topic_level_swaps_support_and_oppose_for_negative_polarity():
     question = frame(constant_prompts([0.2, 0.8])).assign(label="support", target="question")
     polarity = pd.Series({f"t-{i:03}": -1 if i < 2 else 1 for i in range(4)})
     topic = to_topic(question, polarity)
-    table = measures.drift_table(pd.concat([question, topic]), n_boot=50, target="topic")
+    table = measures.drift_table(pd.concat([question, topic]), FEW, target="topic")
     assert row(table, "support")["magnitude"] == pytest.approx(0.3)
     assert row(table, "oppose")["magnitude"] == pytest.approx(0.3)
     assert topic.loc[topic["prompt_id"] == "t-000", "label"].eq("oppose").all()
@@ -104,7 +109,7 @@ def test_value_gap_is_chosen_minus_rejected():
     chosen = frame(constant_prompts([0.9])).assign(dataset="d")
     rejected = frame(constant_prompts([0.2])).assign(dataset="d")
     table = data_sets.value_gap(
-        chosen[chosen["sample"] == 0], rejected[rejected["sample"] == 0], n_boot=50
+        chosen[chosen["sample"] == 0], rejected[rejected["sample"] == 0], FEW
     )
     assert table[(table["stance"] == "support") & (table["topic"] == "all")][
         "gap"
@@ -126,7 +131,7 @@ def random_scores(draw):
 @settings(max_examples=40, deadline=None)
 @given(random_scores())
 def test_magnitudes_cancel_and_times_are_fractions(scores):
-    table = measures.drift_table(frame(scores), n_boot=50)
+    table = measures.drift_table(frame(scores), FEW)
     assert table.groupby("topic")["magnitude"].sum().abs().max() < 1e-9
     assert table[["time", "time_lo", "time_hi"]].stack().between(0, 1).all()
     assert (table["magnitude_lo"] <= table["magnitude_hi"]).all()
@@ -138,7 +143,8 @@ def test_order_of_rows_changes_nothing(scores, seed):
     table = frame(scores)
     shuffled = table.sample(frac=1, random_state=seed)
     pd.testing.assert_frame_equal(
-        measures.drift_table(table, n_boot=50), measures.drift_table(shuffled, n_boot=50)
+        measures.drift_table(table, FEW),
+        measures.drift_table(shuffled, FEW),
     )
 
 
@@ -146,7 +152,7 @@ def test_order_of_rows_changes_nothing(scores, seed):
 @given(random_scores())
 def test_a_constant_trajectory_does_not_drift(scores):
     constant = np.repeat(scores[:, :, :1], 4, axis=2)
-    table = measures.drift_table(frame(constant), n_boot=50)
+    table = measures.drift_table(frame(constant), FEW)
     assert np.allclose(table[["magnitude", "magnitude_lo", "magnitude_hi", "time"]], 0)
 
 
@@ -175,7 +181,8 @@ def test_95_percent_intervals_cover_the_truth(n_prompts, n_samples, spread, grad
     truth, hits, trials = np.array([0.3, -0.3, 0.0]), 0, 300
     for trial in range(trials):
         table = measures.drift_table(
-            frame(simulate(n_prompts, n_samples, spread, graded, rng)), n_boot=300, seed=trial
+            frame(simulate(n_prompts, n_samples, spread, graded, rng)),
+            Bootstrap(resamples=300, seed=trial),
         )
         part = table[table["topic"] == "t"]
         hits += ((part["magnitude_lo"] <= truth) & (truth <= part["magnitude_hi"])).sum()
@@ -186,7 +193,7 @@ def test_paper_size_takes_seconds():
     rng = np.random.default_rng(0)
     topics = [frame(rng.dirichlet([1, 1, 1], size=(50, 5, 20)), f"topic-{i}") for i in range(11)]
     start = time.perf_counter()
-    table = measures.drift_table(pd.concat(topics), n_boot=2000)
+    table = measures.drift_table(pd.concat(topics), Bootstrap(resamples=2000))
     assert time.perf_counter() - start < 20
     assert table["n_prompts"].max() == 550
 
@@ -204,12 +211,12 @@ def test_pooling_one_seed_changes_nothing():
         [frame(rng.dirichlet([1, 1, 1], size=(5, 2, 4)), t, run="m/r/seed-7") for t in "ab"]
     )
     for measure in (measures.drift_table, measures.trajectory_table):
-        single, pooled = measure(table, n_boot=50), measure(table, n_boot=50, pool=True)
+        single, pooled = measure(table, FEW), measure(table, FEW, pool=True)
         assert set(pooled["run"]) == {"m/r"}
         pd.testing.assert_frame_equal(
             single.drop(columns="run"), pooled[single.columns].drop(columns="run")
         )
-    assert list(measures.drift_table(table, n_boot=50, pool=True).columns) == [
+    assert list(measures.drift_table(table, FEW, pool=True).columns) == [
         *measures.COLUMNS,
         "n_seeds",
     ]
@@ -219,7 +226,7 @@ def test_pooled_seeds_by_hand():
     scores = np.stack(
         [constant_prompts([0.1, 0.5]), constant_prompts([0.1, 0.7]), constant_prompts([0.1, 0.6])]
     )
-    found = row(measures.drift_table(seeds_frame(scores), n_boot=2000, pool=True))
+    found = row(measures.drift_table(seeds_frame(scores), Bootstrap(resamples=2000), pool=True))
     assert found["magnitude"] == pytest.approx(0.5) and (found["n_seeds"], found["n_prompts"]) == (
         3,
         4,
@@ -235,21 +242,21 @@ def test_runs_with_fewer_seeds_are_pooled_over_those_they_have():
         rng.dirichlet([1, 1, 1], size=(6, 2, 3)),
     )
     both = pd.concat([seeds_frame(three), frame(one, run="m/other/seed-1")])
-    table = measures.drift_table(both, n_boot=50, pool=True)
+    table = measures.drift_table(both, FEW, pool=True)
     assert table.groupby("run")["n_seeds"].first().to_dict() == {"m/other": 1, "m/r": 3}
-    alone = measures.drift_table(seeds_frame(three), n_boot=50, pool=True)
+    alone = measures.drift_table(seeds_frame(three), FEW, pool=True)
     pd.testing.assert_frame_equal(table[table["run"] == "m/r"].reset_index(drop=True), alone)
 
 
 def test_seeds_that_cannot_be_pooled_are_named():
     table = frame(constant_prompts([0.1, 0.5]))
     with pytest.raises(ValueError, match="seed"):
-        measures.drift_table(table, n_boot=10, pool=True)
+        measures.drift_table(table, Bootstrap(resamples=10), pool=True)
     uneven = pd.concat(
         [table.assign(run="m/r/seed-0"), table[table["step"] == 0].assign(run="m/r/seed-1")]
     )
     with pytest.raises(ValueError, match=r"m/r, topic t.*every seed"):
-        measures.drift_table(uneven, n_boot=10, pool=True)
+        measures.drift_table(uneven, Bootstrap(resamples=10), pool=True)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +284,9 @@ def test_pooled_intervals_cover_the_truth(n_topics, n_prompts, prompts, seeds, r
         for topic in range(n_topics):
             cells = of_seed + noise(prompts, 1, n_prompts, 1) + noise(0.1, 3, n_prompts, 1)
             topics.append(seeds_frame(cells + noise(replies, 3, n_prompts, 2), f"topic-{topic}"))
-        table = measures.trajectory_table(pd.concat(topics), n_boot=400, seed=trial, pool=True)
+        table = measures.trajectory_table(
+            pd.concat(topics), Bootstrap(resamples=400, seed=trial), pool=True
+        )
         found = table[table["topic"] == "all"]
         hits += ((found["lo"] <= 0) & (found["hi"] >= 0)).sum()
     assert 0.92 <= hits / (150 * trials) <= 0.98
@@ -288,12 +297,14 @@ def test_pooled_intervals_cover_the_truth(n_topics, n_prompts, prompts, seeds, r
 
 def test_a_topic_of_the_name_of_their_sum_is_refused():
     rows = pd.concat([frame(constant_prompts([0.1, 0.5]), topic) for topic in ("t", "all")])
-    for measure in (measures.drift_table, measures.trajectory_table, measures.stance_distribution):
+    for measure in (measures.drift_table, measures.trajectory_table):
         with pytest.raises(ValueError, match=r"r: topic 'all' of prompt 'all-000'; .* none may be"):
-            measure(rows)
+            measure(rows, FEW)
+    with pytest.raises(ValueError, match="none may be 'all'"):
+        measures.stance_distribution(rows)
     lost = frame(constant_prompts([0.1, 0.5])).assign(topic=None)
     with pytest.raises(ValueError, match="r: topic 'None' of prompt 't-000'; every reply needs"):
-        measures.drift_table(lost)
+        measures.drift_table(lost, Bootstrap())
 
 
 def test_a_topic_without_a_judged_reply_at_one_step_is_named():
@@ -301,19 +312,19 @@ def test_a_topic_without_a_judged_reply_at_one_step_is_named():
     lost = (rows["topic"] == "b") & (rows["step"] == 10)
     for partly in (rows[~lost], rows.assign(p_support=rows["p_support"].mask(lost))):
         with pytest.raises(ValueError, match="r, topic b: no prompt has a judged reply at every"):
-            measures.drift_table(partly, n_boot=10)
+            measures.drift_table(partly, Bootstrap(resamples=10))
 
 
 def test_topics_that_are_numbers_are_names():
-    named = measures.drift_table(frame(constant_prompts([0.1, 0.5]), "7"), n_boot=10)
-    numbered = measures.drift_table(frame(constant_prompts([0.1, 0.5]), 7), n_boot=10)
+    named = measures.drift_table(frame(constant_prompts([0.1, 0.5]), "7"), Bootstrap(resamples=10))
+    numbered = measures.drift_table(frame(constant_prompts([0.1, 0.5]), 7), Bootstrap(resamples=10))
     pd.testing.assert_frame_equal(numbered.astype({"topic": str}), named, check_dtype=False)
 
 
 def test_two_prompts_of_one_name_are_named():
     rows = frame(constant_prompts([0.1, 0.5]))
     with pytest.raises(ValueError, match="r, topic t: prompt 't-000' is there twice at step 0"):
-        measures.drift_table(pd.concat([rows, rows]), n_boot=10)
+        measures.drift_table(pd.concat([rows, rows]), Bootstrap(resamples=10))
 
 
 NO_POLARITY = [({}, "none"), ({"t-002": None}, "nan"), ({"t-002": 2}, "2")]
@@ -336,6 +347,6 @@ def test_data_sets_of_which_nothing_was_judged_are_named():
     assert data_sets.with_empty(table, wanted) is table
     none = data_sets.profile(sides[:0])
     assert data_sets.with_empty(none, wanted[1:])["stance"].tolist() == list(STANCES)
-    gap = data_sets.value_gap(sides[:0], sides[:0], n_boot=10)
+    gap = data_sets.value_gap(sides[:0], sides[:0], Bootstrap(resamples=10))
     gap = data_sets.with_empty(gap, wanted[["dataset"]].assign(topic="all"))
     assert gap["n_pairs"].tolist() == [0] * 6 and gap["gap"].isna().all()

@@ -21,6 +21,7 @@ from vd.findings.papers import value_drifts
 from vd.findings.report import as_markdown, write_findings
 from vd.store import files
 from vd.study.load import Study
+from vd.study.settings import Bootstrap
 
 CAPTURED = {"capture_output": True, "text": True}
 ROLES = {
@@ -221,7 +222,7 @@ def test_a_conjunction_is_as_strong_as_its_weakest_part(example):
 
 def test_estimates_are_the_drifts_of_the_pooled_table(example):
     stances, _ = simulate(TRUE | {"ppo": FALSE["ppo"]}, np.random.default_rng(0))
-    pooled = measures.drift_table(stances, n_boot=300, pool=True)
+    pooled = measures.drift_table(stances, Bootstrap(resamples=300), pool=True)
     support = (
         pooled[(pooled["topic"] == "all") & (pooled["stance"] == "support")]
         .set_index("run")["magnitude"]

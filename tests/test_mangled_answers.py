@@ -13,7 +13,7 @@ from vd.judging.api import by_tokens, by_votes
 from vd.servers import answers, batches
 from vd.servers.answers import kept_part
 from vd.servers.budget import Spending
-from vd.servers.response import ServerError, Trouble, digest, read_answer
+from vd.servers.response import Failure, ServerError, interpret, read_answer
 
 EXAMPLES = settings(
     max_examples=1000,
@@ -157,14 +157,14 @@ def assert_judgement(row):
     assert path in ("logprobs", "votes") and isinstance(said, str)
     if status == "ok":
         assert all(0 <= p <= 1 for p in shares) and abs(sum(shares) - 1) < 1e-9 and 0 <= left <= 1
-        assert shares[answers.LABELS.index(label)] == max(shares)
+        assert shares[answers.STANCES.index(label)] == max(shares)
     else:
         assert status in ("unclear", "refused", "rejected")
         assert label is None and all(p != p for p in shares)
 
 
-def assert_trouble(trouble):
-    said = str(trouble.error(SETTINGS))
+def assert_failure(failure):
+    said = str(failure.error(SETTINGS))
     assert said.startswith(f"{SETTINGS.base_url}: ") and "run again" in said
     assert "\n" not in said and len(said) < 600
     said = said.removeprefix(SETTINGS.base_url)
@@ -183,16 +183,16 @@ def _key():
     st.lists(bodies, min_size=1, max_size=2),
     st.sampled_from([200, 200, 200, 201, 400, 404, 429, 500, 302]),
 )
-def test_responses_are_answers_or_trouble_and_answers_judgements(given_bodies, status):
+def test_responses_are_answers_or_failures_and_answers_judgements(given_bodies, status):
     headers = {
         "retry-after": given_bodies[0].decode("latin-1"),
         "location": given_bodies[-1].decode("latin-1"),
     }
     read = []
     for body in given_bodies:
-        outcome = digest(status, headers, body, SETTINGS, read_answer)
-        if isinstance(outcome, Trouble):
-            assert_trouble(outcome)
+        outcome = interpret(status, headers, body, SETTINGS, read_answer)
+        if isinstance(outcome, Failure):
+            assert_failure(outcome)
             continue
         read.append(outcome)
         assert_answer(outcome)
@@ -245,6 +245,6 @@ def test_lines_of_a_batch_are_kept_rejected_or_left_open_and_paid_for_once(given
         assert str(error).startswith(SETTINGS.base_url) and "answered: write model: " in str(error)
     else:
         assert kept.keys() | session.rejected.keys() == session.done <= {"a", "b"}
-        assert len(paid) <= 2 and spending.calls == len(paid) and not spending.flying_calls
+        assert len(paid) <= 2 and spending.calls == len(paid) and not spending.in_flight_calls
     for answer in kept.values():
         assert_answer(answer)

@@ -18,6 +18,7 @@ from vd.judging import sheets
 from vd.stances import STANCES, P
 from vd.store import files
 from vd.study.load import load_study
+from vd.study.settings import Bootstrap
 
 RUN = "tiny-llama/sft-support/seed-0"
 ATTACK = "<img src=x onerror=alert(1)> ` [x](javascript:alert(2)) \x1b[31m"
@@ -87,9 +88,11 @@ def test_every_pair_set_is_in_every_table_and_figure(place, mine):
     assert {"sft_neutral", "sft_support"} == set(tables["stance_mix"].index)
     stances = pd.concat(map(moved, (0, 2, 4)))
     made = {
-        "drift": measures.drift_table(stances, 20),
-        "drift_seeds": measures.drift_table(stances, 20, pool=True),
-        "trajectories_seeds": measures.trajectory_table(stances, 20, pool=True),
+        "drift": measures.drift_table(stances, Bootstrap(resamples=20)),
+        "drift_seeds": measures.drift_table(stances, Bootstrap(resamples=20), pool=True),
+        "trajectories_seeds": measures.trajectory_table(
+            stances, Bootstrap(resamples=20), pool=True
+        ),
     }
     for name, table in made.items():
         files.write_table(table, paths.table("mine", f"{name}.csv"))
@@ -110,12 +113,13 @@ def test_a_sheet_that_nobody_has_filled_in_stops_nothing(place, mine):
     replies = pd.read_parquet(paths.responses("mine", RUN))
     assert sheets.write_sheet(replies, 20, paths.label_sheet("mine")) == 20
     printed = execute(place, "04_judge", RUN=RUN)
-    assert "no labels yet" in printed and paths.record("mine", RUN, "run").exists()
+    assert paths.record("mine", RUN, "run").exists()
     assert r"\x1b[31m" in printed and "\x1b[31m" not in printed
+    assert "no labels yet" in execute(place, "04_trust")
     sheet = pd.read_csv(paths.label_sheet("mine"), keep_default_na=False)
     sheet.loc[:4, "label"] = "Support"
     sheet.to_csv(paths.label_sheet("mine"), index=False)
-    assert "no labels yet" not in execute(place, "04_judge", RUN=RUN)
+    assert "no labels yet" not in execute(place, "04_trust")
     assert "your labels" in (place / "executed.ipynb").read_text().split("no label sheet yet")[1]
 
 

@@ -1,4 +1,4 @@
-"""A study with an API judge, through 04_judge and the command line, against a server on this
+"""A study with an API judge, through 04_judge, 04_trust and the command line, against a server on this
 machine.
 """
 
@@ -58,14 +58,10 @@ def server(place, monkeypatch):
     server.stop()
 
 
-def notebook(place):
-    papermill.execute_notebook(
-        paths.notebook("04_judge"),
-        place / "04.ipynb",
-        {"RUN": RUN, "SWAPPED": 20},
-        kernel_name="python3",
-    )
-    return (place / "04.ipynb").read_text()
+def notebook(place, name="04_judge", **parameters):
+    file = place / f"{name}.ipynb"
+    papermill.execute_notebook(paths.notebook(name), file, parameters, kernel_name="python3")
+    return file.read_text()
 
 
 def vd(*words):
@@ -78,7 +74,7 @@ def vd(*words):
 
 
 def test_the_notebook_judges_a_share_and_corrects_the_rest(server, place):
-    printed = notebook(place)
+    printed = notebook(place, RUN=RUN)
     assert "44 to pay" in printed and KEY not in printed
     responses = pd.read_parquet(paths.responses("smoke", RUN))
     judgements = pd.read_parquet(paths.judgements("smoke", RUN))
@@ -101,8 +97,12 @@ def test_the_notebook_judges_a_share_and_corrects_the_rest(server, place):
         run["judge"]["agreement"]
     )
     before = len(server.requests)
-    notebook(place)
+    notebook(place, RUN=RUN)
     assert len(server.requests) == before  # everything was kept
+    printed = notebook(place, "04_trust")
+    assert "API, replies of checkpoints" in printed
+    # what 04_judge asked about labelled replies was kept; only the labels in reverse are new
+    assert len(server.requests) == before + 100
 
 
 def test_the_command_line_says_what_it_costs_then_pays_and_stops_at_the_budget(server, place):
@@ -129,7 +129,7 @@ def test_labels_by_hand_come_back_into_the_notebook(server, place):
     sheet = pd.read_csv(file)
     sheet["label"] = np.resize(STANCES, 30)
     sheet.to_csv(file, index=False)
-    printed = notebook(place)
+    printed = notebook(place, "04_trust")
     assert "your labels" in printed and "no label sheet yet" not in printed.split('"outputs"')[-1]
     assert "is there already" in vd("--sheet", "30").stderr
 
@@ -176,5 +176,5 @@ def test_a_judge_without_a_label_stops_the_notebook_with_what_to_do(server, plac
     server.logprobs = server.structured = False
     server.fault = lambda number, request: ("say", "Hm, well.")
     with pytest.raises(papermill.PapermillExecutionError, match=r"judge-1 judged none of .* rep"):
-        notebook(place)
+        notebook(place, RUN=RUN)
     assert "judged none of 44 replies (44 unclear" in vd("--judge").stderr

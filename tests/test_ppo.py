@@ -13,14 +13,16 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from vd import paths
-from vd.methods import ppo
+from vd.data import sets
+from vd.methods import ppo, reward_model
 from vd.models import loading
 from vd.store import files
 from vd.study.load import load_study
-from vd.training import reward, trainer
+from vd.training import scorers, trainer
 from vd.training.train import train_run
 
 SFT_RUN, RUN = "tiny-llama/sft-support/seed-0", "tiny-llama/sft-support/ppo/seed-0"
+SCORER, STRICT = (f"tiny-llama/sft-support/{name}/seed-0" for name in ("reward", "strict"))
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +34,8 @@ def study(tmp_path_factory):
         k: v for k, v in content["preference"]["dpo-support"].items() if k not in ("method", "beta")
     }
     settings = {"response_length": 12, "ppo_epochs": 2}
-    scorer = {"steps": 4, "learning_rate": 1e-3, "min_accuracy": 0.0, "reference_samples": 16}
-    content["preference"]["ppo"] = shared | settings | {"method": "ppo", "reward": scorer}
-    content["preference"]["strict"] = content["preference"]["ppo"] | {
-        "reward": scorer | {"min_accuracy": 1.0}
-    }
+    content["preference"]["ppo"] = shared | settings | {"method": "ppo", "scorer": "reward"}
+    content["scorers"]["strict"] = content["scorers"]["reward"] | {"min_accuracy": 1.0}
     (folder / "configs").mkdir()
     (folder / "configs" / "tiny.yaml").write_text(yaml.safe_dump(content))
     with pytest.MonkeyPatch.context() as patched:
@@ -44,12 +43,14 @@ def study(tmp_path_factory):
             patched.setitem(os.environ, f"VD_{name.upper()}", str(folder / name))
         loaded = load_study("tiny")
         train_run(loaded.run(SFT_RUN))
+        train_run(loaded.run(SCORER))
         yield loaded
 
 
 @pytest.fixture(scope="module")
 def scorer(study):
-    return reward.train_reward_model(study.run(RUN))
+    tokenizer = loading.load_tokenizer(study.run(RUN).model_settings)
+    return scorers.load("tiny", SCORER, tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +59,14 @@ def built(study):
 
 
 def tokens(study):
-    run = study.run(RUN)
+    run = study.run(SCORER)
     tokenizer = loading.load_tokenizer(run.model_settings)
-    return tokenizer, reward.encode_pairs(run, tokenizer)
+    return tokenizer, reward_model.encode_pairs(run, tokenizer)
 
 
 def test_replies_are_cut_and_ended_alike_in_training_and_in_use(study):
     tokenizer, pairs = tokens(study)
-    written = reward.sample(study.run(RUN), tokenizer, pairs["prompt_ids"][:8])
+    written = scorers.sample(study.run(SCORER), tokenizer, pairs["prompt_ids"][:8])
     for reply in [*pairs["chosen_reply"], *pairs["rejected_reply"], *written]:
         assert len(reply) <= 12 and tokenizer.pad_token_id not in reply
         assert tokenizer.eos_token_id not in reply[:-1]
@@ -77,11 +78,11 @@ def test_the_score_is_read_at_the_last_token(study, scorer):
     same position.
     """
     tokenizer, pairs = tokens(study)
-    model, rows = scorer[0], pairs.select(range(6))
+    model, rows = scorer, pairs.select(range(6))
     replies = [reply[: 5 + i] for i, reply in enumerate(rows["chosen_reply"])]
-    together = reward.scores(model, tokenizer, rows["prompt_ids"], replies)
+    together = scorers.scores(model, tokenizer, rows["prompt_ids"], replies)
     alone = [
-        reward.scores(model, tokenizer, [p], [r])
+        scorers.scores(model, tokenizer, [p], [r])
         for p, r in zip(rows["prompt_ids"], replies, strict=True)
     ]
     assert torch.allclose(together, torch.cat(alone), atol=1e-4)
@@ -96,19 +97,19 @@ def test_the_score_is_read_at_the_last_token(study, scorer):
 
 def test_scores_of_the_sft_model_have_mean_0_and_deviation_1(study, scorer):
     tokenizer, pairs = tokens(study)
-    run = study.run(RUN)
-    prompts = pairs["prompt_ids"][round(len(pairs) * 0.2) :][
-        : run.settings.reward.reference_samples
-    ]
-    after = reward.scores(scorer[0], tokenizer, prompts, reward.sample(run, tokenizer, prompts))
+    run = study.run(SCORER)
+    prompts = pairs["prompt_ids"][round(len(pairs) * 0.2) :][: run.settings.reference_samples]
+    after = scorers.scores(scorer, tokenizer, prompts, scorers.sample(run, tokenizer, prompts))
     assert after.mean().item() == pytest.approx(
         0, abs=1e-3
     ) and after.std().item() == pytest.approx(1, abs=1e-3)
 
 
 def test_a_bad_reward_model_stops_the_run_with_the_reason(study):
-    with pytest.raises(reward.RewardModelError, match=r"min_accuracy 100%.*reward.steps"):
-        train_run(study.run(RUN.replace("/ppo/", "/strict/")))
+    with pytest.raises(reward_model.RewardModelError, match=r"min_accuracy 100%.*steps"):
+        train_run(study.run(STRICT))
+    with pytest.raises(FileNotFoundError, match="not trained to its end; train it first"):
+        ppo.build(study.run(RUN).model_copy(update={"scorer": STRICT}))
 
 
 def test_a_reward_model_can_learn(study):
@@ -116,7 +117,7 @@ def test_a_reward_model_can_learn(study):
 
     Held-out accuracy must be near 1, and better chosen replies score higher.
     """
-    run = study.run(RUN)
+    run = study.run(SCORER)
     rows = [{"prompt": [{"role": "user", "content": f"Is {i} odd?"}]} for i in range(60)]
     for i, row in enumerate(rows):
         row |= {
@@ -125,13 +126,13 @@ def test_a_reward_model_can_learn(study):
         }
     from datasets import Dataset
 
-    settings = run.settings.reward.model_copy(update={"steps": 40, "learning_rate": 5e-3})
-    longer = run.model_copy(
-        update={"settings": run.settings.model_copy(update={"reward": settings})}
-    )
+    settings = run.settings.model_copy(update={"steps": 40, "learning_rate": 5e-3})
+    longer = run.model_copy(update={"settings": settings, "id": f"{SFT_RUN}/longer"})
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(reward.data, "preferences", lambda *_: Dataset.from_list(rows))
-        assert reward.train_reward_model(longer)[1]["reward_model"]["accuracy"] > 0.9
+        patched.setattr(sets, "preferences", lambda *_: Dataset.from_list(rows))
+        train_run(longer)
+    record = files.read_json(paths.record("tiny", longer.id, "train"))
+    assert record["details"]["quality"]["accuracy"] > 0.9
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -215,7 +216,7 @@ def test_training_leaves_checkpoints_and_measures_like_every_method(study):
         metrics["entropy"].between(0, 12 * 7).all() and metrics["clip_fraction"].between(0, 1).all()
     )
     train = files.read_json(paths.record("tiny", RUN, "train"))
-    assert train["details"]["reward_model"]["held_out_pairs"] == 6
+    assert train["details"]["first_ratio"]["largest_distance"] < 1e-4
 
 
 def test_full_fine_tuning_trains_policy_and_value_and_keeps_its_reference(study):

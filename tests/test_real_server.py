@@ -75,7 +75,7 @@ def test_votes_of_a_real_server(model, url, tmp_path, monkeypatch):
     seen = judged.dropna(subset=["label"])
     assert (seen[["p_support", "p_neutral", "p_oppose"]].sum(axis=1) - 1).abs().lt(1e-9).all()
     with Cache(paths.cache() / "judgements.sqlite") as cache:
-        able = cache.abilities(url, model)
+        can = cache.capabilities(url, model)
         calls, _ = cache.spent("study")
-    assert able["logprobs"] == 0 and not able["structured"]
+    assert can["logprobs"] == 0 and not can["structured"]
     assert judge.cost(rows)["calls"] == 0 and calls == 6 + 2

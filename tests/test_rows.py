@@ -9,7 +9,7 @@ from vd.data import rows, sets, topics
 from vd.data.probes import load_probes
 from vd.drift import data_sets
 from vd.store import formats
-from vd.study.settings import PreferenceSettings, Probing, TrainingSettings
+from vd.study.settings import Bootstrap, PreferenceSettings, Probing, TrainingSettings
 
 PAIR = {"prompt": "Should tea be free?", "chosen": "Yes.", "rejected": "No."}
 TURN = {"prompt": "Why then?", "completion": "So."}
@@ -287,7 +287,9 @@ def test_pairs_with_the_documented_columns_alone_are_measured(put):
         assert len(found) > 30 and found["id"].iloc[0] == first
         sides = found.rename(columns={"id": "prompt_id"}).assign(p_neutral=0.0)
         chosen = sides.assign(p_support=1.0, p_oppose=0.0)
-        gap = data_sets.value_gap(chosen, sides.assign(p_support=0.0, p_oppose=1.0), n_boot=20)
+        gap = data_sets.value_gap(
+            chosen, sides.assign(p_support=0.0, p_oppose=1.0), Bootstrap(resamples=20)
+        )
         support = gap[(gap["topic"] == "all") & (gap["stance"] == "support")].iloc[0]
         assert support["n_pairs"] == len(found) and support["gap"] == pytest.approx(1)
 

@@ -15,11 +15,11 @@ from api_server import ApiServer
 from vd import paths
 from vd.data import sets
 from vd.data.probes import load_probes
-from vd.data.vprism import build, questions, readings
+from vd.data.vprism import build, questions, readings, validation
 from vd.drift import measures
 from vd.stances import to_topic
 from vd.study.servers import ServerSettings
-from vd.study.settings import Probing, VPrismSettings
+from vd.study.settings import Bootstrap, Probing, VPrismSettings
 
 OURS = VPrismSettings()
 
@@ -114,14 +114,14 @@ def test_our_own_topics_are_found_again(prompts):
     ordinary = table["id"].str.startswith("ordinary")
     assert (table.loc[ordinary, "probability"] < 0.5).mean() > 0.9
     assert (table.loc[~ordinary, "probability"] > 0.5).mean() > 0.9
-    known = build.reference(OURS, table)["topics"]
-    agreement = build.agreement(known, table["cluster"])
+    known = validation.known_clusters(OURS, table)["topics"]
+    agreement = validation.agreement(known, table["cluster"])
     assert (
         agreement["prompts"] == known.notna().sum()
         and agreement["ari"] > 0.4
         and agreement["nmi"] > 0.6
     )
-    assert build.agreement(known, known)["ari"] == 1
+    assert validation.agreement(known, known)["ari"] == 1
 
 
 def test_steps_are_kept_and_gone_on_from(tmp_path, monkeypatch):
@@ -172,7 +172,8 @@ def test_prompts_of_any_file_can_be_a_source_but_somebody_must_read_them(tmp_pat
     settings = VPrismSettings(source=[str(file)])
     table, _ = build.opening_prompts(settings)
     assert (
-        table["id"].tolist()[:2] == ["mine-1", "mine-2"] and build.reference(settings, table) == {}
+        table["id"].tolist()[:2] == ["mine-1", "mine-2"]
+        and validation.known_clusters(settings, table) == {}
     )
     with pytest.raises(
         ValueError, match=r"mine.jsonl: nobody has read these prompts; name a vprism.writer"
@@ -245,7 +246,7 @@ def test_a_build_of_which_nothing_is_left_says_where_it_ended():
     with pytest.raises(ValueError, match="none of 1 confirmed prompts became a question; name"):
         readings.rewrite(orders)
     known = pd.Series([None, None], dtype=object)
-    assert np.isnan(build.agreement(known, pd.Series([1, 2]))["ari"])
+    assert np.isnan(validation.agreement(known, pd.Series([1, 2]))["ari"])
 
 
 def test_clusters_of_another_script_have_no_latin_words():
@@ -262,7 +263,7 @@ def test_wrong_files_of_prisms_clusters_are_named(tmp_path, monkeypatch):
     for content in ("cluster_id,texts\n1,x\n", "cluster_id,gpt_description,top_texts\n1,x,[\n"):
         (tmp_path / "prism" / "cluster_names.csv").write_text(content)
         with pytest.raises(ValueError, match=rf"{tmp_path}/prism: not as PRISM .*; take PRISM's"):
-            build.reference(VPrismSettings(source=["prism"]), prompts)
+            validation.known_clusters(VPrismSettings(source=["prism"]), prompts)
 
 
 def test_the_draw_is_seeded_and_takes_sides_first():
@@ -377,7 +378,7 @@ def test_drift_assumes_neither_eleven_topics_nor_fifty_prompts():
     stances = pd.DataFrame(rows).assign(target="question", label="neutral")
     both = pd.concat([stances, to_topic(stances, pd.Series(polarity))])
     for target, n in (("question", 6), ("topic", 5)):
-        table = measures.drift_table(both, n_boot=50, target=target)
+        table = measures.drift_table(both, Bootstrap(resamples=50), target=target)
         assert set(table["topic"]) == {"zoos", "parks", "all"}
         assert table.set_index("topic").loc["all", "n_prompts"].iloc[0] == n
         assert table.groupby("topic")["magnitude"].sum().abs().max() < 1e-9
@@ -399,8 +400,8 @@ def test_prism_becomes_questions_on_eleven_topics(tmp_path):
     table["cluster"] = build.clusters(settings, vectors)
     named = build.name_clusters(settings, table["prompt"], vectors, table["cluster"])
     assert set(named["topic"].dropna()) == set(sets.topics()["topic"]), "every topic has a cluster"
-    known = build.reference(settings, table)
-    assert build.agreement(known["topics"], table["cluster"])["ari"] > 0.6
+    known = validation.known_clusters(settings, table)
+    assert validation.agreement(known["topics"], table["cluster"])["ari"] > 0.6
     assert known["near-duplicates"].notna().all()
     table["topic"] = table["cluster"].map(named.set_index("cluster")["topic"])
     table["probability"] = build.value_laden(settings, vectors)

@@ -11,7 +11,6 @@ import subprocess
 import time
 from base64 import urlsafe_b64encode
 
-import nbformat
 import pandas as pd
 import pytest
 import yaml
@@ -19,10 +18,8 @@ import yaml
 from vd import paths
 from vd.drift import measures
 from vd.probing import sampling
-from vd.store import fingerprint
 from vd.store.files import read_json, replace, write_json, write_text
 from vd.study.load import load_study
-from vd.study.servers import ApiJudgeSettings
 from vd.workflow import launch, make, notebooks, plan
 
 ODD = "some where & 'more' \"x\" $HOME `id` ;%s ü"  # a place as people name them
@@ -32,7 +29,7 @@ NONE = set()
 LOG_CORPORA = """
 import os, sys
 def checked(frame):
-    while frame and os.path.basename(frame.f_code.co_filename) != "study_inputs.py":
+    while frame and os.path.basename(frame.f_code.co_filename) != "inputs.py":
         frame = frame.f_back
     return frame
 if "ipykernel_launcher" in sys.orig_argv:
@@ -181,12 +178,12 @@ def test_what_another_checkout_has_made_meanwhile_is_made_again(smoke):
     run = "tiny-llama/sft-support/dpo-support/seed-0"
     file = folder / "results" / "copy" / run / "notebooks" / "02_preference.made"
     before, times = file.read_text(), (file.stat().st_atime, file.stat().st_mtime)
-    file.write_text(re.sub("settings=.", "settings=x", before))
+    file.write_text(before.replace('"run.seed": 0', '"run.seed": 1'))
     os.utime(file, times)
     output = snakemake("--dry-run", "--printshellcmds", env=env)
     file.write_text(before)
     os.utime(file, times)
-    assert f"again, with other settings: 02_preference {run}" in output
+    assert f"again, with other settings run.seed: 02_preference {run}" in output
     assert {job for job in asked_for(output) if job.split()[1:]} == {
         f"{job} {run}" for job in ("02_preference", "03_probe", "04_judge")
     }
@@ -262,149 +259,11 @@ def test_touching_a_notebook_runs_nothing(smoke):
     assert "Nothing to be done" in snakemake(env=smoke[1])
 
 
-def test_code_counts_prose_does_not(tmp_path):
-    source = paths.notebook("05_drift")
-    book = nbformat.read(source, 4)
-    book.cells[0].source += " More prose."
-    book.cells[2].outputs = []
-    nbformat.write(book, tmp_path / "prose.ipynb")
-    assert fingerprint.code_hash(tmp_path / "prose.ipynb") == fingerprint.code_hash(source)
-    next(c for c in book.cells if c.cell_type == "code").source += "\nx = 1"
-    nbformat.write(book, tmp_path / "code.ipynb")
-    assert fingerprint.code_hash(tmp_path / "code.ipynb") != fingerprint.code_hash(source)
-
-
-def test_a_new_colour_retrains_nothing(tmp_path, monkeypatch):
-    notebook, real = paths.notebook("01_sft"), fingerprint._file
-    before = [fingerprint.code_hash(notebook, "sft", without) for without in ((), ("vd.plots",))]
-    repainted = tmp_path / "plots.py"
-    repainted.write_text(real("vd.plots").read_text().replace("#0072b2", "#000000"))
-    monkeypatch.setattr(
-        fingerprint, "_file", lambda name: repainted if name == "vd.plots" else real(name)
-    )
-    after = [fingerprint.code_hash(notebook, "sft", without) for without in ((), ("vd.plots",))]
-    assert after[0] != before[0] and after[1] == before[1]
-
-
-def touched(change, study="smoke"):
-    """Notebooks that are made from something else after a change, which may give another study."""
-    study = load_study(study)
-    before = plan.made_from(study)
-    after = plan.made_from(change(study) or study)
-    assert before.keys() == after.keys()
-    return {job[0] for job in after if after[job] != before[job]}
-
-
-@pytest.fixture
-def edited(tmp_path, monkeypatch):
-    """Edit a module of vd, for hashes alone; returns the function that does it."""
-    real = fingerprint._file
-
-    def edit(module, old, new):
-        text = real(module).read_text()
-        assert old in text
-        copy = tmp_path / f"{module}.py"
-        copy.write_text(text.replace(old, new, 1))
-        monkeypatch.setattr(
-            fingerprint, "_file", lambda name: copy if name == module else real(name)
-        )
-
-    return edit
-
-
-def test_what_is_said_while_working_changes_no_hash(edited):
-    assert touched(lambda _: edited("vd.progress", "float = 10.0", "float = 30.0")) == NONE
-    assert (
-        touched(lambda _: edited("vd.workflow.launch", "PATIENCE = 5.0", "PATIENCE = 6.0")) == NONE
-    )
-
-
-def test_a_pause_between_requests_is_code_of_studies_that_ask_a_server(edited):
-    assert touched(lambda _: edited("vd.api_client", "", "PAUSE = 1\n")) == NONE
-    study, api = load_study("smoke"), ApiJudgeSettings(model="m")
-    asking = study.model_copy(update={"judge": study.judge.model_copy(update={"api": api})})
-    before = plan.made_from(asking)
-    edited("vd.api_client", "", "PAUSE = 2\n")
-    after = plan.made_from(asking)
-    assert {job[0] for job in after if after[job] != before[job]} == {"04_judge"}
-
-
-def test_docstrings_and_comments_are_prose_and_code_is_the_same_in_every_python(edited):
-    assert touched(lambda _: edited("vd.drift", "numpy as np\n", "numpy as np  # why\n")) == NONE
-    plain = 'def f(x: int, *, y=None) -> list:\n    return [f"{x!r:>{y}} {{}}", "\\n", 1.5, ...]'
-    written = plain.replace("    return", '    """What it\'s for."""\n    # why\n    return')
-    by_python_3_11_to_3_13 = "40d236f46df39677"
-    assert fingerprint._tree(written) == fingerprint._tree(plain) == by_python_3_11_to_3_13
-    assert fingerprint._tree(plain.replace("1.5", "2.5")) != fingerprint._tree(plain)
-
-
-def mirror_of(folder, *names):
-    for name in names:
-        write_text("{}\n", folder / name)
-
-
-def test_a_mirror_that_is_set_afterwards_is_read(tmp_path, monkeypatch):
-    def set_mirror(_):
-        mirror_of(tmp_path, "alpaca/train.jsonl", "argkp/arguments_dev.csv")
-        monkeypatch.setenv("VD_DATA_DIR", str(tmp_path))
-
-    assert touched(set_mirror) == {"00_stance_profile", "04_judge"}
-
-
-def test_clusters_of_prism_that_come_later_are_compared_with(tmp_path, monkeypatch):
-    monkeypatch.setenv("VD_DATA_DIR", str(tmp_path))
-    found = touched(lambda _: mirror_of(tmp_path, "prism/clusters.csv"), "pocket-real")
-    assert found == {"00_data"}
-
-
-def test_an_ablations_name_is_in_its_figure():
-    def rename(study):
-        (ablation,) = study.ablations.values()
-        return study.model_copy(update={"ablations": {"another name": ablation}})
-
-    assert touched(rename) == {"06_figures"}
-
-
-def test_other_probes_are_compared_with_the_training_data():
-    def ask_fewer(study):
-        probing = study.probing.model_copy(update={"per_topic": 1})
-        return study.model_copy(update={"probing": probing})
-
-    assert touched(ask_fewer) == {"00_data", "03_probe"}
-
-
-def test_fewer_examples_are_read_by_their_run_alone():
-    def take_fewer(study):
-        entry = study.preference["dpo-support"] | {"examples": 10}
-        return study.model_copy(update={"preference": study.preference | {"dpo-support": entry}})
-
-    assert touched(take_fewer) == {"02_preference"}
-
-
-def test_a_model_that_was_replaced_in_its_folder_is_another_model(tmp_path):
-    (tmp_path / "model.safetensors").write_text("weights")
-
-    def local(study, when):
-        os.utime(tmp_path / "model.safetensors", (when, when))
-        (name,) = study.models
-        model = study.models[name].model_copy(update={"source": str(tmp_path)})
-        return plan.made_from(study.model_copy(update={"models": {name: model}}))
-
-    before, after = local(load_study("smoke"), 1000), local(load_study("smoke"), 2000)
-    again = {job[0] for job in after if after[job] != before[job]}
-    assert again == {"01_sft", "02_preference", "03_probe"}
-
-
 def test_latex_has_no_bare_percent(smoke):
     files = list((smoke[0] / "results" / "copy" / "tables").glob("*.tex"))
     assert len(files) == 2
     for file in files:
         assert not re.search(r"(?<!\\)%", file.read_text()), file.name
-
-
-def test_a_method_is_part_of_its_runs_code_only():
-    notebook = paths.notebook("02_preference")
-    assert fingerprint.code_hash(notebook, "dpo") != fingerprint.code_hash(notebook, "sft")
 
 
 def test_all_parameters_passed_exist_in_the_notebook():
@@ -426,7 +285,7 @@ def test_all_parameters_passed_exist_in_the_notebook():
 
 def test_tables_keep_their_contract(smoke):
     results = smoke[0] / "results" / "copy"
-    runs = load_study("smoke").runs()
+    runs = load_study("smoke").policies()
     for run in runs:
         responses = pd.read_parquet(results / run / "responses.parquet")
         stances = pd.read_parquet(results / run / "stances.parquet")
@@ -448,7 +307,7 @@ def test_tables_keep_their_contract(smoke):
         } <= summary.keys()
     table = pd.read_csv(results / "drift.csv")
     assert list(table) == measures.COLUMNS and set(table["run"]) == {
-        r.id for r in runs.values() if r.phase != "base"
+        r.id for r in runs.values() if not r.is_base
     }
 
 

@@ -119,7 +119,7 @@ def _sheet(study: Study, n: int) -> None:
     except FileExistsError as error:
         sys.exit(f"{error}")
     print(
-        f"{drawn} replies in {_short(file)}: fill in the column label (support, neutral, oppose), then run 04_judge"
+        f"{drawn} replies in {_short(file)}: fill in the column label (support, neutral, oppose), then run 04_trust"
     )
 
 

@@ -96,6 +96,11 @@ def stances(study: str, run_id: str) -> Path:
     return run(study, run_id) / "stances.parquet"
 
 
+def evaluations(study: str, run_id: str) -> Path:
+    """What else was measured of a run's checkpoints."""
+    return run(study, run_id) / "evaluations.csv"
+
+
 def judgements(study: str, run_id: str) -> Path:
     """What the API judge said of a run's replies, one row per reply that it was asked about."""
     return run(study, run_id) / "judgements.parquet"

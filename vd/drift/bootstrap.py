@@ -1,5 +1,6 @@
 """Stance trajectories and their bootstrap replicates over prompts, replies and seeds."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 from scipy.special import ndtr, ndtri, stdtrit
 
 from vd.stances import P
+from vd.study.settings import Bootstrap
 
 
 @dataclass(frozen=True)
@@ -61,58 +63,92 @@ class Trajectories:
         return np.quantile(replicates, [tail, 1 - tail], axis=0)
 
 
+@dataclass(frozen=True)
+class _Stratum:
+    """Trajectories over prompts and replies alone, and how their S seeds differ."""
+
+    pooled: Trajectories
+    deviations: np.ndarray  # (S, T + 1, 3) of each seed from the mean over seeds
+    noise: np.ndarray  # (T + 1, 3) variance that prompts and replies alone give a deviation
+
+
 def trajectories(
-    stances: pd.DataFrame, n_boot: int, seed: int, target: str = "question", pool: bool = False
-):
+    stances: pd.DataFrame, bootstrap: Bootstrap, target: str = "question", pool: bool = False
+) -> Iterator[Trajectories]:
     """Yield a `Trajectories` per run and topic, then one for `all` prompts; runs with one
     checkpoint have none.
 
-    With `pool`, runs that differ only in what follows `/seed-` are one run, named without it.
+    With `pool`, runs that differ only in what follows `/seed-` are one run, named without it;
+    ValueError if a run has no seed in its name.
     """
     table = of_target(stances, target).assign(seed="")
-    if pool:
-        table[["run", "seed"]] = table["run"].str.extract(r"^(.*)/seed-([^/]+)$")
-        if table["run"].isna().any():
-            raise ValueError(
-                "column run: seeds can be pooled only if every run id ends in /seed-<number>"
-            )
+    table = _without_seed(table) if pool else table
     for run, rows in table.groupby("run", sort=True):
-        steps = np.sort(rows["step"].unique())
-        if len(steps) < 2:
-            continue
-        topics, between, seeds = [], [], np.sort(rows["seed"].unique())
-        for topic, part in rows.groupby("topic", sort=True):
-            scores = _array(part, seeds, steps)
-            mean = scores.mean(axis=0)
-            # one stream of random numbers per topic, whatever other topics and runs there are
-            stream = np.random.default_rng([seed, *str(topic).encode()])
-            replicates = _bootstrap(mean, n_boot, stream)
-            topics.append(
-                Trajectories(run, topic, steps, mean.mean(axis=(0, 1)), replicates, *mean.shape[:2])
-            )
-            between.append(_seed_deviations(scores))
-        weights = np.array([t.n_prompts for t in topics]) / sum(t.n_prompts for t in topics)
-        # topics are strata: prompts are resampled within each, and their replicates are independent
-        overall = Trajectories(
-            run,
-            "all",
-            steps,
-            sum(w * t.value for w, t in zip(weights, topics, strict=True)),
-            sum(w * t.boot for w, t in zip(weights, topics, strict=True)),
-            sum(t.n_prompts for t in topics),
-            max(t.n_samples for t in topics),
-            len(topics),
+        if rows["step"].nunique() > 1:
+            yield from _of_run(run, rows, bootstrap)
+
+
+def _without_seed(table: pd.DataFrame) -> pd.DataFrame:
+    """Run ids split into the run and its seed."""
+    table[["run", "seed"]] = table["run"].str.extract(r"^(.*)/seed-([^/]+)$")
+    if table["run"].isna().any():
+        raise ValueError(
+            "column run: seeds can be pooled only if every run id ends in /seed-<number>"
         )
-        deviations, noise = (np.stack(parts) for parts in zip(*between, strict=True))
-        # the same seeds are drawn for all topics and for all runs with as many seeds
-        draws = np.random.default_rng(seed).multinomial(
-            len(seeds), np.full(len(seeds), 1 / len(seeds)), n_boot
-        )
-        for t, *of_topic in zip(topics, deviations, noise, strict=True):
-            yield _over_seeds(t, *of_topic, draws)
-        yield _over_seeds(
-            overall, np.tensordot(weights, deviations, 1), np.tensordot(weights**2, noise, 1), draws
-        )
+    return table
+
+
+def _of_run(run: str, rows: pd.DataFrame, bootstrap: Bootstrap) -> Iterator[Trajectories]:
+    """The trajectories of one run: every topic's, then those over all prompts."""
+    seeds, steps = (np.sort(rows[name].unique()) for name in ("seed", "step"))
+    topics = [
+        _of_topic(run, topic, steps, _array(part, seeds, steps), bootstrap)
+        for topic, part in rows.groupby("topic", sort=True)
+    ]
+    # the same seeds are drawn for all topics and for all runs with as many seeds
+    draws = np.random.default_rng(bootstrap.seed).multinomial(
+        len(seeds), np.full(len(seeds), 1 / len(seeds)), bootstrap.resamples
+    )
+    for stratum in (*topics, _overall(topics)):
+        yield _over_seeds(stratum, draws)
+
+
+def _of_topic(
+    run: str, topic: str, steps: np.ndarray, scores: np.ndarray, bootstrap: Bootstrap
+) -> _Stratum:
+    """One topic from its scores (S, prompts, samples, T + 1, 3)."""
+    mean = scores.mean(axis=0)
+    # one stream of random numbers per topic, whatever other topics and runs there are
+    stream = np.random.default_rng([bootstrap.seed, *str(topic).encode()])
+    replicates = _bootstrap(mean, bootstrap.resamples, stream)
+    value, size = mean.mean(axis=(0, 1)), mean.shape[:2]
+    return _Stratum(
+        Trajectories(run, topic, steps, value, replicates, *size), *_seed_deviations(scores)
+    )
+
+
+def _overall(topics: list[_Stratum]) -> _Stratum:
+    """All prompts of a run: the mean of its topics, weighted by their prompts.
+
+    Topics are strata: prompts are resampled within each, and their replicates are independent.
+    """
+    parts = [topic.pooled for topic in topics]
+    n_prompts = sum(t.n_prompts for t in parts)
+    weights = np.array([t.n_prompts for t in parts]) / n_prompts
+    pooled = Trajectories(
+        parts[0].run,
+        "all",
+        parts[0].steps,
+        sum(w * t.value for w, t in zip(weights, parts, strict=True)),
+        sum(w * t.boot for w, t in zip(weights, parts, strict=True)),
+        n_prompts,
+        max(t.n_samples for t in parts),
+        len(parts),
+    )
+    deviations = np.tensordot(weights, np.stack([t.deviations for t in topics]), 1)
+    # a variance: the weights of independent parts are squared
+    noise = np.tensordot(weights**2, np.stack([t.noise for t in topics]), 1)
+    return _Stratum(pooled, deviations, noise)
 
 
 def of_target(stances: pd.DataFrame, target: str) -> pd.DataFrame:
@@ -145,6 +181,7 @@ def _array(rows: pd.DataFrame, seeds: np.ndarray, steps: np.ndarray) -> np.ndarr
     wide = wide.reindex(pd.MultiIndex.from_product(axes))
     wide = wide.reindex(columns=pd.MultiIndex.from_product([P, steps]))
     scores = wide.to_numpy(float).reshape(*map(len, axes), 3, len(steps)).swapaxes(3, 4)
+    # of a prompt, some reply must be judged at every checkpoint and seed
     scores = scores[:, (~np.isnan(scores)).any(axis=2).all(axis=(0, 2, 3))]
     if not scores.size:
         said = "no prompt has a judged reply at every checkpoint (of every seed)"
@@ -166,6 +203,7 @@ def _bootstrap(scores: np.ndarray, n_boot: int, rng: np.random.Generator) -> np.
     flat = scores.reshape(n_prompts, n_samples, -1)
     means = flat.mean(axis=1)
     value = means.mean(axis=0)
+    # counts instead of indices: a prompt drawn k times gets k times as many replies
     prompts = rng.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=n_boot)
     replies = rng.multinomial(prompts * n_samples, np.full(n_samples, 1 / n_samples))
     first = prompts @ means / n_prompts - value
@@ -195,16 +233,14 @@ def _seed_deviations(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     cells = scores.mean(axis=2)
     deviations = cells.mean(axis=1) - cells.mean(axis=(0, 1))
+    # a table of two ways without replication: what neither seed nor prompt explains
     residuals = cells - cells.mean(axis=0) - deviations[:, None]
     n_seeds, n_prompts = cells.shape[:2]
-    return deviations, (residuals**2).sum(axis=(0, 1)) / max(
-        (n_seeds - 1) * (n_prompts - 1), 1
-    ) / n_prompts
+    df = max((n_seeds - 1) * (n_prompts - 1), 1)
+    return deviations, (residuals**2).sum(axis=(0, 1)) / df / n_prompts
 
 
-def _over_seeds(
-    t: Trajectories, deviations: np.ndarray, noise: np.ndarray, draws: np.ndarray
-) -> Trajectories:
+def _over_seeds(stratum: _Stratum, draws: np.ndarray) -> Trajectories:
     """Add drawn seeds, (B, S) counts, to replicates over prompts and replies of the mean over
     seeds.
 
@@ -213,15 +249,18 @@ def _over_seeds(
     freedom are Satterthwaite's; the seeds' own part enters them with its noise, because it is as
     uncertain as that makes it.
     """
+    t, deviations = stratum.pooled, stratum.deviations
     n_seeds = len(deviations)
     if n_seeds == 1:
         return t
     observed = deviations.var(axis=0, ddof=1)
-    excess = np.clip(observed - noise, 0, None)
+    # seeds may differ by less than noise explains; then nothing is left for them
+    excess = np.clip(observed - stratum.noise, 0, None)
     scale = np.sqrt(
         np.divide(excess, deviations.var(axis=0), out=np.zeros_like(excess), where=observed > 0)
     )
     drawn = np.tensordot(draws / n_seeds, deviations * scale, 1)
+    # Satterthwaite: df = (sum of variances)^2 / sum of (variance^2 / its own df)
     prompts = t.boot.var(axis=0)
     uncertain = prompts**2 / t.df + (observed / n_seeds) ** 2 / (n_seeds - 1)
     df = np.divide(
@@ -231,5 +270,6 @@ def _over_seeds(
         t,
         boot=t.boot + drawn,
         n_seeds=n_seeds,
+        # never less than the scarcer of the two sources has alone
         seed_df=np.maximum(df, np.minimum(n_seeds - 1, t.df)),
     )

@@ -5,15 +5,10 @@ from scipy.special import stdtrit
 
 from vd.drift.measures import drift_table
 from vd.stances import STANCES, P
+from vd.study.settings import Bootstrap
 
 
-def value_gap(
-    chosen: pd.DataFrame,
-    rejected: pd.DataFrame,
-    n_boot: int = 2000,
-    seed: int = 0,
-    alpha: float = 0.05,
-) -> pd.DataFrame:
+def value_gap(chosen: pd.DataFrame, rejected: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     """Value gap v_chosen(T) - v_rejected(T) of preference data, per data set, topic (and `all`) and
     stance.
 
@@ -22,9 +17,10 @@ def value_gap(
     replies, so pairs are what is resampled. Returns dataset, topic, stance, gap, lo, hi, n_pairs;
     for sets without pairs see `with_empty`.
     """
+    # a gap is a drift with the rejected replies as the start, so one bootstrap does for both
     steps = pd.concat([rejected.assign(step=0), chosen.assign(step=1)])
     steps = steps[["dataset", "step", "prompt_id", "topic", *P]].rename(columns={"dataset": "run"})
-    table = drift_table(steps.assign(sample=0), n_boot, seed, alpha)
+    table = drift_table(steps.assign(sample=0), bootstrap)
     names = {
         "run": "dataset",
         "magnitude": "gap",
@@ -45,6 +41,7 @@ def profile(stances: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     rows = []
     for (dataset, side), part in stances.groupby(["dataset", "side"]):
         n = len(part)
+        # one reply says nothing of the spread between replies
         reach = -stdtrit(n - 1, alpha / 2) * part[P].sem() if n > 1 else pd.Series(1.0, P)
         for stance in STANCES:
             mean, half = part[f"p_{stance}"].mean(), reach[f"p_{stance}"]
@@ -68,6 +65,7 @@ def with_empty(table: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     if not rows:
         return table
     lacking = pd.DataFrame(rows, columns=keys).merge(pd.DataFrame({"stance": STANCES}), how="cross")
+    # a count of none is known to be 0; the other numbers are not known
     counts = {column: 0 for column in table if column.startswith("n_")}
     lacking = lacking.assign(**counts).reindex(columns=table.columns)
     return pd.concat([table, lacking], ignore_index=True) if len(table) else lacking

@@ -23,6 +23,7 @@ import pandas as pd
 
 from vd.drift.bootstrap import Trajectories, of_target, trajectories
 from vd.stances import STANCES, P
+from vd.study.settings import Bootstrap
 
 COLUMNS = [
     "run",
@@ -47,6 +48,7 @@ def stance_distribution(stances: pd.DataFrame, target: str = "question") -> pd.D
     """
     rows = of_target(stances, target)
     rows = pd.concat([rows, rows.assign(topic="all")])
+    # first within prompts: one with many replies must not outweigh the others
     prompts = rows.groupby(["run", "step", "topic", "prompt_id"])[P].mean()
     by_topic = prompts.groupby(["run", "step", "topic"])
     wide = by_topic.mean().set_axis(list(STANCES), axis=1).assign(n_prompts=by_topic.size())
@@ -56,45 +58,36 @@ def stance_distribution(stances: pd.DataFrame, target: str = "question") -> pd.D
 
 
 def drift_table(
-    stances: pd.DataFrame,
-    n_boot: int = 2000,
-    seed: int = 0,
-    alpha: float = 0.05,
-    target: str = "question",
-    pool: bool = False,
+    stances: pd.DataFrame, bootstrap: Bootstrap, target: str = "question", pool: bool = False
 ) -> pd.DataFrame:
     """Drift magnitude and time of every run with at least two checkpoints, per topic (and `all`)
     and stance.
 
     `stances` needs the columns run, step, prompt_id, topic, sample, p_support, p_neutral, p_oppose;
     with a column `target`, rows of the other target are left out. Intervals are percentile
-    intervals at level 1 - alpha. With `pool`, runs that differ only in the seed are one, named
-    without it. Returns the columns in `COLUMNS`, with `pool` also n_seeds; `n_samples` is the
+    intervals at level 1 - bootstrap.alpha. With `pool`, runs that differ only in the seed are one,
+    named without it. Returns the columns in `COLUMNS`, with `pool` also n_seeds; `n_samples` is the
     largest number of replies per prompt and checkpoint.
     """
     rows = [
         row
-        for t in trajectories(stances, n_boot, seed, target, pool)
-        for row in _drift_rows(t, alpha)
+        for t in trajectories(stances, bootstrap, target, pool)
+        for row in _drift_rows(t, bootstrap.alpha)
     ]
+    # without pooling n_seeds would be 1 in every row
     table = pd.DataFrame(rows, columns=[*COLUMNS, "n_seeds"])
     return table if pool else table[COLUMNS]
 
 
 def trajectory_table(
-    stances: pd.DataFrame,
-    n_boot: int = 2000,
-    seed: int = 0,
-    alpha: float = 0.05,
-    target: str = "question",
-    pool: bool = False,
+    stances: pd.DataFrame, bootstrap: Bootstrap, target: str = "question", pool: bool = False
 ) -> pd.DataFrame:
     """Stance probability at every checkpoint with its interval.
 
     Run, topic, step, stance, probability, lo, hi.
     """
-    rows = []
-    for t in trajectories(stances, n_boot, seed, target, pool):
+    rows, alpha = [], bootstrap.alpha
+    for t in trajectories(stances, bootstrap, target, pool):
         lo, hi = t.interval(t.widened(alpha), alpha)
         rows += [
             (t.run, t.topic, step, stance, t.value[i, s], lo[i, s], hi[i, s])
@@ -113,7 +106,9 @@ def drift_time(t: Trajectories, s: int, alpha: float) -> tuple[float, np.ndarray
     up = -1 if t.value[-1, s] < 0 else 1  # a falling stance is a rising one upside down
     path = up * t.value[:-1, s]
     extreme = path.argmax()
+    # one df for the whole path: with one for each checkpoint, widening would bend it
     replicates = up * t.widened(alpha, t.df[extreme, s])[:, :-1, s]
+    # the half-width below the extreme, as found in the data, also for every replicate
     slack = path[extreme] - t.interval(replicates[:, extreme], alpha)[0]
     return fraction[_arrival(path[None], slack)[0]], fraction[_arrival(replicates, slack)]
 
@@ -144,4 +139,5 @@ def _drift_rows(t: Trajectories, alpha: float):
 
 def _arrival(paths: np.ndarray, slack: float) -> np.ndarray:
     """Index of the first step within `slack` of the path's maximum, for paths (B, T)."""
+    # the bound may lie above the extreme, by rounding or skew; the extreme itself still counts
     return (paths >= paths.max(axis=1, keepdims=True) - max(slack, 0)).argmax(axis=1)

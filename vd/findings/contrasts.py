@@ -126,7 +126,7 @@ class Evidence:
         return _row(contrast, 0.5 - time, 0.5 - hi, 0.5 - lo, p_holds, p_fails, None, t)
 
     def _overall(self, stances: pd.DataFrame) -> Trajectories:
-        *_, t = trajectories(stances, self.bootstrap.resamples, self.bootstrap.seed, pool=True)
+        *_, t = trajectories(stances, self.bootstrap, pool=True)
         return t
 
     def _lineage(self, role: str) -> str:

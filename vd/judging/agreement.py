@@ -23,14 +23,14 @@ def measures(labels: pd.Series, judged: pd.Series) -> dict:
     import krippendorff
     from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 
+    # an API judge leaves out what it could not judge; people, what they did not label
     both = labels.notna().to_numpy() & judged.notna().to_numpy()
     if not both.any():
         return {"n": 0, **dict.fromkeys(MEASURES, np.nan)}
     one, two = (labels[both].map(STANCES.index).to_numpy(int) for labels in (labels, judged))
     values = range(len(STANCES))
-    varied = (
-        len(set(one) | set(two)) > 1
-    )  # agreement beyond chance is not defined where there is no choice
+    # agreement beyond chance is not defined where there is no choice
+    varied = len(set(one) | set(two)) > 1
     alpha = (
         krippendorff.alpha([one, two], value_domain=values, level_of_measurement="nominal")
         if varied
@@ -70,6 +70,7 @@ def with_intervals(
         {"one": labels.to_numpy(), "two": judged.to_numpy(), "question": questions.to_numpy()}
     )
     rows = rows.dropna(subset=["one", "two"])
+    # replies to one question resemble each other, so whole questions are drawn
     parts = [part for _, part in rows.groupby("question", sort=True)]
     rng = np.random.default_rng(seed)
     draws = []
@@ -77,6 +78,7 @@ def with_intervals(
         drawn = pd.concat([parts[i] for i in rng.integers(len(parts), size=len(parts))])
         draws.append(measures(drawn["one"], drawn["two"]))
     table = pd.DataFrame({"value": measures(rows["one"], rows["two"])}).drop("n")
+    # columns by name: without any draw quantiles are NaN and not an error
     draws = pd.DataFrame(draws, columns=table.index, dtype=float)
     return table.assign(lo=draws.quantile(alpha / 2), hi=draws.quantile(1 - alpha / 2), n=len(rows))
 
@@ -113,13 +115,14 @@ def bias(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Where a judge leans: mean p_support - p_oppose as judged minus as labelled, per group of each
+    """A judge's bias: mean p_support - p_oppose as judged minus as labelled, per group of each
     grouping.
 
-    Columns: by, group, n, right (share of labels), leaning, lo, hi. Zero is unbiased; above, the
-    judge finds more support than there is. A leaning that is the same everywhere cancels in drift,
-    one that differs does not.
+    Columns: by, group, n, right (share of labels), bias, lo, hi. Above zero the judge finds more
+    support than there is. A bias that is the same everywhere cancels in drift, one that differs
+    does not.
     """
+    # on the same scale as p_support - p_oppose
     given = labels.map({"support": 1.0, "neutral": 0.0, "oppose": -1.0}).to_numpy()
     off = scored["p_support"].to_numpy() - scored["p_oppose"].to_numpy() - given
     rows = pd.DataFrame(
@@ -132,10 +135,11 @@ def bias(
             rows.assign(group=groups.to_numpy()).dropna(subset=["off"]).groupby("group", sort=True)
         ):
             sums = part.groupby("question")["off"].agg(["sum", "size"]).to_numpy(float)
+            # sums and sizes suffice for a mean, so no reply is drawn one by one
             drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), n_boot) @ sums
             lo, hi = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
             table.append((name, group, len(part), part["right"].mean(), part["off"].mean(), lo, hi))
-    return pd.DataFrame(table, columns=["by", "group", "n", "right", "leaning", "lo", "hi"])
+    return pd.DataFrame(table, columns=["by", "group", "n", "right", "bias", "lo", "hi"])
 
 
 def calibration(labels: pd.Series, scored: pd.DataFrame) -> pd.DataFrame:
@@ -146,11 +150,12 @@ def calibration(labels: pd.Series, scored: pd.DataFrame) -> pd.DataFrame:
     confidence = scored[P].max(axis=1)
     right = scored["label"].to_numpy() == labels.to_numpy()
     rows = pd.DataFrame({"confidence": confidence.to_numpy(), "accuracy": right}).dropna()
+    # a confidence of exactly 1 belongs to the last bin
     bins = rows.groupby((rows["confidence"] * 10).clip(upper=9.999).astype(int))
     return bins.mean().assign(n=bins.size()).reset_index(drop=True)
 
 
 def confusion(labels: pd.Series, judged: pd.Series) -> pd.DataFrame:
-    """Counts of label (rows) against the judge's label (columns), all three stances always there."""
+    """Counts of label (rows) against the judge's label (columns); all stances are always there."""
     table = pd.crosstab(labels.to_numpy(), judged.to_numpy())
     return table.reindex(index=STANCES, columns=STANCES, fill_value=0)

@@ -39,12 +39,14 @@ def draw(responses: pd.DataFrame, share: float, seed: int) -> pd.Series:
             for _, topic, prompt, sample in rows.itertuples(index=False)
         ]
     )
+    # a hash instead of a generator: no draw depends on which other rows there are
     chance = pd.util.hash_array(keys.to_numpy(object)) / 2**64
     rows = rows.assign(reply=chance)
     rows["turn"] = rows.groupby(["step", "prompt_id"])["reply"].rank()
     of_prompt = pd.Series([f"{seed} {prompt}" for prompt in rows["prompt_id"]]).to_numpy(object)
     rows = rows.assign(prompt=pd.util.hash_array(of_prompt)).sort_values(["turn", "prompt"])
     place = rows.groupby(STRATUM).cumcount()
+    # two at least: from one reply no spread between replies is known
     wanted = (rows.groupby(STRATUM)["turn"].transform("size") * share).round().clip(lower=SMALLEST)
     return (place < wanted).reindex(responses.index)
 
@@ -57,6 +59,7 @@ def rectify(cheap: pd.DataFrame, paid: pd.DataFrame, responses: pd.DataFrame) ->
     judge (p_* missing) count as not drawn. Labels stay as judged, the paid judge's where there is
     one. Raises ValueError if a stratum has no paid judgement at all.
     """
+    # assumes that what it could not judge is like what it could
     judged = paid.dropna(subset=P)
     strata = responses[STRATUM].apply(tuple, axis=1)
     size, drawn = strata.value_counts(), strata[judged.index].value_counts()
@@ -64,15 +67,17 @@ def rectify(cheap: pd.DataFrame, paid: pd.DataFrame, responses: pd.DataFrame) ->
     if len(empty):
         step, topic = empty[0]
         raise ValueError(
-            f"step {step}, topic {topic}: the paid judge judged none of the drawn replies; raise judge.api.share, or "
-            "look at the statuses in judgements.parquet"
+            f"step {step}, topic {topic}: the paid judge judged none of the drawn replies; raise "
+            "judge.api.share, or look at the statuses in judgements.parquet"
         )
+    # neutral is what is left, so two of the three stances say all
     f, y = cheap[["p_support", "p_oppose"]].to_numpy(float), judged[P].to_numpy(float)
     places = cheap.index.get_indexer(judged.index)
     slope = _slope(f[places], y, responses.loc[judged.index, ["prompt_id", "sample"]])
     g = (f - f[places].mean(axis=0)) @ slope + y.mean(axis=0)
     g[places] += (y - g[places]) * (size / drawn)[strata[judged.index]].to_numpy()[:, None]
     out = cheap.assign(**dict(zip(P, g.T, strict=True)))
+    # a label is for reading; only probabilities enter drift
     out.loc[judged.index, "label"] = judged["label"]
     return out
 
@@ -88,6 +93,7 @@ def _slope(f: np.ndarray, y: np.ndarray, reply: pd.DataFrame) -> np.ndarray:
     within = [pd.DataFrame(v) - pd.DataFrame(v).groupby(groups).transform("mean") for v in (f, y)]
     if not within[0].to_numpy().any():
         within = [v - v.mean(axis=0) for v in (f, y)]
+    # support and oppose may be collinear; then the smallest slope of all that fit as well
     return np.linalg.lstsq(*map(np.asarray, within), rcond=1e-6)[0]
 
 

@@ -1,18 +1,14 @@
-"""Who tells support from neutral from oppose: an interface, and the offline judge.
+"""The offline judge, which tells support from neutral from oppose without a server.
 
-A judge turns replies into stances: `score` takes a table with the columns prompt and response and
-returns p_support, p_neutral, p_oppose (they sum to 1), label, refusal and judge for each row. A
-stance is meant at question level: support is what affirming the question would mean. A refusal
-counts as neutral and is flagged as well.
-
-The offline judge is a small cross-encoder that this repository fine-tunes on its own judge corpus,
-on first use, and keeps in the cache. How far it can be trusted is measured in 04_judge. Judges know
-neither methods nor checkpoints. The judge behind an API is in vd/judging/api.py.
+It is a small cross-encoder that this repository fine-tunes on its own judge corpus, on first use,
+and keeps in the cache. A stance is meant at question level: support is what affirming the question
+would mean. A refusal counts as neutral and is flagged as well. How far the judge can be trusted is
+measured in 04_trust; it knows neither methods nor checkpoints. The judge behind an API is in
+vd/judging/api.py.
 """
 
 import json
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -32,15 +28,6 @@ CLASSES = (*STANCES, "refusal")
 HELD_OUT = 0.2  # share of the judge corpus' questions kept for evaluation
 
 
-class Judge(Protocol):
-    """Anything that scores replies."""
-
-    name: str
-
-    def score(self, responses: pd.DataFrame) -> pd.DataFrame:
-        """Stances of replies, index kept: p_support, p_neutral, p_oppose, label, refusal, judge."""
-
-
 def stances(probabilities: np.ndarray, index: pd.Index, name: str) -> pd.DataFrame:
     """Stance columns from class probabilities (N, 4) in the order of `CLASSES`."""
     support, neutral, oppose, refusal = probabilities.T
@@ -55,6 +42,7 @@ def stances(probabilities: np.ndarray, index: pd.Index, name: str) -> pd.DataFra
 def split(settings: JudgeSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The judge corpus as (training rows, held-out rows); no question is in both."""
     rows = sets.corpus("judge")
+    # by question: a reply to a known question would be no test
     questions = pd.Series(rows["prompt"].unique())
     held_out = set(questions.sample(frac=HELD_OUT, random_state=settings.seed))
     train = rows[~rows["prompt"].isin(held_out)]
@@ -79,9 +67,11 @@ class OfflineJudge:
         ).eval()
 
     def score(self, responses: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
-        """See `Judge.score`.
+        """Stances of replies (columns prompt, response), index kept: p_support, p_neutral,
+        p_oppose, which sum to 1, label, refusal, judge.
 
-        Identical pairs are scored once, in order of length, so batches hold little padding.
+        Identical pairs are scored once, in order of length, so batches hold little padding. Raises
+        NotFiniteError for a judge whose weights are damaged.
         """
         import torch
 
@@ -95,11 +85,13 @@ class OfflineJudge:
                 logits = self.model(
                     **_encode(self.tokenizer, rows, self.settings.max_length)
                 ).logits
+            # NaN would pass for a stance further on: argmax of NaN is the first label
             finite(logits, f"{self.name}: a score", f"remove {self.folder} to train it again")
             batches.append(logits.double().softmax(-1).numpy())
             if progress:
                 progress(start + len(rows))
         scored = pairs.assign(**dict(zip(CLASSES, np.concatenate(batches).T, strict=True)))
+        # back to all rows, in their order
         merged = responses[["prompt", "response"]].merge(
             scored, on=["prompt", "response"], how="left"
         )
@@ -111,6 +103,7 @@ def load_judge(settings: JudgeSettings) -> OfflineJudge:
 
     Another corpus, encoder or training is another judge, with another name.
     """
+    # what API is asked beside it, and where its encoder lies, make no other judge
     learnt = settings.model_copy(update={"api": None, "source": ""})  # the encoder counts as data
     asked = Fingerprint(
         **fingerprint.values(judge=learnt),

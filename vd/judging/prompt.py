@@ -5,8 +5,8 @@ import hashlib
 import yaml
 
 from vd import paths
-from vd.servers.answers import LABELS
 from vd.servers.response import shorten
+from vd.stances import STANCES
 from vd.study.file import StudyError
 
 FORM = "needs {definitions}, {labels}, {question} and {reply}; double other braces"
@@ -29,19 +29,21 @@ class Prompt:
             fault = f"no mapping with labels and template ({shorten(str(error))})"
         if fault:
             raise StudyError(f"{file}: {fault}; start from {paths.prompt('stance-v1')}")
+        # by content, not by name alone: an edited prompt must not find answers to the old one
         self.version = f"{name}@{hashlib.sha256(content).hexdigest()[:8]}"
 
     def _fault(self) -> str | None:
-        if sorted(self.labels) != sorted(LABELS):
-            return f"labels: must be {', '.join(LABELS)}"
+        if sorted(self.labels) != sorted(STANCES):
+            return f"labels: must be {', '.join(STANCES)}"
         try:
+            # tried out here: a template that does not fit should show before anything is sent
             text = self.text("<a question>", "<a reply>")
         except (LookupError, ValueError, AttributeError):
             text = ""
         parts = ("<a question>", "<a reply>", *map(str, self.labels.values()))
         return None if all(part in text for part in parts) else f"template: {FORM}"
 
-    def text(self, question: str, reply: str, order: tuple[str, ...] = LABELS) -> str:
+    def text(self, question: str, reply: str, order: tuple[str, ...] = STANCES) -> str:
         """What is sent, with the labels in this order."""
         return self.template.format(
             definitions="\n".join(f"{label}: {self.labels[label]}" for label in order),

@@ -34,6 +34,7 @@ def write_sheet(responses: pd.DataFrame, n: int, file: Path, seed: int = 0) -> i
     if file.exists():
         raise FileExistsError(f"{file}: is there already; move it away to draw another sheet")
     rows = responses.drop_duplicates(["prompt", "response"]).sample(frac=1, random_state=seed)
+    # one of each checkpoint before a second of any
     turn = rows.groupby(["run", "step"]).cumcount()
     rows = (
         rows.assign(turn=turn)
@@ -42,6 +43,7 @@ def write_sheet(responses: pd.DataFrame, n: int, file: Path, seed: int = 0) -> i
         .sample(frac=1, random_state=seed)
     )
     ids = [_id(row.prompt, row.response) for row in rows.itertuples()]
+    # two texts that differ in invisible characters only look alike to whoever labels them
     rows = rows.assign(id=ids, label="").drop_duplicates("id")[SHEET]
     cells = rows.map(lambda text: f"'{text}" if GUARDED.fullmatch(text) else text)
     with replace(file) as part:  # with a byte-order mark, by which spreadsheets know UTF-8
@@ -63,6 +65,7 @@ def read_sheet(file: Path) -> pd.DataFrame:
         raise ValueError(f"{file}: line 1: {said}; {fix}")
     found = {}
     for line, record in records:
+        # spreadsheets leave empty cells at the end of a line away
         record += [""] * (len(columns) - len(record))
         row = {column: record[columns.index(column)] for column in SHEET}
         if not any(cell.strip() for cell in row.values()):

@@ -9,6 +9,7 @@ whole pipeline; their numbers mean nothing.
 
 from pathlib import Path
 
+from vd import paths
 from vd.finite import finite
 from vd.models import chat
 from vd.models.locate import config, loading, locate
@@ -109,21 +110,54 @@ def for_inference(model: ModelSettings, checkpoint: Path | None):
     """The base model, or a checkpoint with its adapters merged in float32 and rounded once to the
     model's dtype.
     """
-    import torch
-    from peft import PeftModel
-
     if checkpoint is None:
         language_model = load_base(model)
     elif (checkpoint / "adapter_config.json").exists():
-        adapted = PeftModel.from_pretrained(load_base(model, "float32"), checkpoint)
-        language_model = adapted.merge_and_unload()
+        language_model = _merged(model, checkpoint)
     else:
         language_model = _load(checkpoint)
+    return _ready(language_model, model, checkpoint or model.source)
+
+
+def from_elsewhere(model: ModelSettings, source: str, revision: str | None = None):
+    """A model for inference and its tokenizer from weights outside the study: a hub name, a folder
+    (from the repository's root; `results/` follows VD_RESULTS), or as `models.*.source`.
+
+    They are whole, with a tokenizer of their own, or an adapter on the study's model. A folder
+    without a tokenizer, such as a checkpoint with whole weights, takes the study's.
+    """
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    folder = paths.data_file(source)
+    place = str(folder) if folder.is_dir() else source
+    # asked first: transformers would load an adapter onto whatever base its file names
+    with loading(source, "adapter_config.json"):
+        adapter = ":" not in place and find_adapter_config_file(place, revision=revision)
+    if adapter:
+        with loading(source, "adapter"):
+            merged = _merged(model, place, revision=revision)
+        return _ready(merged, model, source), load_tokenizer(model)
+    theirs = model.model_copy(update={"source": place, "revision": revision})
+    bare = folder.is_dir() and not (folder / "tokenizer_config.json").exists()
+    return for_inference(theirs, None), load_tokenizer(model if bare else theirs)
+
+
+def _merged(model: ModelSettings, adapter: Path | str, **how):
+    """The base model in float32 with an adapter merged into its weights."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(load_base(model, "float32"), adapter, **how).merge_and_unload()
+
+
+def _ready(language_model, model: ModelSettings, name: str | Path):
+    """A model in the study's dtype, checked, on the GPU if there is one, without dropout."""
+    import torch
+
     for weight in (
         language_model.parameters()
     ):  # and not buffers: rotary frequencies lose their meaning in bfloat16
         weight.data = weight.data.to(getattr(torch, model.dtype))
         # for frozen weights matmul copies the output layer once per row: half of the time
         weight.requires_grad_()
-    check_weights(language_model, checkpoint or model.source)
+    check_weights(language_model, name)
     return language_model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -12,8 +12,9 @@ import pandas as pd
 from vd import paths
 from vd.data.probes import load_probes
 from vd.finite import NotFiniteError
-from vd.models import loading, locate
-from vd.probing.sampling import COLUMNS, ask
+from vd.models import locate
+from vd.probing import responders
+from vd.probing.sampling import COLUMNS
 from vd.store import files, fingerprint
 from vd.store.fingerprint import Fingerprint
 from vd.store.progress import Progress, Timer
@@ -81,19 +82,20 @@ def _checkpoint_responses(
     """
     folder = paths.checkpoint(study.name, run.id, step)
     kept, made = folder / "responses.parquet", folder / "responses.made"
+    written = responders.description(folder)
     wanted = Fingerprint(
         **fingerprint.values(probing=study.probing, seed=run.seed, model=run.model_settings),
-        data={"probes": fingerprint.digest(asked.to_json())},
+        data={"probes": fingerprint.digest(asked.to_json())}
+        | ({responders.FILE: fingerprint.digest(written)} if written else {}),
         code=fingerprint.code("vd.probing.probe._checkpoint_responses"),
     )
     if not run.is_base and kept.exists() and not wanted.changes(made):
         return pd.read_parquet(kept)
-    model = loading.for_inference(run.model_settings, None if run.is_base else folder)
-    tokenizer = loading.load_tokenizer(run.model_settings)
+    responder = responders.load_responder(run.model_settings, None if run.is_base else folder)
     before = done * len(asked) * study.probing.samples
     try:
-        replies = ask(
-            model, tokenizer, asked, study.probing, run.seed, lambda n: progress(before + n)
+        replies = responder.respond(
+            asked, study.probing, run.seed, lambda n: progress(before + n)
         ).assign(step=step)
     except NotFiniteError as error:
         raise NotFiniteError(f"{run.id}, step {step}: {error.what}", error.fix) from None

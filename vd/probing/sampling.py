@@ -24,17 +24,30 @@ COLUMNS = [
 
 
 def ask(
-    model, tokenizer, asked: pd.DataFrame, probing: Probing, seed: int, report=None
+    model,
+    tokenizer,
+    asked: pd.DataFrame,
+    probing: Probing,
+    seed: int,
+    report=None,
+    *,
+    shift=None,
+    purpose: str = "",
 ) -> pd.DataFrame:
     """Sample `probing.samples` replies to each row (prompt_id, topic, prompt) of `asked` from one
-    model.
+    model; rows that have a `sample` already are asked once, as that sample.
 
     Returns prompt_id, topic, sample, prompt, response, n_tokens, finish_reason, ordered by prompt
-    and sample. `report` is called with the number of replies done so far.
+    and sample. `report` is called with the number of replies done so far. `shift` makes, from the
+    attention mask of a batch, a logits processor that changes scores before tokens are drawn.
+    `purpose` sets a second question to the same row apart in its random numbers.
     """
-    rows = asked[["prompt_id", "topic", "prompt"]].merge(
-        pd.DataFrame({"sample": range(probing.samples)}), how="cross"
-    )
+    if "sample" in asked:
+        rows = asked[["prompt_id", "topic", "sample", "prompt"]].reset_index(drop=True)
+    else:
+        rows = asked[["prompt_id", "topic", "prompt"]].merge(
+            pd.DataFrame({"sample": range(probing.samples)}), how="cross"
+        )
     texts = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
@@ -48,22 +61,25 @@ def ask(
     )  # alike lengths together: little padding
     for start in range(0, len(rows), probing.batch_size):
         batch = ordered.iloc[start : start + probing.batch_size]
-        answered.append(batch.join(_generate(model, tokenizer, batch, probing, seed)))
+        replies = _generate(model, tokenizer, batch, probing, seed, shift, purpose)
+        answered.append(batch.join(replies))
         if report:
             report(start + len(batch))
     return pd.concat(answered).sort_index()[[c for c in COLUMNS if c not in ("run", "step")]]
 
 
-def uniforms(seed: int, prompt_id: str, sample: int, length: int) -> np.ndarray:
+def uniforms(seed: int, prompt_id: str, sample: int, length: int, purpose: str = "") -> np.ndarray:
     """The random numbers in [0, 1) of one reply, one per token position.
 
     A Philox stream keyed by its identity.
     """
-    key = hashlib.sha256(f"{seed}/{prompt_id}/{sample}".encode()).digest()[:16]
+    key = hashlib.sha256(f"{seed}/{prompt_id}/{sample}{purpose}".encode()).digest()[:16]
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "big"))).random(length)
 
 
-def _generate(model, tokenizer, batch: pd.DataFrame, probing: Probing, seed: int) -> pd.DataFrame:
+def _generate(
+    model, tokenizer, batch: pd.DataFrame, probing: Probing, seed: int, shift, purpose: str
+) -> pd.DataFrame:
     import torch
 
     inputs = tokenizer(
@@ -75,8 +91,13 @@ def _generate(model, tokenizer, batch: pd.DataFrame, probing: Probing, seed: int
     ).to(model.device)
     _check_room(model, inputs["attention_mask"].sum(dim=1), batch, probing)
     noise = np.stack(
-        [uniforms(seed, r.prompt_id, r.sample, probing.max_new_tokens) for r in batch.itertuples()]
+        [
+            uniforms(seed, r.prompt_id, r.sample, probing.max_new_tokens, purpose)
+            for r in batch.itertuples()
+        ]
     )
+    sampler = _sampler(noise, probing.temperature)  # last: it leaves one token per row
+    processors = [shift(inputs["attention_mask"]), sampler] if shift else [sampler]
     stops = torch.tensor(_stops(model, tokenizer), device=model.device)
     with torch.inference_mode():
         output = model.generate(
@@ -85,7 +106,7 @@ def _generate(model, tokenizer, batch: pd.DataFrame, probing: Probing, seed: int
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=stops.tolist(),
-            logits_processor=[_sampler(noise, probing.temperature)],
+            logits_processor=processors,
         )
     tokens = output[:, inputs["input_ids"].shape[1] :]
     ends = torch.isin(tokens, stops)

@@ -18,8 +18,9 @@ import math
 import re
 import unicodedata
 
+from vd.stances import STANCES
+
 PARTS = ("content", "refusal", "finish_reason", "tokens", "model", "tokens_in", "tokens_out")
-LABELS = ("support", "neutral", "oppose")
 WORDS = {  # the spellings of a label; "opposite" and "unsupported" are none
     "support": r"support(?:s|ed|ing|ive|er|ers)?",
     "neutral": r"neutral(?:ity|ly)?",
@@ -138,9 +139,11 @@ def error_text(body) -> str:
 
 def without_thoughts(text: str) -> str:
     """What a model says after its thoughts and before its end token; nothing if it still thinks."""
+    # most texts hold none of these marks; the search for them is not free
     if not {"<", "[", "◁"} & set(text):
         return text
     text = THOUGHT_START.split(THOUGHT_END.split(text)[-1])[0]
+    # only at the end, so that a long text costs no more than a short one
     return text[:-TAIL] + END_TOKENS.sub("", text[-TAIL:])
 
 
@@ -154,6 +157,7 @@ def is_from(answered: str | None, asked: str, also: str | None = None) -> bool:
         return True
     names = (name.strip().casefold() for name in (asked, answered))
     one, two = (re.sub(r"[:-]latest$|\.gguf$", "", name) for name in names)
+    # some servers leave out the organisation before a model's name
     if ("/" in one) != ("/" in two):
         one, two = (name.rsplit("/", 1)[-1] for name in (one, two))
     return two == one or bool(two.startswith(one) and DATED.fullmatch(two[len(one) :]))
@@ -164,7 +168,7 @@ def begins(token: str) -> str | None:
     text = token.strip(MARKS).casefold()
     if not text:
         return None
-    found = (name for name in LABELS if name.startswith(text) or re.fullmatch(WORDS[name], text))
+    found = (name for name in STANCES if name.startswith(text) or re.fullmatch(WORDS[name], text))
     return next(found, None)
 
 
@@ -179,7 +183,7 @@ def label_in(text: str) -> str | None:
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # such as soft hyphens
     if NEGATION.search(text) or REVERSAL.search(text):
         return None
-    named = [name for name in LABELS if re.search(rf"\b{WORDS[name]}\b", text)]
+    named = [name for name in STANCES if re.search(rf"\b{WORDS[name]}\b", text)]
     return named[0] if len(named) == 1 else None
 
 
@@ -192,16 +196,18 @@ def label_in_json(text: str) -> str | None:
         pairs = json.loads(text, object_pairs_hook=tuple)
     except (ValueError, RecursionError):
         return None
+    # twice the same key is no answer, though json.loads alone would take the last
     values = [v for name, v in pairs if name == "label"] if isinstance(pairs, tuple) else []
     if len(values) != 1 or not isinstance(values[0], str):
         return None
     said = values[0].strip(MARKS).casefold()
-    return said if said in LABELS else None
+    return said if said in STANCES else None
 
 
 def with_keys(text: str, *keys: str) -> dict | None:
     """The first JSON object in a text, among words or inside another, that has all these keys."""
     decoder, start = json.JSONDecoder(), -1
+    # bounded, since a text of braces alone would take quadratic time
     for _ in range(MOST_OBJECTS):
         start = text.find("{", start + 1)
         if start < 0:
@@ -219,6 +225,7 @@ def _refuse(part: dict) -> None:
     """Raise Unreadable if there is an error in place of an answer, as gateways write it."""
     error = part.get("error")
     if error or part.get("finish_reason") == "error":
+        # gateways answer 200 and write the true status into the body
         code = error.get("code") if isinstance(error, dict) else None
         code = str(code) if isinstance(code, int | str) else ""
         status = int(code) if re.fullmatch(r"[45]\d\d", code, re.ASCII) else None
@@ -269,6 +276,7 @@ def _tokens(pairs) -> list[list] | None:
     found = {}  # one that is listed twice counts once
     for pair in pairs:
         token, logprob = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
+        # not NaN, nor a probability above 1: then none of them can be trusted
         if not isinstance(token, str) or not _is_number(logprob) or not logprob <= ROUNDING:
             return None
         found[_clean(token), float(max(min(logprob, 0.0), -1e4))] = None
@@ -282,4 +290,5 @@ def _count(value) -> int | None:
 
 
 def _is_number(value) -> bool:
+    # bool is a kind of int in Python, and true is no number of tokens
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -6,19 +6,19 @@ way. What a batch left unanswered, because lines failed or it expired or was can
 again.
 """
 
-import contextlib
 import io
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 
-from vd.servers import answers
+from vd.servers import answers, batch_files
+from vd.servers.batch_files import PAGE, identified, is_named, listing
 from vd.servers.budget import BudgetError, Spending
 from vd.servers.client import Rejected, call
 from vd.servers.database import Cache
-from vd.servers.response import REJECTED, NotFound, ServerError, read_answer, shorten, stranger
+from vd.servers.response import REJECTED, NotFound, ServerError, other_model, read_answer, shorten
 from vd.store.progress import Progress
 from vd.study.servers import ServerSettings
 
@@ -29,7 +29,6 @@ POLL = 30.0  # seconds
 ENDPOINT = "/v1/chat/completions"
 ENDED = ("completed", "failed", "expired", "cancelled")
 FILES = 30  # times the time limit of a request, for a file that is sent or fetched
-PAGE = 100  # batches that are listed at once
 LONGEST = 26 * 3600.0  # seconds; the server promises a day
 
 
@@ -42,23 +41,24 @@ def ask(
     cache: Cache,
     purpose: str,
 ) -> dict[str, str]:
-    """As `vd.api_client.ask`, by batches; returns when all are answered, which may take a day.
+    """As `vd.servers.client.ask`, by batches; returns when all are answered, which may take a day.
 
     Batches carry `purpose` (model and prompt); earlier ones with the same are taken up first.
     """
     session = _Session(requests, settings, keep, spending, progress, cache, purpose)
+    # before anything is submitted: what they answer is paid for
     under_way = session.take_up()
     for _ in range(ROUNDS):
-        flying = set().union(*under_way.values())
+        in_flight = set().union(*under_way.values())
         waiting = session.waiting().items()
-        under_way |= session.submit({name: r for name, r in waiting if name not in flying})
+        under_way |= session.submit({name: r for name, r in waiting if name not in in_flight})
         for batch, asked in under_way.items():
             session.collect(batch, asked)
         under_way = {}
         if not session.waiting():
             return session.rejected
-    left = f"{len(session.waiting())} requests unanswered after {ROUNDS} batches"
-    raise ServerError(f"{settings.base_url}: {left}; run again to go on")
+    said = f"{len(session.waiting())} requests unanswered after {ROUNDS} batches"
+    raise ServerError(f"{settings.base_url}: {said}; run again to go on")
 
 
 class _Session:
@@ -92,11 +92,13 @@ class _Session:
         """Submit as many as the budget allows, in as many batches as their size asks for."""
         batches, part, size = {}, {}, 0
         affordable = self._affordable(requests)
+        # some are submitted although not all fit: what they answer is kept for later
         if requests and not affordable:
             raise BudgetError(self.spending.exhausted())
         for name, request in affordable.items():
             line = {"custom_id": name, "method": "POST", "url": ENDPOINT, "body": request}
             line = json.dumps(line)
+            # limits of the Batch API, see its documentation: 50,000 requests, 200 MB
             if part and (len(part) == MOST_REQUESTS or size + len(line) > MOST_BYTES):
                 batches |= self._create(part, affordable)
                 part, size = {}, 0
@@ -108,7 +110,8 @@ class _Session:
         batch = self._ended(batch_id)
         known, costs, lost = bool(asked), {}, []
         for kind in ("output_file_id", "error_file_id"):
-            for name, response in _responses(self._file(batch.get(kind), lost)):
+            for name, response in batch_files.responses(self._file(batch.get(kind), lost)):
+                # a file may name a request twice; it was charged once
                 if name in costs and name in self.done:  # it is there twice
                     continue
                 if not known and name in self.requests and name not in asked:
@@ -118,12 +121,13 @@ class _Session:
         gone = batch.get("output_file_id") in lost
         for name, bound in asked.items():
             self.spending.end(bound, costs.get(name, bound if gone else None))
+        # after all answers are kept: killed before, it is collected again and nothing is lost
         self.cache.collect(batch_id)
         if gone:
             why = "its answers are gone (404); run again to have it asked, and paid for, anew"
             raise self._error(f"batch {batch_id} failed: {why}")
         if batch["status"] == "failed":
-            raise self._error(f"batch {batch_id} failed: {_faults(batch)}")
+            raise self._error(f"batch {batch_id} failed: {batch_files.faults(batch)}")
 
     def _read(self, name: str, response, bound: float) -> float | None:
         """Keep what one line of a batch's output answers, and return its cost."""
@@ -137,8 +141,8 @@ class _Session:
             answer = read_answer(body)
         except answers.Unreadable:  # the request stays open
             return bound if status == 200 else None
-        if trouble := stranger(answer, self.settings):
-            raise trouble.error(self.settings)
+        if failure := other_model(answer, self.settings):
+            raise failure.error(self.settings)
         self.keep(name, answer)
         self.done.add(name)
         tokens = answer["tokens_in"], answer["tokens_out"]
@@ -170,23 +174,25 @@ class _Session:
             if isinstance(found, dict) and "data" in found:
                 ours = (b for b in listing(body)[0] if b.get("input_file_id") == file)
                 found = next(ours, None)
-            return thing(found)["id"]
+            return identified(found)["id"]
 
-        file = self._call(upload, thing, FILES)["id"]
+        # the file is sent once, whatever happens to the request that names it
+        file = self._call(upload, identified, FILES)["id"]
         bounds = {name: self.spending.bound(requests[name]) * PRICE for name in part}
         return {self._call(submit, submitted): bounds}
 
     def _asked(self, batch: dict) -> dict[str, float]:
         """What a batch was asked, as `_reserve`; nothing if that is gone."""
-        lines = rows(self._file(batch.get("input_file_id"), []))
-        asked = {row["custom_id"]: row.get("body") for row in lines if _is_named(row)}
+        lines = batch_files.objects(self._file(batch.get("input_file_id"), []))
+        asked = {row["custom_id"]: row.get("body") for row in lines if is_named(row)}
         return self._reserve({name: self.requests.get(name, body) for name, body in asked.items()})
 
     def _ended(self, batch_id: str) -> dict:
         """A batch once it has ended."""
+        # the server may never say that a batch has ended
         deadline = time.monotonic() + LONGEST
         while True:
-            batch = self._call(lambda c: c.batches.with_raw_response.retrieve(batch_id), thing)
+            batch = self._call(lambda c: c.batches.with_raw_response.retrieve(batch_id), identified)
             if batch.get("status") in ENDED:
                 return batch
             if time.monotonic() > deadline:
@@ -204,6 +210,7 @@ class _Session:
             try:
                 batches, more = self._call(partial(_list, page=page), listing)
             except NotFound:
+                # the error is raised below: one that is raised here would carry the server's words
                 batches = None
             if batches is None:
                 raise self._error("no Batch API there (404); remove batch: true")
@@ -236,6 +243,7 @@ class _Session:
         """The requests that fit into the budget, their cost put aside."""
         fitting = {}
         for name, request in requests.items():
+            # in order: what does not fit now is first in turn when the budget is raised
             if not self.spending.fits(self.spending.bound(request) * PRICE):
                 break
             self._reserve({name: request})
@@ -255,48 +263,5 @@ class _Session:
         return bounds
 
 
-def rows(content: bytes) -> Iterator[dict]:
-    """The objects of JSON lines, which end in line feeds only; what is none is left out."""
-    for line in content.split(b"\n"):
-        with contextlib.suppress(answers.Unreadable):
-            row = answers.parse(line)
-            if isinstance(row, dict):
-                yield row
-
-
-def thing(body) -> dict:
-    """What has an id, a batch or a file, in a response or an entry of a listing."""
-    found = answers.parse(body) if isinstance(body, bytes) else body
-    if not isinstance(found, dict) or not isinstance(found.get("id"), str) or not found["id"]:
-        raise answers.Unreadable("it holds no batch or file")
-    return found
-
-
-def listing(body: bytes) -> tuple[list[dict], bool]:
-    """What a page of a listing holds, and whether there are more pages."""
-    found = answers.parse(body)
-    if not isinstance(found, dict) or not isinstance(found.get("data"), list):
-        raise answers.Unreadable("it holds no list of batches")
-    whole = len(found["data"]) >= PAGE
-    return [thing(entry) for entry in found["data"]], found.get("has_more", whole) is True
-
-
-def _responses(content: bytes) -> Iterator[tuple[str, object]]:
-    """Key and response of every line of a batch's output that says which request it is about."""
-    return ((row["custom_id"], row.get("response")) for row in rows(content) if _is_named(row))
-
-
-def _is_named(row: dict) -> bool:
-    return isinstance(row.get("custom_id"), str)
-
-
 def _list(client, page: dict) -> Awaitable:
     return client.batches.with_raw_response.list(**page)
-
-
-def _faults(batch: dict) -> str:
-    """Why a batch failed."""
-    errors = batch.get("errors")
-    listed = errors.get("data") if isinstance(errors, dict) else errors
-    said = [shorten(answers.error_text(e)) for e in listed] if isinstance(listed, list) else []
-    return "; ".join(said) or "it does not say why"

@@ -22,22 +22,24 @@ class Spending:
     ):
         self.settings, self.write = settings, write
         self.calls, self.dollars = spent
-        self.flying_calls, self.flying_dollars = 0, 0.0
+        self.in_flight_calls, self.in_flight_dollars = 0, 0.0
 
     @classmethod
     def kept_in(cls, cache, study: str, settings: ServerSettings):
-        """What a study has spent so far and spends from now on, kept in a vd.api_cache.Cache."""
+        """What a study has spent so far and spends from now on, kept in a `database.Cache`."""
         url, model = settings.base_url, settings.model
         return cls(settings, cache.spent(study), lambda cost: cache.spend(study, url, model, cost))
 
     def bound(self, request: dict) -> float:
         """Dollars that a request costs at most: a token is at least one byte of text."""
+        # tokenizers differ and their servers do not say which they use; bytes bound them all
         text = json.dumps(request["messages"]).encode()
         tokens_out = request.get("max_tokens") or request["max_completion_tokens"]
         return self.cost(len(text) + 50, tokens_out, 0.0)  # the chat template adds some
 
     def cost(self, tokens_in: int | None, tokens_out: int | None, bound: float) -> float:
         """Dollars for that many tokens; the upper bound if the server does not count them."""
+        # rather too much than a budget that a silent server makes meaningless
         if tokens_in is None or tokens_out is None:
             return bound
         settings = self.settings
@@ -46,8 +48,9 @@ class Spending:
     def fits(self, bound: float) -> bool:
         """Whether one more request stays within the budget, whatever those in flight will cost."""
         calls, dollars = self.settings.budget_calls, self.settings.budget_dollars
-        return (calls is None or self.calls + self.flying_calls + 1 <= calls) and (
-            dollars is None or self.dollars + self.flying_dollars + bound <= dollars
+        # those in flight may all cost their bound, and cannot be called back
+        return (calls is None or self.calls + self.in_flight_calls + 1 <= calls) and (
+            dollars is None or self.dollars + self.in_flight_dollars + bound <= dollars
         )
 
     def exhausted(self) -> str:
@@ -60,13 +63,14 @@ class Spending:
 
     def start(self, bound: float) -> None:
         """A request leaves."""
-        self.flying_calls += 1
-        self.flying_dollars += bound
+        self.in_flight_calls += 1
+        self.in_flight_dollars += bound
 
     def end(self, bound: float, cost: float | None) -> None:
         """A request is over; None if the server did not charge for it."""
-        self.flying_calls -= 1
-        self.flying_dollars -= bound
+        self.in_flight_calls -= 1
+        self.in_flight_dollars -= bound
+        # written at once: a process that is killed has spent it all the same
         if cost is not None:
             self.calls += 1
             self.dollars += cost

@@ -44,6 +44,7 @@ class CacheError(RuntimeError):
 
 def request_key(base_url: str, request: dict, number: int = 0) -> str:
     """Hash of a request to a server; `number` tells apart votes, which ask the same again."""
+    # sorted keys: the order in which a request was put together is no difference
     content = json.dumps([base_url, request, number], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -61,6 +62,7 @@ class Cache:
             self._execute("pragma journal_mode = wal")  # readers do not wait for the writer
             # survives a killed process; a power cut may cost the last rows
             self._execute("pragma synchronous = normal")
+            # before anything is asked: a file that cannot be prepared cannot keep an answer
             self._prepare()
         else:
             self._open_to_read()
@@ -72,7 +74,7 @@ class Cache:
         self.rows.close()
 
     def keep(self, name: str, base_url: str, model: str, prompt: str, answer: dict) -> None:
-        """Write down one answer (see vd.answers) under its key, in place of an earlier one."""
+        """Write down one answer, as `answers.read` gives it, in place of an earlier one."""
         what = json.dumps(answer), answer["tokens_in"], answer["tokens_out"]
         self._write("answers", name, base_url, model, prompt, *what, time.time())
 
@@ -82,6 +84,7 @@ class Cache:
 
     def answers(self, names: Iterable[str], settings=None) -> dict[str, dict]:
         """Answers that are there and can be read, by key; with settings, of their model only."""
+        # as one JSON text, since SQLite limits the number of parameters
         wanted = "select key, content from answers where key in (select value from json_each(?))"
         rows = self._execute(wanted, json.dumps(list(names)))
         found = {name: answer for name, content in rows if (answer := kept_part(content))}
@@ -90,26 +93,10 @@ class Cache:
         asked = settings.model, settings.answers_as
         return {name: a for name, a in found.items() if is_from(a["model"], *asked)}
 
-    def complete(self, requests: dict[str, dict], settings, ask: Callable) -> dict[str, dict]:
-        """Answers to requests by key: those kept, and those that `ask` gets for the missing ones.
-
-        `ask` takes requests by key, has their answers kept, and returns reasons by key for what has
-        none; these come as {"rejected": reason}. One process asks at a time, so budgets and rate
-        limits are one and nothing is asked twice.
-        """
-        found, rejected = self.answers(requests, settings), {}
-        if len(found) < len(requests):
-            with self.alone():
-                # what others asked meanwhile
-                found |= self.answers(requests.keys() - found.keys(), settings)
-                missing = {name: request for name, request in requests.items() if name not in found}
-                rejected = ask(missing) if missing else {}
-                found |= self.answers(missing, settings)
-        return found | {name: {"rejected": reason} for name, reason in rejected.items()}
-
     @contextmanager
     def alone(self):
         """Hold the lock of those who ask; nothing is asked that could not be written down."""
+        # SQLite's own lock would stop writers for as long as a server takes to answer
         lock = FileLock(f"{self.file}.lock")
         try:
             held = self.writable and lock.acquire()
@@ -143,7 +130,7 @@ class Cache:
         )
         return self._execute(total, study)[0]
 
-    def abilities(self, base_url: str, model: str) -> dict | None:
+    def capabilities(self, base_url: str, model: str) -> dict | None:
         """What the server was found able to do; None if it was never asked."""
         found = "select found from abilities where base_url = ? and model = ? order by at desc"
         rows = self._execute(found, base_url, model)
@@ -152,8 +139,9 @@ class Cache:
         except (ValueError, TypeError):
             return None
 
-    def keep_abilities(self, base_url: str, model: str, found: dict | None) -> None:
+    def keep_capabilities(self, base_url: str, model: str, found: dict | None) -> None:
         """Write down what the server is able to do; None to have that found out anew."""
+        # the table keeps its old name, so that files of earlier versions are read on
         self._execute("delete from abilities where base_url = ? and model = ?", base_url, model)
         self._write("abilities", base_url, model, json.dumps(found), time.time())
 
@@ -191,6 +179,7 @@ class Cache:
         """Make what is not there yet; a file of an older version gets the columns that it lacks."""
         for table, columns in TABLES.items():
             self._execute(f"create table if not exists {table} ({columns})")
+            # a file may be years old; it holds answers that were paid for
             there = {row[1] for row in self._execute(f"pragma table_info({table})")}
             for name, column in _columns(table).items():
                 if name not in there:
@@ -210,6 +199,7 @@ def _columns(table: str) -> dict[str, str]:
 
 def _can_write(file: Path) -> bool:
     """Whether a file and those that SQLite puts beside it can be written, or made."""
+    # a set-user-id process is asked for the rights that it acts with
     how = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

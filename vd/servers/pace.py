@@ -13,9 +13,10 @@ DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+", re.ASCII)
 FARTHEST = 10 * 365 * 86400.0  # seconds; later dates may be none
 
 
-def wanted(headers: Mapping[str, str]) -> float:
+def retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that Retry-After asks for, in milliseconds, seconds or a date; 0 for none."""
     said = headers.get("retry-after", "").strip()
+    # the finer one first; only some servers send it
     seconds = _number(headers.get("retry-after-ms", "")) / 1000
     if math.isnan(seconds):
         seconds = _number(said)
@@ -31,6 +32,7 @@ def until_renewal(headers: Mapping[str, str]) -> float:
         for what in ("requests", "tokens")
         if headers.get(f"x-ratelimit-remaining-{what}", "").strip() == "0"
     ]
+    # a limit by the day is renewed too late to sleep until; the next 429 will say so
     return max([wait for wait in waits if wait <= LONGEST_WAIT], default=0.0)
 
 
@@ -49,6 +51,7 @@ def _number(text: str) -> float:
 
 def _until(date: str) -> float:
     try:
+        # clocks may differ, and a date that has passed means now
         return parsedate_to_datetime(date).timestamp() - time.time()
     except (ValueError, OverflowError, TypeError, IndexError):
         return math.nan

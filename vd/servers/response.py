@@ -1,4 +1,4 @@
-"""What a response of a server means: an answer, or trouble, in a line that says what to do.
+"""What a response of a server means: an answer, or a failure, in a line that says what to do.
 
 Nothing of the key is in that line, not even where a server quotes a part of it.
 """
@@ -28,48 +28,50 @@ class NotFound(ServerError):
 
 
 @dataclass(frozen=True)
-class Trouble:
+class Failure:
     """Why a request has no answer, in a few words, and what that means for it and for others."""
 
     why: str
-    passes: bool = False  # it may help to send it again
+    retryable: bool = False  # it may help to send it again
     rejected: bool = False  # only this request is at fault
-    alone: bool = False  # maybe only this request is at fault; the next one will show
+    isolated: bool = False  # maybe only this request is at fault; the next one will show
     charged: bool = False  # the server may have done the work
-    missing: bool = False  # what it asks for is not there (404)
-    wait: float = 0.0  # seconds that the server asks to wait
+    not_found: bool = False  # what it asks for is not there (404)
+    retry_after: float = 0.0  # seconds that the server asks to wait
 
     def error(self, settings: ServerSettings) -> ServerError:
         """The same as an error that names the server."""
-        kind = NotFound if self.missing else ServerError
+        kind = NotFound if self.not_found else ServerError
         why = f"{self.why}; answers so far are kept, run again to go on"
         return kind(f"{settings.base_url}: {why}")
 
 
-def digest(
+def interpret(
     status: int,
     headers: Mapping[str, str],
     body: bytes,
     settings: ServerSettings,
     read: Callable,
 ):
-    """What `read` makes of a body, or the Trouble with a response. `read` raises Unreadable."""
+    """What `read` makes of a body, or the Failure with a response. `read` raises Unreadable."""
     if 200 <= status < 300:
+        # a proxy's login page, mostly, or the server's home page under a wrong base_url
         if body.lstrip()[:1] == b"<":
-            return Trouble("a web page, no chat completion; base_url mostly ends in /v1")
+            return Failure("a web page, no chat completion; base_url mostly ends in /v1")
         try:
             return read(body)
         except answers.Unreadable as error:
             why, inner = shorten(f"{error}"), error.status
+        # it may have been cut on the way: sending it again may help, and was charged perhaps
         if not inner:
             why = f"a broken answer: {why}; base_url mostly ends in /v1"
-            return Trouble(why, passes=True, alone=True, charged=True)
+            return Failure(why, retryable=True, isolated=True, charged=True)
         status = inner
     return _refusal(status, headers, body, settings)
 
 
 def read_answer(body) -> dict:
-    """The answer (see vd.answers) in a chat completion, bytes or parsed; the key is blanked."""
+    """The answer, as `answers.read` gives it, in a chat completion; the key is blanked."""
     answer = answers.read(answers.parse(body) if isinstance(body, bytes) else body)
     for name in ("content", "refusal", "finish_reason", "model"):
         answer[name] = answer[name] and secret.blank(answer[name], secret.LONG_PART)
@@ -78,12 +80,12 @@ def read_answer(body) -> dict:
     return answer
 
 
-def stranger(answer: dict, settings: ServerSettings) -> Trouble | None:
-    """The Trouble with an answer of another model than the one that was asked for."""
+def other_model(answer: dict, settings: ServerSettings) -> Failure | None:
+    """The Failure with an answer of another model than the one that was asked for."""
     if answers.is_from(answer["model"], settings.model, settings.answers_as):
         return None
     name = shorten(answer["model"])
-    return Trouble(
+    return Failure(
         f"asked for the model {settings.model}, but {name} answered: write model: {name}, or, if "
         f"that is how {settings.model} calls itself, add answers_as: {name}"
     )
@@ -94,41 +96,45 @@ def shorten(text: str) -> str:
     return " ".join(secret.blank(" ".join(text.split())).split())[:LONGEST_TEXT]
 
 
-def unconnected(error: openai.APIConnectionError, settings: ServerSettings) -> Trouble:
-    """The Trouble with a connection that could not be made, or broke."""
+def connection_failure(error: openai.APIConnectionError, settings: ServerSettings) -> Failure:
+    """The Failure with a connection that could not be made, or broke."""
     chain, cause = [], error
+    # libraries wrap the error that tells what happened; causes may form a circle
     while cause and cause not in chain:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
     kinds, words = {type(e).__name__ for e in chain}, " ".join(map(str, chain))
     if "CERTIFICATE" in words:
-        return Trouble("its certificate is not trusted; set SSL_CERT_FILE to that of its issuer")
+        return Failure("its certificate is not trusted; set SSL_CERT_FILE to that of its issuer")
+    # what never left costs nothing, and is not counted
     unsent = bool(kinds & {"ConnectError", "ConnectTimeout", "ProxyError"})
     why = "nobody answers" if unsent else "the connection broke"
     fix = "start the server or correct base_url"
     if getproxies() and not secret.is_here(settings.base_url):
         fix = f"start the server, correct base_url or the proxy ({PROXIES})"
-    return Trouble(f"{why}; {fix}", passes=True, charged=not unsent)
+    return Failure(f"{why}; {fix}", retryable=True, charged=not unsent)
 
 
 def _refusal(status: int, headers: Mapping[str, str], body: bytes, settings: ServerSettings):
-    """The Trouble with a response that is no success."""
+    """The Failure with a response that is no success."""
+    # whole, and not cut before: the key is blanked in it
     said = f"{status}: {shorten(answers.error_text(body)) or 'it does not say why'}"
+    # before all else: what is wrong with one request says nothing of the server
     if status in REJECTED:
-        return Trouble(said, rejected=True)
-    wait = pace.wanted(headers)
+        return Failure(said, rejected=True)
+    wait = pace.retry_after(headers)
     if wait > pace.LONGEST_WAIT:
         when = pace.moment(wait)
-        return Trouble(f"asks to be left alone ({status}); come back after {when}")
-    if why := _hopeless(status, headers, body, settings):
-        return Trouble(why, missing=status == 404)
+        return Failure(f"asks to be left alone ({status}); come back after {when}")
+    if why := _permanent(status, headers, body, settings):
+        return Failure(why, not_found=status == 404)
     if status == 429:
         said = "too many requests or no credit left (429); lower max_in_flight, wait or pay"
-    passes = status in (408, 409, 425, 429) or status >= 500
-    return Trouble(said, passes=passes, alone=status == 500, wait=wait)
+    retryable = status in (408, 409, 425, 429) or status >= 500
+    return Failure(said, retryable=retryable, isolated=status == 500, retry_after=wait)
 
 
-def _hopeless(
+def _permanent(
     status: int,
     headers: Mapping[str, str],
     body: bytes,
@@ -144,6 +150,7 @@ def _hopeless(
     if status in (401, 403):
         why = f"key refused ({status}); set OPENAI_API_KEY to a key of this server that may use"
         return f"{why} {settings.model}{'' if secret.may_have_it(settings.base_url) else OPEN}"
+    # OpenAI says 429 for an empty account too, which no waiting fills
     if status == 402 or (status == 429 and b"insufficient_quota" in body):
         return f"no credit left ({status}); pay, or ask another server"
     if status == 404:

@@ -46,6 +46,7 @@ def may_have_it(base_url: str) -> bool:
 
 def is_here(base_url: str) -> bool:
     """Whether a server is on this machine: no proxy is needed, and nobody listens."""
+    # a dot at the end makes a name absolute: localhost. is localhost
     host = (urlsplit(base_url).hostname or "").rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -53,6 +54,7 @@ def is_here(base_url: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    # ::ffff:127.0.0.1 is this machine as well
     address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_unspecified
 
@@ -66,7 +68,9 @@ def blank(text: str, part: int = PART) -> str:
     size = min(part, len(key))
     if len(key) < (PART if part == PART else SHORTEST) or len(text) < size:
         return text
+    # positions in `low` must be positions in `text`
     low = low if len(low) == len(text) else text  # a few letters become two
+    # servers quote a key with its middle left out, so parts are looked for
     parts = {key[n : n + size] for n in range(len(key) - size + 1)}
     starts = [n for n in range(len(low) - size + 1) if low[n : n + size] in parts]
     hidden = {n for start in starts for n in range(start, start + size)}

@@ -127,7 +127,7 @@ def code(*roots: str, sources: Iterable[str] = (), without: Iterable[str] = ()) 
             wanted |= {f"{place}.{own}" for own in nodes if own != WHOLE}
         elif symbol in nodes:  # and not a module's own `import numpy as np`, say
             found[name] = digest(*map(_plain, nodes[symbol]))
-            wanted |= _behind(place, symbol)
+            wanted |= _behind(place, symbol, _text(_file(place)))
     return dict(sorted(found.items()))
 
 
@@ -168,9 +168,9 @@ def _place(name: str) -> tuple[str | None, str]:
 
 
 @cache
-def _behind(place: str, symbol: str) -> set[str]:
+def _behind(place: str, symbol: str, source: str) -> set[str]:
     """Dotted names that a symbol uses, and what its module does on being imported."""
-    nodes, source = _symbols(place), _text(_file(place))
+    nodes = _parsed(source)
     found = {f"{place}.{EFFECTS}"} if EFFECTS in nodes else set()
     return found.union(*(_used(node, place, source) for node in nodes[symbol]))
 

@@ -1,6 +1,6 @@
 """What each key of a study may hold, by its type; a method's own keys stand in its file."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -102,6 +102,15 @@ class Probing(Settings):
     batch_size: Count = 32
     # steps to ask, beside the last, from which children start; step 0 always comes from the parent
     checkpoints: Literal["all", "last"] | Steps = "all"
+
+
+class EvaluationSettings(Settings):
+    """What every evaluation takes; its own `Settings` add keys (see vd/evaluations/run.py)."""
+
+    # False: the replies suffice, and no weights are loaded
+    asks_model: ClassVar[bool] = True
+
+    checkpoints: Literal["ends", "all"] = "ends"  # the first and last one, or all that were probed
 
 
 class JudgeSettings(Settings):

@@ -8,7 +8,7 @@ functions in order:
     duplicates -> draw
 
 `settings.writer`, a model behind an OpenAI-compatible API, confirms and rewrites; without one,
-labels kept in vd/corpora/prism_labels.jsonl confirm, and the rules of vd/questions.py rewrite. Slow
+labels kept in vd/corpora/prism_labels.jsonl confirm, and the rules of questions.py rewrite. Slow
 steps and paid answers are kept in the cache folder, under a hash of what they depend on, so an
 interrupted build goes on where it was.
 """
@@ -22,16 +22,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from vd import paths
 from vd.data import sets
 from vd.data.probes import draw_probes
-from vd.data.reading import mirror
 from vd.data.rows import free_name
 from vd.models import embeddings, locate
 from vd.store import files, fingerprint
-from vd.store.formats import lines, stem
+from vd.store.formats import stem
 from vd.study.settings import VPrismSettings
 
 WORDS = (3, 60)  # of a prompt that is kept
@@ -67,6 +65,7 @@ def opening_prompts(settings: VPrismSettings) -> tuple[pd.DataFrame, Counter]:
     reason[words > WORDS[1]] = "too long"
     reason[words < WORDS[0]] = "too short"
     left, dropped = table[reason.isna()].reset_index(drop=True), Counter(reason.dropna())
+    # UMAP needs more points than components, HDBSCAN a whole cluster
     needed = max(settings.n_components + 2, settings.min_cluster_size, 4)
     if len(left) < needed:
         said = f"{len(left)} prompts are left ({dict(dropped)}), {needed} are needed"
@@ -90,6 +89,7 @@ def _prompts(name: str, filters: dict) -> pd.DataFrame:
 
 def embed(settings: VPrismSettings, texts: pd.Series) -> np.ndarray:
     """Sentence embeddings (N, D) of unit length, cached."""
+    # by what the encoder holds and not by where it lies, so a moved cache serves on
     how = settings.embedding.model_dump(exclude={"source"})
     key = [how, locate.identity(settings.embedding), *texts]
 
@@ -115,6 +115,7 @@ def clusters(settings: VPrismSettings, vectors: np.ndarray) -> pd.Series:
         return pd.DataFrame({"cluster": found.fit_predict(reduced)})
 
     keys = settings.model_dump(include={"n_neighbors", "n_components", "min_cluster_size", "seed"})
+    # both libraries change their results between versions
     versions = [version(package) for package in ("umap-learn", "scikit-learn")]
     return _cached("clusters", [keys, versions, _hash(vectors)], make)["cluster"]
 
@@ -178,6 +179,7 @@ def _terms(texts: list[str]) -> list[str]:
     if not any(map(counter.build_analyzer(), texts)):
         return [""] * len(texts)
     counts = counter.fit_transform(texts).toarray()
+    # clusters differ in size; shares make their terms comparable
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     weights = share * np.log(1 + counts.sum() / len(texts) / counts.sum(axis=0))
     terms = counter.get_feature_names_out()
@@ -201,13 +203,16 @@ def value_laden(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
 
 
 def duplicates(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
-    """Group (N,) of each text: texts are in one group if a chain of pairs with at least
-    `duplicate_similarity` leads
-    from one to the other (single linkage on the cosine)."""
+    """Group (N,) of each text, by single linkage on the cosine.
+
+    Texts are in one group if a chain of pairs with at least `duplicate_similarity` leads from one
+    to the other.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
     pairs = [[], []]
+    # block by block, since all N x N cosines of a large source would not fit into memory
     for start in range(0, len(vectors), 1000):
         near = np.argwhere(
             vectors[start : start + 1000] @ vectors.T >= settings.duplicate_similarity
@@ -221,59 +226,8 @@ def duplicates(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
 
 
 def draw(settings: VPrismSettings, distinct: pd.DataFrame) -> pd.DataFrame:
-    """At most `per_topic` questions of each topic, see `vd.data.draw_probes`."""
+    """At most `per_topic` questions of each topic, see `vd.data.probes.draw_probes`."""
     return draw_probes(distinct, settings.per_topic, settings.seed)
-
-
-def reference(settings: VPrismSettings, prompts: pd.DataFrame) -> dict[str, pd.Series]:
-    """What others say belongs together, to compare with, missing where they say nothing; index of
-    `prompts`.
-
-    For PRISM, where the mirror has its files: `topics`, the topic clusters of the texts that PRISM
-    prints for each, and `near-duplicates`, the groups of its file clusters.csv, which are far
-    smaller than topics. Else the sources' topics.
-    """
-    if settings.source != ["prism"]:
-        return {"topics": prompts["known_topic"]} if prompts["known_topic"].notna().any() else {}
-    folder = mirror() / "prism" if mirror() else None
-    if not folder or not all(
-        (folder / name).exists() for name in ("clusters.csv", "cluster_names.csv")
-    ):
-        return {}
-    try:
-        named = {
-            " ".join(text.lower().split()): row["gpt_description"].strip('"')
-            for row in lines(folder / "cluster_names.csv")
-            for text in yaml.safe_load(row["top_texts"])
-            if row["cluster_id"] != "-1"
-        }
-        rows = lines(folder / "clusters.csv")
-        groups = {f"prism-{row['conversation_id'][1:]}": row["cluster_membership"] for row in rows}
-    except (KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        fix = "take PRISM's own clusters.csv and cluster_names.csv, or none"
-        raise ValueError(f"{folder}: not as PRISM prints its clusters ({said}); {fix}") from None
-    return {
-        "topics": prompts["prompt"].str.lower().map(named),
-        "near-duplicates": prompts["id"].map(groups),
-    }
-
-
-def agreement(known: pd.Series, found: pd.Series) -> dict:
-    """How far two clusterings agree: prompts (on which both say something), ari (adjusted Rand
-    index), nmi (normalised
-    mutual information)."""
-    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-
-    both = known.notna()
-    if not both.any():
-        return {"prompts": 0, "ari": np.nan, "nmi": np.nan}
-    pair = known[both].astype(str), found[both].astype(str)
-    return {
-        "prompts": int(both.sum()),
-        "ari": adjusted_rand_score(*pair),
-        "nmi": normalized_mutual_info_score(*pair),
-    }
 
 
 def write(settings: VPrismSettings, drawn: pd.DataFrame, file: Path) -> pd.DataFrame:

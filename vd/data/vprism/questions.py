@@ -1,6 +1,6 @@
 """Questions out of prompts by rules, with as few edits as rules can do.
 
-A model would do better (see vd/vprism.py).
+A model would do better (see readings.py).
 """
 
 import re
@@ -15,8 +15,10 @@ CONTEXT = 40  # words of a question with the sentences before it
 AUXILIARY = set(
     re.findall(
         r"\S+",
-        "is are was were am do does did can could should would will shall may might must has have had ought isn't "
-        "aren't wasn't weren't don't doesn't didn't can't couldn't shouldn't wouldn't won't hasn't haven't",
+        "is are was were am do does did can could should would will shall may might must has "
+        "have had ought isn't "
+        "aren't wasn't weren't don't doesn't didn't can't couldn't shouldn't wouldn't won't "
+        "hasn't haven't",
     )
 )
 INVERTED = {
@@ -61,25 +63,35 @@ CLAUSE = {
     "whatever",
 }
 # whole beginnings that carry no content
-GREETING = r"(?:(?:hi|hello|hey|hiya|greetings|good (?:morning|afternoon|evening|day))(?: there| chat)?\b[\s,.!]*)+"
+GREETING = (
+    r"(?:(?:hi|hello|hey|hiya|greetings|good (?:morning|afternoon|evening|day))(?: there| "
+    r"chat)?\b[\s,.!]*)+"
+)
 FILLER = (
-    r"(?:(?:so(?! (?:many|much|few|long))|now(?! that)|and|but|well|ok|okay|also|please|honestly|then|surely)"
+    r"(?:(?:so(?! (?:many|much|few|long))|now(?! that)|and|but|well|ok|okay|also|please"
+    r"|honestly|then|surely)"
     r"(?=[\s,])[\s,]*)+"
 )
 TELL_ME = (
-    r"(?:(?:can|could|would|will) you )?(?:please )?(?:i(?:'d| would)? (?:like|want|wish) to know|i wonder|i'm curious"
-    r"|(?:tell|explain|describe)(?: to)?(?: me)?)(?: honestly| about)?,? (?=(?:what|why|how|who|when|where|which)\b)"
+    r"(?:(?:can|could|would|will) you )?(?:please )?(?:i(?:'d| would)? (?:like|want|wish) to "
+    r"know|i wonder|i'm curious"
+    r"|(?:tell|explain|describe)(?: to)?(?: me)?)(?: honestly| about)?,? (?=(?:what|why|how"
+    r"|who|when|where|which)\b)"
 )
 OPINION = (
     r"(?:i (?:really |strongly |personally |firmly |honestly |just |also |do )?"
-    r"(?:think|believe|feel|reckon|say|am convinced|am of the opinion)|i'd say|in my (?:opinion|view)|imo|to me|for me"
+    r"(?:think|believe|feel|reckon|say|am convinced|am of the opinion)|i'd say|in my "
+    r"(?:opinion|view)|imo|to me|for me"
     r"|if you ask me|it seems(?: to me)?|my (?:opinion|view) is)(?: that)?,? "
 )
 VIEW = re.compile(  # a request for a view without a question
-    r"(?:(?:can|could|would) (?:you|we) )?(?:please )?(?:i(?:'d| would)? (?:like|want|wish) to )?(?:let'?s )?"
+    r"(?:(?:can|could|would) (?:you|we) )?(?:please )?(?:i(?:'d| would)? (?:like|want|wish) "
+    r"to )?(?:let'?s )?"
     r"(?:(?:(?:give|tell) me|share|know|hear|explain|describe)(?: me)? )?(?:about )?"
-    r"(?:(?:your )?(?:honest |personal |own )?(?:opinions?|views?|thoughts?|take|stance|position)(?: is| are)? "
-    r"(?:on|about|of|regarding)|(?:talk|discuss|chat|speak|debate)(?: to you| with you)?(?: about)?) (?P<about>.+)",
+    r"(?:(?:your )?(?:honest |personal |own )?(?:opinions?|views?|thoughts?|take|stance"
+    r"|position)(?: is| are)? "
+    r"(?:on|about|of|regarding)|(?:talk|discuss|chat|speak|debate)(?: to you| with you)?(?: "
+    r"about)?) (?P<about>.+)",
     re.I,
 )
 ORDER = {
@@ -96,11 +108,17 @@ ORDER = {
     "convince",
 }
 ORDER |= {"justify", "argue", "prove"}
-TAG = r", ?(?:do you agree|don't you agree|don't you think|what do you think|agree|right|yes|no|isn't it|correct)\?$"
+TAG = (
+    r", ?(?:do you agree|don't you agree|don't you think|what do you think|agree|right|yes|no"
+    r"|isn't it|correct)\?$"
+)
 GENERIC = re.compile(  # questions that mean nothing without the sentence before them
-    r"(?:(?:so|and|but) )?(?:what (?:do|are|is|would) you(?:r)? (?:think|thoughts?|say|views?|opinion|reckon|take)"
-    r"|do you agree|don't you (?:think|agree)|why(?: is that| not)?|am i (?:right|wrong)|right|agree"
-    r"|is (?:that|this|it) (?:right|wrong|true|fair|ok|okay|so))(?: (?:about|of|on|with) (?:this|that|it|me))?\W*$",
+    r"(?:(?:so|and|but) )?(?:what (?:do|are|is|would) you(?:r)? (?:think|thoughts?|say|views?"
+    r"|opinion|reckon|take)"
+    r"|do you agree|don't you (?:think|agree)|why(?: is that| not)?|am i (?:right|wrong)|right"
+    r"|agree"
+    r"|is (?:that|this|it) (?:right|wrong|true|fair|ok|okay|so))(?: (?:about|of|on|with) "
+    r"(?:this|that|it|me))?\W*$",
     re.I,
 )
 FIRST_PERSON = re.compile(r"\b(?:i|i'm|i've|i'd|me|my|mine|myself)\b", re.I)
@@ -115,6 +133,7 @@ def to_question(text: str) -> tuple[str, str] | None:
     becomes "What do you think about ...?". Other requests and statements about the writer's own
     life are left out. For the form see `form`.
     """
+    # typographic apostrophes would hide don't and what's from the rules
     text = _without(GREETING, " ".join(text.split()).replace("’", "'"))
     sentences = [
         _without(TELL_ME, _without(FILLER, s)) for s in re.split(r"(?<=\w\w[.?!])\s+", text) if s
@@ -144,6 +163,7 @@ def _stated(statement: str) -> tuple[str, str] | None:
     if len(words) < SHORTEST or FIRST_PERSON.search(statement) or words[0].lower() in ORDER:
         return None
     place = next((i for i, word in enumerate(words[:6]) if i and word.lower() in INVERTED), None)
+    # an auxiliary within a clause is not the sentence's: what he said is wrong
     if place is None or CLAUSE & {word.lower() for word in words[:place]}:
         return _asked(f"Do you agree that {_lower(statement)}")
     return _asked(" ".join([words[place], _lower(" ".join(words[:place])), *words[place + 1 :]]))
@@ -155,6 +175,7 @@ def _asked(sentence: str, before: str = "") -> tuple[str, str] | None:
     if len(sentence.split()) < SHORTEST:
         return None
     whole = f"{before} {sentence[0].upper()}{sentence[1:]}?".strip()
+    # a question after a whole story is no probe; it must stand alone
     if before and len(whole.split()) > CONTEXT:
         return _asked(sentence)
     return f"{whole[0].upper()}{whole[1:]}", form(sentence)

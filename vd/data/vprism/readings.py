@@ -6,8 +6,9 @@ import yaml
 from vd import paths
 from vd.data import sets
 from vd.data.vprism import questions
-from vd.servers import answers, client, database
+from vd.servers import answers, database
 from vd.servers.database import request_key
+from vd.servers.kept import ask_missing
 from vd.store.progress import Progress
 from vd.study.settings import VPrismSettings
 
@@ -40,7 +41,8 @@ def confirm(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
     confirmed = read.mask(given, candidates["known_topic"].eq(candidates["topic"]))
     if not confirmed.any():
         raise ValueError(
-            f"{', '.join(settings.source)}: nobody has read these prompts; name a vprism.writer in the study"
+            f"{', '.join(settings.source)}: nobody has read these prompts; "
+            "name a vprism.writer in the study"
         )
     polarity = candidates["polarity"].where(given, found["polarity"]).fillna(0).astype(int)
     by = given.map({True: "source", False: "prism_labels"})
@@ -82,6 +84,7 @@ def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFr
     for row in candidates.itertuples():
         text = asks.format(topic=row.topic, proposition=propositions[row.topic], prompt=row.prompt)
         message = {"role": "user", "content": text}
+        # temperature 0: a reading is no sample, and the same prompt gets the same question
         requests[row.Index] = {
             "model": writer.model,
             "messages": [message],
@@ -89,17 +92,12 @@ def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFr
             "max_tokens": 200,
         }
     keys = {index: request_key(writer.base_url, request) for index, request in requests.items()}
+    wanted = {keys[index]: request for index, request in requests.items()}
+    progress = Progress("write", writer.model, len(wanted))
     with database.Cache(paths.cache() / "vprism" / "answers.sqlite") as cache:
-
-        def ask(missing: dict[str, dict]) -> dict[str, str]:
-            spending = client.Spending.kept_in(cache, PROMPT, writer)
-            progress = Progress("write", writer.model, len(missing))
-            keep = cache.keeper(writer.base_url, writer.model, PROMPT)
-            return client.ask(missing, writer, keep, spending, progress)
-
-        # finished work needs neither server nor key
-        wanted = {keys[index]: request for index, request in requests.items()}
-        given = cache.complete(wanted, writer, ask)
+        # several studies may build the same probes, so the budget is one for all of this prompt's
+        given = ask_missing(wanted, writer, cache, PROMPT, progress, prompt=PROMPT)
+    # a few unreadable answers are the prompts', many the writer's
     if len(given) >= MANY and not any(map(_said, given.values())):
         fault = f"no answer of {writer.model} is as {PROMPT} asks; name another vprism.writer"
         raise ValueError(f"{writer.base_url}: {fault}")
@@ -115,6 +113,7 @@ def _said(answer: dict | None) -> dict | None:
 def _read(answer: dict | None) -> dict:
     """What a writer's answer says; one that cannot be read confirms nothing."""
     said = _said(answer) or {}
+    # models write true, "true" and True, 1 and "+1"
     words = {name: str(v) for name, v in said.items() if isinstance(v, str | int | float)}
     asked, polarity = said.get("question"), POLARITIES.get(words.get("polarity"))
     question = " ".join(asked.split()) if isinstance(asked, str) else ""

@@ -1,0 +1,1 @@
+"""What else is measured of a checkpoint, beside its stances."""

@@ -1,0 +1,42 @@
+"""Intervals of evaluations: a bootstrap over what was drawn, prompts or rows."""
+
+import numpy as np
+from scipy.special import ndtr, stdtrit
+
+from vd.study.settings import Bootstrap
+
+
+def counts(n: int, bootstrap: Bootstrap) -> np.ndarray:
+    """How often each of n units is drawn in each resample, (B, n); the same for all metrics."""
+    rng = np.random.default_rng(bootstrap.seed)
+    return rng.multinomial(n, np.full(n, 1 / n), bootstrap.resamples)
+
+
+def row(metric: str, value: float, replicates: np.ndarray, n: int, alpha: float) -> dict:
+    """A metric over n units with the percentile interval of its replicates (B,).
+
+    As in the drift tables percentiles lie as far out as Student's t with n - 1 degrees of freedom
+    (Hesterberg 2015, 'expanded percentile'). One unit has a value and no interval.
+    """
+    if n < 2:
+        return {"metric": metric, "value": value, "lo": np.nan, "hi": np.nan, "n": n}
+    tail = ndtr(stdtrit(n - 1, alpha / 2))
+    lo, hi = np.nanquantile(replicates, [tail, 1 - tail])
+    return {"metric": metric, "value": value, "lo": lo, "hi": hi, "n": n}
+
+
+def none(metric: str) -> dict:
+    """A metric that nothing could be measured of."""
+    return {"metric": metric, "value": np.nan, "lo": np.nan, "hi": np.nan, "n": 0}
+
+
+def ratio(metric: str, above: np.ndarray, below: np.ndarray, bootstrap: Bootstrap) -> dict:
+    """sum(above) / sum(below) over units (n,), such as loss over tokens, with its interval."""
+    above, below = np.asarray(above, float), np.asarray(below, float)
+    if not below.sum() > 0:
+        return none(metric)
+    drawn = counts(len(below), bootstrap)
+    sums = drawn @ below
+    # a resample of prompts without a word has no ratio
+    replicates = np.divide(drawn @ above, sums, out=np.full(len(sums), np.nan), where=sums > 0)
+    return row(metric, above.sum() / below.sum(), replicates, len(below), bootstrap.alpha)

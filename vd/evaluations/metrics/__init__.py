@@ -1,0 +1,1 @@
+"""Evaluations, one file each, found by the name that a study writes under `evaluations:`."""

@@ -1,0 +1,101 @@
+"""Evaluate the checkpoints of a run by all that its study names under `evaluations:`.
+
+An evaluation is a file in vd/evaluations/metrics/ with these names:
+
+    class Settings(EvaluationSettings)     the keys a study may write for it, with defaults
+    def evaluate(responder, replies, settings, study, run) -> DataFrame
+                                           one checkpoint in, rows (metric, value, lo, hi, n) out
+
+`responder` answers as the checkpoint does (vd/probing/responders.py), or is None for an evaluation
+whose Settings say `asks_model = False`: then no weights are loaded for it. `replies` are the
+checkpoint's own to the probes, columns of `vd.probing.sampling.COLUMNS`. `n` counts what an
+interval was drawn over; it is 0, with no value, where nothing could be measured. Neither learns
+which method made the checkpoint.
+"""
+
+import pandas as pd
+
+from vd import paths, plugins
+from vd.finite import NotFiniteError
+from vd.probing.responders import load_responder
+from vd.store import files
+from vd.store.progress import Progress
+from vd.study.load import Study
+from vd.study.runs import Run
+from vd.study.settings import EvaluationSettings
+
+ROOM = "evaluations.metrics"
+MEASURED = ["metric", "value", "lo", "hi", "n"]
+COLUMNS = ["run", "step", "evaluation", *MEASURED]
+
+
+def evaluate_run(
+    study: Study, run: Run, wanted: dict[str, EvaluationSettings] | None = None
+) -> pd.DataFrame:
+    """Evaluations of a run's checkpoints, written to evaluations.csv; columns in `COLUMNS`.
+
+    `wanted` holds the settings of each evaluation by name, the study's if left out. Step 0 of a
+    run with a parent is its parent's last checkpoint, whose rows are taken over. Raises
+    FileNotFoundError if the run is not probed yet or its parent not evaluated.
+    """
+    wanted = study.evaluation_settings() if wanted is None else wanted
+    replies = pd.read_parquet(_there(paths.responses(study.name, run.id), "probe the run"))
+    plan = _plan(sorted(replies["step"].unique()), wanted, bool(run.parent))
+    progress = Progress("evaluate", run.id, len(plan))
+    parts = [_taken_over(study, run, wanted)] if run.parent else []
+    for done, (step, names) in enumerate(plan.items(), start=1):
+        own = {name: wanted[name] for name in names}
+        parts.append(_checkpoint(study, run, step, replies[replies["step"] == step], own))
+        progress(done)
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+    table = table.assign(run=run.id)[COLUMNS]
+    files.write_table(table, paths.evaluations(study.name, run.id))
+    return table
+
+
+def _plan(steps: list[int], wanted: dict, has_parent: bool) -> dict[int, list[str]]:
+    """Names of the evaluations of each checkpoint that the run has to evaluate itself."""
+    asked = {
+        name: {steps[0], steps[-1]} if settings.checkpoints == "ends" else set(steps)
+        for name, settings in wanted.items()
+    }
+    plan = {step: [name for name in wanted if step in asked[name]] for step in steps}
+    return {step: names for step, names in plan.items() if names and not (has_parent and step == 0)}
+
+
+def _taken_over(study: Study, run: Run, wanted: dict) -> pd.DataFrame:
+    """The rows of the parent's last checkpoint as this run's step 0."""
+    file = _there(paths.evaluations(study.name, run.parent), f"evaluate {run.parent}")
+    parent = pd.read_csv(file)
+    last = parent[parent["step"] == parent["step"].max()].assign(step=0)
+    if missing := sorted(set(wanted) - set(last["evaluation"])):
+        raise ValueError(f"{file}: no evaluation '{missing[0]}'; evaluate {run.parent} again")
+    return last[last["evaluation"].isin(wanted)]
+
+
+def _checkpoint(
+    study: Study, run: Run, step: int, replies: pd.DataFrame, wanted: dict
+) -> pd.DataFrame:
+    """Rows of one checkpoint."""
+    responder, parts = None, []
+    if any(settings.asks_model for settings in wanted.values()):
+        folder = paths.checkpoint(study.name, run.id, step) if run.method else None
+        responder = load_responder(run.model_settings, folder)
+    for name, settings in wanted.items():
+        module = plugins.load(ROOM, name)
+        try:
+            found = module.evaluate(responder, replies, settings, study, run)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{run.id}, step {step}: {error.what}", error.fix) from None
+        if missing := [column for column in MEASURED if column not in found]:
+            fix = "return a table with metric, value, lo, hi and n"
+            raise ValueError(f"{module.__file__}: evaluate: no column '{missing[0]}'; {fix}")
+        parts.append(found.assign(evaluation=name, step=step))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _there(file, fix: str):
+    """A file that has to be there; FileNotFoundError with the fix if it is not."""
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: not there; {fix} first")
+    return file
