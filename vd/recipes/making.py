@@ -7,7 +7,7 @@ import pandas as pd
 from vd import paths
 from vd.data import topics
 from vd.data.sets import corpus
-from vd.judging.offline import Judge
+from vd.judging.offline import OfflineJudge
 from vd.recipes.writers import Writer
 from vd.study.load import Study
 from vd.study.settings import RecipeSettings, WriterSettings
@@ -23,7 +23,7 @@ class Making:
     name: str  # of the data set
     settings: RecipeSettings
     writer: Writer
-    judge: Judge | None  # None: nothing is checked
+    judge: OfflineJudge | None  # None: nothing is checked
     replies: list[pd.DataFrame] = field(default_factory=list)  # all that was written, for the cost
 
     def ask(self, asked: pd.DataFrame) -> pd.DataFrame:
