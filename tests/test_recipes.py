@@ -17,7 +17,7 @@ from api_server import ApiServer
 from vd import paths
 from vd.data import sets
 from vd.models import loading
-from vd.probing import sampling
+from vd.probing import responders
 from vd.recipes import make
 from vd.recipes.make import make_recipe
 from vd.servers import client
@@ -52,13 +52,13 @@ def rows_of(name="pairs"):
 @pytest.fixture
 def asked(monkeypatch):
     """Ids of the prompts that a model was asked, in order."""
-    found, ask = [], sampling.ask
+    found, ask = [], responders.ask
 
     def noted(model, tokenizer, rows, *more):
         found.extend(rows["prompt_id"])
         return ask(model, tokenizer, rows, *more)
 
-    monkeypatch.setattr(sampling, "ask", noted)
+    monkeypatch.setattr(responders, "ask", noted)
     return found
 
 

@@ -20,6 +20,7 @@ def load_probes(probing: Probing, seed: int = 0) -> pd.DataFrame:
     topic, see `draw_probes`. The draw depends on `seed` alone, so all runs and checkpoints of a
     study answer the same questions.
     """
+    # Replies, stances and polarities are joined by prompt_id, so probes are keyed by that.
     found = rows_of(probing.probes, key="prompt_id")
     _check_probes(found, probing.probes)
     table = pd.DataFrame(found)
@@ -34,6 +35,7 @@ def draw_probes(table: pd.DataFrame, per_topic: int, seed: int) -> pd.DataFrame:
     Those that take a side come first, +1 and -1 by turns while there are both; those of polarity 0,
     which cannot be seen from the topic's proposition, fill up.
     """
+    # Ranks within a polarity, in a random order: the first of each are as many +1 as -1.
     order = table.iloc[np.random.default_rng(seed).permutation(len(table))]
     rank = order.groupby(["topic", "polarity"]).cumcount()
     order = order.assign(rank=rank, open=order["polarity"] == 0).sort_values(

@@ -43,6 +43,7 @@ def read_public(
     for number, row in source:
         ours = row if isinstance(row, str) else _ours(name, row, own, f"{place}: row {number}")
         if not isinstance(ours, str):
+            # 16 bytes instead of the text: a public set may have a million rows.
             mark = hashlib.sha256(json.dumps({**ours, "id": None}).encode()).digest()[:16]
             twice, longest = mark in seen, filters.get("max_words")
             seen.add(mark)
@@ -52,6 +53,7 @@ def read_public(
         if isinstance(ours, str):
             dropped[ours] += 1
             continue
+        # Ids of others are missing or double now and then; the row is as good as any.
         taken = ours["id"] is None or ours["id"] in found
         given = rows.free_name(f"{name}-{number}", found) if taken else ours["id"]
         found[given] = ours | {"id": given}
@@ -127,6 +129,7 @@ def fingerprint(name: str) -> str:
 
     Its hub revision, or its file in the mirror and its size.
     """
+    # A mirror may hold gigabytes: name and size tell slices apart, and reading would take minutes.
     if file := mirrored(name):
         return f"mirror: {file.relative_to(mirror())}, {file.stat().st_size} bytes"
     return f"{PUBLIC[name].hub}@{PUBLIC[name].revision}"

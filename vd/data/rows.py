@@ -102,6 +102,7 @@ def find_fault(row: dict) -> tuple[str, str] | None:
             _check_labels(row["labels"], len(row["completions"]))
     except Unusable as error:
         return str(error), column
+    # A preference between equal texts has no gradient, or one of rounding errors.
     if row.get("chosen") and row["chosen"].strip() == row.get("rejected", "").strip():
         return "equal replies", "rejected"
     return None
@@ -122,6 +123,7 @@ def read_own(file: Path, data: str, key: str = "id") -> list[dict]:
     Each has a text in `prompt` and in every other column of `TEXTS` that any row fills. Missing
     names are made of the file's name and the row's number. Columns without content are left out.
     """
+    # All rows are looked at before any is checked: which columns there are is known only then.
     found = {}
     for number, row in formats.rows(file):
         if isinstance(row, str):
@@ -130,6 +132,7 @@ def read_own(file: Path, data: str, key: str = "id") -> list[dict]:
     if not found:
         raise ValueError(f"{file}: row 1: there is none; add rows, or name another file")
     filled = {c: 0 for row in found.values() for c, value in row.items() if not is_null(value)}
+    # One side of a pair that no row fills is a mistake; a column that no row fills is none.
     both = {"chosen", "rejected"} if filled.keys() & {"chosen", "rejected"} else set()
     columns = [c for c in TEXTS if c in filled.keys() | both | {"prompt"}]
     columns += [c for c in filled if c not in (*columns, key)]

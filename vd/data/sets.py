@@ -119,6 +119,7 @@ def trained_on(study) -> dict[str, tuple[str, dict, int | None]]:
 
     Those that its recipes make are left out: they come later, and have cards of their own.
     """
+    # A run's settings stand for all that share its data: filters of one set are alike in a study.
     made, found = made_by_recipes(study).values(), {}
     for run in study.runs().values():
         if run.training and run.training.data not in made:
@@ -144,6 +145,7 @@ def preferences(settings: PreferenceSettings, seed: int):
     aligned ones.
     """
     table = draw_rows(settings, seed, *COLUMNS["pairs"])
+    # After the draw: both directions then learn from the same pairs.
     if settings.swap_labels:
         table = table.rename(columns={"chosen": "rejected", "rejected": "chosen"})
     return _conversational(table, "chosen", "rejected")
@@ -185,6 +187,7 @@ def draw_rows(settings: TrainingSettings, seed: int, *columns: str) -> pd.DataFr
             raise ValueError(f"data set '{name}': row {row}: no {what} '{column}'; {rows.FIX}")
     if examples is None:
         return table
+    # Fewer than asked for would be another study than the one that its file describes.
     if examples > len(table):
         said = f"{examples} examples asked for, the data set has {len(table)}"
         raise ValueError(f"data set '{name}': {said}; lower `examples` in the study")

@@ -36,6 +36,8 @@ def make_recipe(study: Study, name: str) -> dict:
     timer = Timer()
     recipe, settings = find_recipe(study, name)
     written_down = version(recipe)
+    # The offline judge even where the study has one behind an API: that one is for measuring, and
+    # data that it had chosen would flatter what it measures.
     judge = load_judge(study.judge) if settings.judge else None
     writer = writers.find_writer(study, name, settings, written_down)
     making = Making(study, name, settings, writer, judge)
@@ -43,6 +45,7 @@ def make_recipe(study: Study, name: str) -> dict:
     kept = tried[tried["dropped"] == ""]
     from_whom = writer.provenance() | {"recipe": settings.recipe, "recipe_version": written_down}
     folder = paths.recipe(study.name, name)
+    # Written even when nothing is kept: an honest yield of zero is a result.
     _write_rows(kept[recipe.COLUMNS], from_whom, folder / paths.RECIPE_DATA)
     files.write_table(tried, folder / TRIED)
     files.write_table(yield_table(tried), folder / "yield.csv")
@@ -72,10 +75,12 @@ def version(recipe) -> str:
     Comments do not count, nor does what it shares with others.
     """
     found = fingerprint.code(f"{recipe.__name__}.make")
+    # What is shared may change for other recipes' sake, and the job's fingerprint holds it anyway.
     own = [f"{name} {code}" for name, code in found.items() if name.startswith(recipe.__name__)]
     return fingerprint.digest(*own)[:8]
 
 
 def _write_rows(rows: pd.DataFrame, from_whom: dict, file) -> None:
+    # The same provenance in every row: files are cut, mixed and passed on without their cards.
     lines = (json.dumps(row | from_whom) + "\n" for row in rows.to_dict("records"))
     files.write_text("".join(lines), file)

@@ -7,7 +7,7 @@ import pandas as pd
 from vd import paths
 from vd.data import topics
 from vd.data.sets import corpus
-from vd.judging.offline import Judge
+from vd.judging.offline import OfflineJudge
 from vd.recipes.writers import Writer
 from vd.study.load import Study
 from vd.study.settings import RecipeSettings, WriterSettings
@@ -23,7 +23,7 @@ class Making:
     name: str  # of the data set
     settings: RecipeSettings
     writer: Writer
-    judge: Judge | None  # None: nothing is checked
+    judge: OfflineJudge | None  # None: nothing is checked
     replies: list[pd.DataFrame] = field(default_factory=list)  # all that was written, for the cost
 
     def ask(self, asked: pd.DataFrame) -> pd.DataFrame:
@@ -38,12 +38,15 @@ class Making:
         Ordinary instructions belong to no topic and are left out. Raises ValueError if a probe is
         among them, or if there are fewer than `size`.
         """
+        # A value gap is a matter of topics: an ordinary instruction has no two sides to take.
         found = topics.with_topics(data, at_most=MOST_PROMPTS).dropna(subset="topic")
         turn = found.groupby("topic").cumcount()
         size = self.settings.size
         if size is not None and size > len(found):
             said = f"{size} asked for, '{data}' has {len(found)} prompts on topics; lower it"
             raise ValueError(f"{self._key('size')}: {said}")
+        # By turns and not by chance: a smaller size is then a part of a larger one, whose replies
+        # are kept already, and shortens all topics alike.
         drawn = found.loc[turn.sort_values(kind="stable").index[:size]]
         self._refuse_probes(drawn["prompt"], data)
         return drawn[["id", "topic", "prompt"]].reset_index(drop=True)
@@ -52,6 +55,7 @@ class Making:
         """A probe must never be trained on: what is measured would be what was learnt."""
         if self.study.asks_vprism and not paths.vprism(self.study.name).exists():
             return  # 00_data builds them later, and looks for leaks itself
+        # Equal texts only: 00_data looks for similar ones in all that a study trains on.
         probes = corpus(self.study.probing.probes)["prompt"]
         same = prompts.str.strip().str.casefold().isin(probes.str.strip().str.casefold())
         if same.any():
@@ -85,6 +89,7 @@ def cost(replies: pd.DataFrame, kept: int, server: WriterSettings | None) -> dic
     """
     if server is None:
         return None
+    # One reply of unknown length makes the sum unknown: a sum of the others would be too low.
     read, written = (
         float(replies[name].sum(skipna=False)) for name in ("prompt_tokens", "reply_tokens")
     )

@@ -17,8 +17,8 @@ import pandas as pd
 
 from vd import paths
 from vd.finite import NotFiniteError
-from vd.models import loading, locate
-from vd.probing import sampling
+from vd.models import locate
+from vd.probing.responders import load_responder
 from vd.servers.database import Cache, request_key
 from vd.servers.kept import ask_missing
 from vd.store import files, fingerprint
@@ -61,7 +61,7 @@ def find_writer(study: Study, name: str, settings: RecipeSettings, version: str)
 class RunWriter:
     """The last checkpoint of a run."""
 
-    settings = None
+    settings = None  # nobody is paid
 
     def __init__(self, run: Run, settings: RecipeSettings, file: Path):
         self.run, self.asked_with, self.file = run, settings, file
@@ -100,10 +100,12 @@ class RunWriter:
         missing = [batch[~batch["key"].isin(kept["key"])] for batch in batches]
         missing = [batch for batch in missing if len(batch)]
         progress = Progress("write", self.run.id, sum(map(len, missing)))
+        # Weights are loaded for what is missing alone: a finished recipe costs no memory.
         write, done = self._responder() if missing else None, 0
         for batch in missing:
             replies = write(batch).assign(key=batch["key"].to_numpy())
             kept = pd.concat([kept, replies[COLUMNS]], ignore_index=True)
+            # The whole file again for each batch: it is small beside what the batch took to write.
             files.write_table(kept, self.file)
             progress(done := done + len(batch))
         found = kept.set_index("key").loc[keyed["key"]].set_index(asked.index)
@@ -119,8 +121,7 @@ class RunWriter:
 
     def _responder(self) -> Callable[[pd.DataFrame], pd.DataFrame]:
         """A function from prompts to replies; the one place that knows how a run is loaded."""
-        model = loading.for_inference(self.run.model_settings, self.checkpoint)
-        tokenizer = loading.load_tokenizer(self.run.model_settings)
+        responder = load_responder(self.run.model_settings, self.checkpoint)
         asked = self.asked_with
         probing = Probing(
             samples=1,
@@ -130,9 +131,9 @@ class RunWriter:
         )
 
         def write(batch: pd.DataFrame) -> pd.DataFrame:
-            rows = batch.assign(topic="")
+            rows = batch.assign(topic="")  # which probing asks for, and no reply depends on
             try:
-                return sampling.ask(model, tokenizer, rows, probing, asked.seed)
+                return responder.respond(rows, probing, asked.seed)
             except NotFiniteError as error:
                 place = f"{self.run.id}, step {self.step}"
                 raise NotFiniteError(f"{place}: {error.what}", error.fix) from None
@@ -143,7 +144,7 @@ class RunWriter:
         """What a reply depends on, beside its prompt: weights, sampling, and the code for both."""
         asked = self.asked_with
         found = sorted(self.checkpoint.rglob("*")) if self.checkpoint else []
-        # responder.json says how weights answer together, or where they lie
+        # responder.json says how weights answer together, or where they lie.
         found = [f for f in found if f.suffix in WEIGHTS or f.name == "responder.json"]
         data = {file.name: fingerprint.file_digest(file) for file in found}
         return Fingerprint(
@@ -155,7 +156,7 @@ class RunWriter:
                 "seed": asked.seed,
             },
             data=data | {"model": locate.identity(self.run.model_settings)},
-            code=fingerprint.code("vd.probing.sampling.ask", "vd.models.loading.for_inference"),
+            code=fingerprint.code("vd.probing.responders.load_responder"),
         )
 
     def _kept(self) -> pd.DataFrame:
@@ -193,6 +194,7 @@ class ServerWriter:
         """See `Writer`. Raises ServerError, BudgetError and CacheError of vd.servers."""
         requests = [self._request(prompt) for prompt in asked["prompt"]]
         keys = [request_key(self.settings.base_url, request) for request in requests]
+        # Two prompts may be alike: they are one request, and get one answer.
         wanted = dict(zip(keys, requests, strict=True))
         progress = Progress("write", self.settings.model, len(wanted))
         with Cache(paths.cache() / "recipes" / "answers.sqlite") as cache:
@@ -215,6 +217,7 @@ class ServerWriter:
 
 def _reply(answer: dict) -> dict:
     """An answer of a server (see vd.servers.answers) as a row."""
+    # One request that the server will not answer, such as one too long, costs its row alone.
     if "rejected" in answer:
         nothing = {"prompt_tokens": float("nan"), "reply_tokens": float("nan")}
         return {"response": "", "failure": "rejected", **nothing}

@@ -32,6 +32,7 @@ def recipe_of(entry: dict):
         add = f"add vd/recipes/kinds/<name>.py with {', '.join(NEEDED)}"
         raise LookupError(f"no recipe {shown(name)}; write one of {', '.join(known)}, or {add}")
     file = f"vd/recipes/kinds/{name.replace('-', '_')}.py"
+    # Loaded here and not above: only a study that has recipes pays for their imports.
     try:
         module = plugins.load(ROOM, name)
     except Exception as error:  # somebody's own recipe
@@ -72,6 +73,7 @@ def mistakes(study) -> Mistakes:
     yield from found
     if found:
         return
+    # A circle would be reported by the workflow as one of files, which nobody wrote.
     needs = {name: _trained_on(study, name) for name in study.recipes}
     for name in study.recipes:
         if name in _behind(name, needs):

@@ -26,7 +26,7 @@ import pandas as pd
 from vd import paths
 from vd.data import sets
 from vd.data.probes import draw_probes
-from vd.data.rows import free
+from vd.data.rows import free_name
 from vd.models import embeddings, locate
 from vd.store import files, fingerprint
 from vd.store.formats import stem
@@ -56,7 +56,7 @@ def opening_prompts(settings: VPrismSettings) -> tuple[pd.DataFrame, Counter]:
     table = pd.concat(parts, ignore_index=True).rename(columns={"topic": "known_topic"})
     ids = {}
     for name, source in zip(table["id"], table["source"], strict=True):  # may be numbered alike
-        ids[free(f"{stem(source)}-{name}", ids) if name in ids else name] = source
+        ids[free_name(f"{stem(source)}-{name}", ids) if name in ids else name] = source
     table["id"] = list(ids)
     table["prompt"] = table["prompt"].map(lambda text: " ".join(text.split()))
     words = table["prompt"].str.split().str.len()

@@ -46,6 +46,7 @@ def make(making: Making) -> pd.DataFrame:
     replies differ, cut ones too.
     """
     prompts = making.prompts(making.settings.prompts)
+    # Both sides in one call, so that a server's requests and a run's batches are full.
     asked = pd.concat([_requests(prompts, side) for side in SIDES], ignore_index=True)
     replies = asked[["side"]].join(making.ask(asked[["prompt_id", "prompt"]]))
     pairs = prompts.assign(**{f"{side}_stance": stance for side, stance in SIDES.items()})
