@@ -47,6 +47,7 @@ def responses(content: bytes) -> Iterator[tuple[str, object]]:
 
 
 def is_named(row: dict) -> bool:
+    """Whether a line says which request it is about."""
     return isinstance(row.get("custom_id"), str)
 
 
