@@ -119,7 +119,7 @@ def test_a_sampling_rule_asks_again_and_trains_nothing(code):
 
 
 def test_a_colour_draws_again_and_no_more(code):
-    assert touched(lambda _: code("figures/plots.py", "#0072b2", "#000000")) == {
+    assert touched(lambda _: code("figures/style.py", "#0072b2", "#000000")) == {
         "06_figures",
         "08_findings",
     }

@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter, MarkdownExporter
 
 from vd import paths
-from vd.figures import plots, tables
+from vd.figures import data_plots, plots, style, tables
 from vd.figures.plots import STANCES
 from vd.store import files, shown
 from vd.store.shown import excerpt
@@ -135,13 +135,13 @@ def test_a_topic_breaks_no_table(tmp_path):
 def test_a_topic_breaks_no_figure(tmp_path):
     gap = drifts().rename(columns={"run": "dataset", "magnitude": "gap", "magnitude_lo": "lo"})
     gap = gap.rename(columns={"magnitude_hi": "hi"}).assign(n_pairs=3, dataset="my_$data^$.jsonl")
-    figure, labels = plots.value_gap(gap), [excerpt(TOPIC, 30), "all"]
-    plots.save(figure, gap, tmp_path / "gap")
+    figure, labels = data_plots.value_gap(gap), [excerpt(TOPIC, 30), "all"]
+    style.save(figure, gap, tmp_path / "gap")
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == labels
     path = drifts().rename(columns={"magnitude": "probability", "magnitude_lo": "lo"})
     path = path.rename(columns={"magnitude_hi": "hi"})
     path = path.merge(pd.DataFrame({"step": [0, 9]}), how="cross")
-    plots.save(plots.stances_over_steps(path, rows="topic"), path, tmp_path / "steps")
+    style.save(plots.stances_over_steps(path, rows="topic"), path, tmp_path / "steps")
     assert not matplotlib.rcParams["text.parse_math"]
 
 
@@ -154,19 +154,19 @@ def test_a_value_gap_of_nothing_is_drawn_and_says_so(tmp_path, sets):
     table = pd.concat([full, none])
     table = table[table["dataset"].isin(sets)].astype({"gap": float, "lo": float, "hi": float})
     files.write_table(table, tmp_path / "gap.csv")
-    figure = plots.value_gap(pd.read_csv(tmp_path / "gap.csv"))
+    figure = data_plots.value_gap(pd.read_csv(tmp_path / "gap.csv"))
     said = [[text.get_text() for text in ax.texts] for ax in figure.axes]
     assert said == [[] if name == "full" else ["no pair was judged"] for name in sets or [""]]
-    plots.save(figure, table, tmp_path / "figure")
+    style.save(figure, table, tmp_path / "figure")
 
 
 def test_a_stance_profile_of_nothing_is_drawn_and_says_so(tmp_path):
     rows = [("a", "reply", s, 1 / 3, 5) for s in STANCES]
     rows += [("b", "reply", s, None, 0) for s in STANCES]
     names = ["dataset", "side", "stance", "probability", "n_replies"]
-    figure = plots.stance_profile(pd.DataFrame(rows, columns=names))
+    figure = data_plots.stance_profile(pd.DataFrame(rows, columns=names))
     assert [text.get_text() for text in figure.axes[0].texts] == ["n = 5", "n = 0"]
-    plots.save(figure, pd.DataFrame(rows), tmp_path / "profile")
+    style.save(figure, pd.DataFrame(rows), tmp_path / "profile")
 
 
 # notebooks

@@ -169,8 +169,7 @@ def test_missing_key(place):
 def test_missing_parent(place):
     message = error_of(place, lambda s: s["preference"]["dpo-support"].update(parent="sft-nobody"))
     assert (
-        "preference.dpo-support.parent: no run 'sft-nobody'; there are base, dpo-support"
-        in message
+        "preference.dpo-support.parent: no run 'sft-nobody'; there are base, dpo-support" in message
     )
 
 

@@ -46,7 +46,11 @@ DPO, PPO = "preference.dpo-support", "preference.ppo-support"
         ("sft.sft-support.parent", "sft-support", "sft.sft-support.parent: no run 'sft-support'"),
         (f"{DPO}.parent", "sft-support/reward", "gives scores and writes no texts"),
         (f"{PPO}.scorer", "nobody", f"{PPO}.scorer: no scorer 'nobody'; there are sft-support/re"),
-        (f"{PPO}.parent", "sft-neutral", f"{PPO}.scorer: no scorer 'reward'; there are sft-support"),
+        (
+            f"{PPO}.parent",
+            "sft-neutral",
+            f"{PPO}.scorer: no scorer 'reward'; there are sft-support",
+        ),
         (f"{DPO}.parent", {"a": 1}, rf"{DPO}.parent: Input should be a valid string \(got"),
         (f"{DPO}.parent", [["sft-support"]], f"{DPO}.parent.0: Input should be a valid string"),
         (f"{DPO}.parent", [], f"{DPO}.parent: write at least 1"),
@@ -66,7 +70,9 @@ def test_methods_are_the_files_that_hold_settings_and_train(place, method):
     said = error_of(place, put(f"{DPO}.method", method))
     assert f"{DPO}.method: " in said
     if isinstance(method, str):
-        assert f"no method '{method}'; write one of dpo, given, ppo, reward_model, sft, simpo" in said
+        assert (
+            f"no method '{method}'; write one of dpo, given, ppo, reward_model, sft, simpo" in said
+        )
         there = (paths.ROOT / "vd" / "methods" / f"{method}.py").exists()
         assert ("or add vd/methods" in said) == (method.isidentifier() and not there)
     assert "is not a method of this section" not in said

@@ -34,7 +34,7 @@ def held_out(study: Study, name: str, rows: int, seed: int = 0) -> pd.DataFrame:
     """
     taken, asked = set(), 0
     for (_, run_seed), settings in _trained(study).items():
-        taken |= {mark for marks in _marks(sets.drawn(settings, run_seed)) for mark in marks}
+        taken |= {mark for marks in _marks(sets.draw_rows(settings, run_seed)) for mark in marks}
         if settings.data == name:
             # large sets are streamed: as many rows as runs could take, and ours beyond them
             asked = None if None in (asked, settings.examples) else asked + settings.examples

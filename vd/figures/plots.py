@@ -1,52 +1,17 @@
-"""Figures in one style: each stance has the same colour everywhere, and bands and bars are the
-tables' intervals.
+"""Figures of runs: stances over steps, drift, findings; bands and bars are the tables' intervals.
 
-Each function draws one tidy table and returns a matplotlib figure; `save` writes it as PNG and PDF,
-its data as CSV.
+Each function draws one tidy table and returns a matplotlib figure, which vd/figures/style.py saves.
 """
-
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from vd.figures.style import COLOURS, MARKERS, VERDICTS, with_legend
 from vd.lineages import short_names
 from vd.stances import STANCES
-from vd.store import files
 from vd.store.shown import excerpt
-
-COLOURS = {
-    "support": "#0072b2",
-    "neutral": "#8c8c8c",
-    "oppose": "#d55e00",
-}  # Okabe-Ito, safe for colour blindness
-VERDICTS = {
-    "holds": "#009e73",
-    "does not hold": "#d55e00",
-    "undecided at this size": "#8c8c8c",
-}  # Okabe-Ito
-MARKERS = {"support": "^", "neutral": "o", "oppose": "v"}
-sns.set_theme(
-    style="whitegrid",
-    context="paper",
-    rc={"axes.titlesize": 9, "figure.dpi": 75, "savefig.dpi": 150},
-)
-plt.rcParams["text.parse_math"] = False  # a dollar sign in the name of a topic or data set is one
-
-
-def save(figure: Figure, table: pd.DataFrame, path: Path) -> None:
-    """Write `path`.png, .pdf and .csv, each atomically and without dates, so equal data give equal
-    files.
-    """
-    for ending, metadata in (
-        (".png", {"Software": None}),
-        (".pdf", {"CreationDate": None, "ModDate": None}),
-    ):
-        with files.replace(Path(f"{path}{ending}")) as part:
-            figure.savefig(part, bbox_inches="tight", metadata=metadata)
-    files.write_table(table, Path(f"{path}.csv"))
 
 
 def stances_over_steps(trajectories: pd.DataFrame, rows: str | None = None) -> Figure:
@@ -85,7 +50,7 @@ def stances_over_steps(trajectories: pd.DataFrame, rows: str | None = None) -> F
             ax.set_xlabel("training step")
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
-    return _legend(figure)
+    return with_legend(figure)
 
 
 def drift(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
@@ -121,7 +86,7 @@ def drift(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
     )
     axes[1].set(xlabel="drift time (fraction of the phase)", xlim=(-0.03, 1.03))
     axes[0].invert_yaxis()
-    return _legend(figure)
+    return with_legend(figure)
 
 
 def ablations(table: pd.DataFrame) -> Figure:
@@ -162,7 +127,7 @@ def ablations(table: pd.DataFrame) -> Figure:
         ax.set_xticks(part["value"].unique(), [f"{value:g}" for value in part["value"].unique()])
         ax.minorticks_off()
     axes[0, 0].set_ylabel("drift magnitude")
-    return _legend(figure)
+    return with_legend(figure)
 
 
 def before_after(distribution: pd.DataFrame) -> Figure:
@@ -198,83 +163,7 @@ def before_after(distribution: pd.DataFrame) -> Figure:
     )
     ax.grid(False)
     ax.invert_yaxis()
-    return _legend(figure)
-
-
-def value_gap(table: pd.DataFrame) -> Figure:
-    """Value gap (chosen minus rejected) per topic and stance, columns as of `drift.value_gap`.
-
-    There is one panel per data set; one without pairs says so, and so does a table without rows.
-    """
-    sets, last = list(table["dataset"].unique()) or [""], ("others", "all")
-    topics = sorted(
-        table["topic"].unique(), key=lambda topic: (topic in last and 1 + last.index(topic), topic)
-    )
-    figure, axes = plt.subplots(
-        1,
-        len(sets),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-        figsize=(1.5 + 3 * len(sets), 0.8 + 0.32 * max(len(topics), 3)),
-    )
-    for ax, name in zip(axes[0], sets, strict=True):
-        for offset, stance in zip((-0.22, 0, 0.22), STANCES, strict=True):
-            part = table[(table["dataset"] == name) & (table["stance"] == stance)]
-            y = [topics.index(topic) + offset for topic in part["topic"]]
-            ax.hlines(y, part["lo"], part["hi"], color=COLOURS[stance])
-            ax.scatter(
-                part["gap"], y, color=COLOURS[stance], marker=MARKERS[stance], s=14, zorder=3
-            )
-        if not table.loc[table["dataset"] == name, "n_pairs"].any():
-            ax.text(0, 0, "no pair was judged", ha="center", fontsize=8, transform=ax.transData)
-        ax.axvline(0, color="black", linewidth=0.8)
-        ax.set(title=_end(name), xlim=(-1.05, 1.05), xlabel="chosen minus rejected")
-    axes[0, 0].set(yticks=range(len(topics)), yticklabels=[excerpt(topic, 30) for topic in topics])
-    axes[0, 0].invert_yaxis()
-    return _legend(figure)
-
-
-def stance_profile(table: pd.DataFrame) -> Figure:
-    """Stance profile of data sets, one bar per set and side; columns of `drift.profile`."""
-    names = [
-        f"{row.dataset}, {row.side}"
-        for row in table[["dataset", "side"]].drop_duplicates().itertuples()
-    ]
-    places = range(len(names))
-    wide = table.assign(name=table["dataset"] + ", " + table["side"]).set_index(["name", "stance"])
-    figure, ax = plt.subplots(layout="constrained", figsize=(5.5, 0.7 + 0.28 * len(names)))
-    left = pd.Series(0.0, names)
-    for stance in STANCES:
-        share = wide["probability"].xs(stance, level="stance").reindex(names)
-        ax.barh(places, share, left=left, color=COLOURS[stance], label=stance, height=0.7)
-        left += share
-    counts = wide["n_replies"].xs("support", level="stance").reindex(names)
-    for y, n in enumerate(counts):
-        ax.text(1.01, y, f"n = {n}", va="center", fontsize=7)
-    ax.set(yticks=places, yticklabels=[_end(name) for name in names])
-    ax.set(xlim=(0, 1), xlabel="mean stance probability of value-laden replies")
-    ax.invert_yaxis()
-    ax.grid(visible=False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return figure
-
-
-def topic_map(table: pd.DataFrame) -> Figure:
-    """A map of prompts (columns x, y, topic); those without a topic are grey."""
-    figure, ax = plt.subplots(layout="constrained", figsize=(7, 4.6))
-    others = table[table["topic"].isna()]
-    ax.scatter(others["x"], others["y"], s=1, color="#cccccc", linewidth=0, label="no topic")
-    known = sorted(table["topic"].dropna().unique())
-    colours = [
-        c for i, c in enumerate(sns.color_palette("tab20")) if i not in (14, 15)
-    ]  # its greys
-    for colour, topic in zip([*colours[::2], *colours[1::2]], known, strict=False):
-        part = table[table["topic"] == topic]
-        ax.scatter(part["x"], part["y"], s=3, color=[colour], linewidth=0, label=topic)
-    ax.set(xticks=[], yticks=[])
-    figure.legend(loc="outside right", frameon=False, markerscale=4)
-    return figure
+    return with_legend(figure)
 
 
 def findings(contrasts: pd.DataFrame, table: pd.DataFrame) -> Figure:
@@ -335,19 +224,4 @@ def calibration(table: pd.DataFrame) -> Figure:
         color="#0072b2",
     )
     ax.set(xlabel="stated probability", ylabel="share right", xlim=(0.3, 1.02), ylim=(0.3, 1.02))
-    return figure
-
-
-def _end(name: str) -> str:
-    """The end of a data set's name, which may be a long path, as a label."""
-    name = excerpt(name, len(name) * 10)
-    return name if len(name) <= 40 else f"…{name[-39:]}"
-
-
-def _legend(figure: Figure) -> Figure:
-    handles = [
-        plt.Line2D([], [], color=COLOURS[s], marker=MARKERS[s], linestyle="-", label=s)
-        for s in STANCES
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure

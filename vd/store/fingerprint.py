@@ -13,7 +13,6 @@ counts as unchanged while it has its default, for that is what it meant before i
 """
 
 import ast
-import copy
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -25,6 +24,7 @@ from pydantic import BaseModel
 
 from vd import paths
 from vd.store.files import write_text
+from vd.store.syntax import DOCUMENTED, plain_text
 
 SILENT = (  # parts of vd in which no number is made
     "vd.paths",  # where files lie
@@ -33,9 +33,7 @@ SILENT = (  # parts of vd in which no number is made
     "vd.workflow",  # which job runs when
 )
 COUNTED = ("vd.study.steps", "vd.store.formats")  # of these, what makes numbers all the same
-SAID = {"print", "say", "warn", "Progress", "progress", "report", "resume"}  # lines of progress
 WHOLE, EFFECTS = "*", "on import"  # of a module, in place of a symbol
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,9 @@ def code(*roots: str, sources: Iterable[str] = (), without: Iterable[str] = ()) 
     """
     left_out = (*SILENT, *without)
     sources = list(sources)
-    found = {f"cell {i}": digest(_plain(ast.parse(source))) for i, source in enumerate(sources, 1)}
+    found = {
+        f"cell {i}": digest(plain_text(ast.parse(source))) for i, source in enumerate(sources, 1)
+    }
     whole = "\n".join(sources)  # cells share their names
     wanted = {*roots, *_used(ast.parse(whole), None, whole)}
     while wanted:
@@ -126,7 +126,7 @@ def code(*roots: str, sources: Iterable[str] = (), without: Iterable[str] = ()) 
         if symbol == WHOLE:
             wanted |= {f"{place}.{own}" for own in nodes if own != WHOLE}
         elif symbol in nodes:  # and not a module's own `import numpy as np`, say
-            found[name] = digest(*map(_plain, nodes[symbol]))
+            found[name] = digest(*map(plain_text, nodes[symbol]))
             wanted |= _behind(place, symbol, _text(_file(place)))
     return dict(sorted(found.items()))
 
@@ -232,97 +232,6 @@ def _parsed(source: str) -> dict[str, list[ast.AST]]:
         for name in names:
             found.setdefault(name, []).append(node)
     return found
-
-
-def _plain(node: ast.AST) -> str:
-    """A syntax tree as text, without what changes no number.
-
-    Neither `ast.dump` nor `ast.unparse` will do: Python 3.12 and 3.13 write the same tree
-    differently from 3.11, and some parsers leave empty pieces in f-strings.
-    """
-
-    def plain(node):
-        if isinstance(node, list):
-            return [plain(element) for element in node]
-        if not isinstance(node, ast.AST):
-            return repr(node)
-        fields = dict(ast.iter_fields(node))
-        if isinstance(node, ast.JoinedStr):
-            fields["values"] = [part for part in node.values if getattr(part, "value", None) != ""]
-        fields = {name: plain(field) for name, field in fields.items() if field not in (None, [])}
-        return [type(node).__name__, fields]
-
-    return json.dumps(plain(_Numbers().visit(copy.deepcopy(node))), sort_keys=True)
-
-
-class _Numbers(ast.NodeTransformer):
-    """Leaves of a tree what can change a number: no docstrings, checks or lines of progress."""
-
-    def visit_Raise(self, node):
-        return None
-
-    def visit_Assert(self, node):
-        return None
-
-    def visit_Expr(self, node):
-        called = node.value.func if isinstance(node.value, ast.Call) else None
-        name = getattr(called, "id", getattr(called, "attr", None))
-        return None if name in SAID else self.generic_visit(node)
-
-    def visit_Call(self, node):
-        if getattr(node.func, "id", None) == "Progress":
-            return ast.copy_location(ast.Constant("progress"), node)
-        return self.generic_visit(node)
-
-    def visit_If(self, node):
-        node = self.generic_visit(node)
-        return node if node.body or node.orelse else None
-
-    def visit_ExceptHandler(self, node):
-        return self.generic_visit(node)
-
-    def visit_FunctionDef(self, node):
-        node = self._undocumented(node)
-        node = self.generic_visit(node)
-        node.body = _needed(node.body)
-        return node
-
-    visit_AsyncFunctionDef = visit_FunctionDef
-
-    def visit_ClassDef(self, node):
-        return self.generic_visit(self._undocumented(node))
-
-    visit_Module = visit_ClassDef
-
-    @staticmethod
-    def _undocumented(node):
-        if node.body and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-        return node
-
-
-def _needed(body: list[ast.stmt]) -> list[ast.stmt]:
-    """A function's statements without assignments that only error texts used."""
-    while True:
-        read = {
-            node.id
-            for statement in body
-            for node in ast.walk(statement)
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-        }
-        left = [statement for statement in body if not _is_unread(statement, read)]
-        if len(left) == len(body):
-            return left
-        body = left
-
-
-def _is_unread(statement: ast.stmt, read: set[str]) -> bool:
-    if not isinstance(statement, ast.Assign):
-        return False
-    stored = [node for t in statement.targets for node in ast.walk(t) if hasattr(node, "ctx")]
-    plain = all(isinstance(node, ast.Name | ast.Tuple) for node in stored)
-    names = {node.id for node in stored if isinstance(node, ast.Name)}
-    return plain and bool(names) and not names & read
 
 
 def _text(file: Path) -> str:

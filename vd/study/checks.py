@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from vd import lineages
-from vd.study import inputs, roles
+from vd.study import evaluations, inputs, recipes, roles
+from vd.study.catalogue import EMBEDDED, PUBLIC
 from vd.study.file import misnamed, shown, word
 from vd.study.graph import SECTIONS, made_by_recipes, missing
 from vd.study.inputs import rows_of
@@ -21,7 +22,7 @@ RESERVED = {  # names that something else has already, in the results folder or 
     "sft": ("run", ("base",)),
     "scorers": ("run", ("base",)),
     "preference": ("run", ("base",)),
-    "recipes": ("recipe", ()),
+    "recipes": ("recipe", tuple(EMBEDDED) + tuple(PUBLIC)),
 }
 
 
@@ -32,6 +33,7 @@ def of_study(study) -> Mistakes:
         for name, entry in getattr(study, section).items():
             yield from _seeds(study, f"{section}.{word(name)}", entry)
             yield from _parents(study, f"{section}.{word(name)}", entry)
+    yield from evaluations.mistakes(study)
     yield from inputs.models(study)
     yield from inputs.prompt(study)
     yield from inputs.vprism(study)
@@ -47,6 +49,7 @@ def of_runs(study, runs: dict) -> Mistakes:
     """What is wrong with runs, one by one and together."""
     trained = [run for run in runs.values() if run.training]
     yield from _missing(study, runs)
+    yield from recipes.mistakes(study)
     for run in trained:
         key, settings = f"{run.section}.{run.name}", run.training
         if settings.data not in made_by_recipes(study).values():

@@ -38,7 +38,7 @@ def located(path: Path, mistakes: Iterable[tuple[str, str]]) -> Iterator[tuple[s
 
     A mistake stays one of the extending file: the other may be right by itself.
     """
-    chain = list(_chain(path(path)))
+    chain = list(_chain(path, read(path)))
     for key, what in mistakes:
         holder = next((file for file, content in chain if _holds(content, key)), path)
         yield (key if holder == path else f"{key} (in {holder.name})"), what

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from vd import paths
 from vd.study import checks, extends
+from vd.study.evaluations import settings_of as settings_of_one
 from vd.study.file import StudyError, explain, find, study_error, word
 from vd.study.graph import (
     SECTIONS,
@@ -30,6 +31,7 @@ from vd.study.runs import Run
 from vd.study.settings import (
     Ablation,
     Bootstrap,
+    EvaluationSettings,
     JudgeSettings,
     ModelSettings,
     Probing,
@@ -63,6 +65,10 @@ class Study(Settings):
     def policies(self) -> dict[str, Run]:
         """The runs that are probed and judged, by id."""
         return {run_id: run for run_id, run in self.runs().items() if run.makes == "policy"}
+
+    def evaluation_settings(self) -> dict[str, EvaluationSettings]:
+        """The settings of each evaluation, by name."""
+        return {name: settings_of_one(name, own) for name, own in self.evaluations.items()}
 
     @property
     def asks_vprism(self) -> bool:

@@ -114,13 +114,18 @@ def _parts(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _wrong_keys(node: yaml.MappingNode) -> Iterator[tuple[int, str]]:
-    """Keys that are no text, or twice in one place; what `<<` brings may be overridden."""
+    """Keys that are no text, or twice in one place; what `<<` brings may be overridden.
+
+    A map from whole numbers to single values is one by step, as of `checkpoints`.
+    """
     first = {}
+    by_step = all(_is_step(key) and isinstance(value, yaml.ScalarNode) for key, value in node.value)
+    kinds = {f"{TAG}str", f"{TAG}merge", *([f"{TAG}int"] if by_step else [])}
     for key, _ in node.value:
         line, name = key.start_mark.line + 1, key.value
         if not isinstance(key, yaml.ScalarNode):
             yield line, "a key that is a list or a mapping; write a word"
-        elif key.tag not in (f"{TAG}str", f"{TAG}merge"):
+        elif key.tag not in kinds:
             what = READ_AS.get(key.tag.removeprefix(TAG), "no text")
             fix = "put quotes around it, or remove it"
             yield line, f"key {word(name)}: YAML reads it as {what}; {fix}"
@@ -129,6 +134,10 @@ def _wrong_keys(node: yaml.MappingNode) -> Iterator[tuple[int, str]]:
             yield line, f"{word(name)}: written twice, first in line {first[name]}; {fix}"
         else:
             first[name] = line
+
+
+def _is_step(key: yaml.Node) -> bool:
+    return key.tag == f"{TAG}int" and bool(NUMBERS["int"].fullmatch(key.value))
 
 
 def _wrong_scalar(node: yaml.ScalarNode) -> Iterator[str]:

@@ -22,6 +22,7 @@ from vd.store.files import read_json, write_json
 from vd.study.runs import Run
 from vd.study.settings import Lora, ModelSettings
 from vd.training import trainer
+from vd.training.report import FIX
 
 
 class Head(torch.nn.Linear):
@@ -129,7 +130,7 @@ def scores(
             found.append(
                 get_reward(model, whole, tokenizer.pad_token_id, asked.shape[1])[1].float().cpu()
             )
-        finite(found[-1], "a score of the reward model", trainer.FIX)
+        finite(found[-1], "a score of the reward model", FIX)
     return torch.cat(found)
 
 

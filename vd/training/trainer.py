@@ -7,44 +7,29 @@ data or parent changed starts anew.
 
 import json
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import safetensors
 import torch
 from safetensors.torch import load_file
-from transformers import PrinterCallback, TrainerCallback, TrainerState
+from transformers import PrinterCallback, TrainerState
 
 from vd import paths, plugins
 from vd.data import sets
-from vd.finite import NotFiniteError, finite
 from vd.models import loading, locate
 from vd.models.weights import equal_weights, weights_digest
 from vd.store import fingerprint
 from vd.store.cache import MADE
 from vd.store.files import read_json, replace, write_json, write_table
 from vd.store.fingerprint import Fingerprint
-from vd.store.progress import Progress, Timer
+from vd.store.progress import Timer
 from vd.store.provenance import provenance
 from vd.study.runs import Run
 from vd.study.settings import Optimisation
 from vd.study.steps import total_steps
-
-# what a checkpoint is to the rest of the study, and the replies that it has given
-KEEP = ("*.safetensors", "*.safetensors.index.json")
-KEEP += (
-    "responses.parquet",
-    "responses.made",
-    "scorer.json",
-    "config.json",
-    "adapter_config.json",
-    "generation_config.json",
-)
-# without these a run would not go on alike
-STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-FIX = "lower learning_rate, raise warmup_steps, or write dtype: float32"
+from vd.training.checkpoints import last_whole, slim
+from vd.training.report import Report
 
 
 def start_of(run: Run) -> Path | None:
@@ -139,7 +124,7 @@ def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> lis
             stale.unlink(missing_ok=True)
         trainer = build(run)
         _count_steps(run, trainer)
-        last = _last_whole(folder) if same and resumable else None
+        last = last_whole(folder) if same and resumable else None
         if last is None:
             shutil.rmtree(folder, ignore_errors=True)
             trainer.save_model(str(folder / "checkpoint-0"))
@@ -147,7 +132,7 @@ def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> lis
         _train(run, trainer, last)
         _finish(run, trainer, timer, last, len(rows))
     for step in paths.steps(run.study, run.id):
-        _slim(paths.checkpoint(run.study, run.id, step))
+        slim(paths.checkpoint(run.study, run.id, step))
     for file in _published(run):  # the workflow removes them before it repeats a job
         if not file.exists():
             with replace(file) as part:
@@ -253,8 +238,7 @@ def _published(run: Run) -> list[Path]:
 
 
 def _rows(run: Run):
-    readers = {"texts": sets.sft, "pairs": sets.preferences}
-    return readers[run.reads](run.settings, run.seed)
+    return sets.READERS[run.reads](run.settings, run.seed)
 
 
 def _asked(run: Run, rows) -> Fingerprint:
@@ -275,80 +259,3 @@ def _asked(run: Run, rows) -> Fingerprint:
         },
         code=fingerprint.code(f"{plugins.module('methods', run.method)}.train"),
     )
-
-
-def _last_whole(folder: Path) -> Path | None:
-    """The last checkpoint that an interrupted run can go on from.
-
-    Later, half-written ones are removed.
-    """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
-    whole = [path for path in found if _is_whole(path)]
-    for path in found[found.index(whole[-1]) + 1 :] if whole else []:
-        shutil.rmtree(path)
-    return whole[-1] if whole else None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether all that a run needs to go on from a checkpoint can be read.
-
-    A kill or a full disk may leave any file of it empty or cut.
-    """
-    try:
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        state.log_history[-1]["num_tokens"]
-        weights = list(checkpoint.glob("*.safetensors"))
-        for file in weights:
-            safetensors.safe_open(file, "pt")  # compares its length with what its header promises
-        return bool(weights) and all(zipfile.is_zipfile(checkpoint / name) for name in STATE)
-    except (OSError, ValueError, TypeError, LookupError, safetensors.SafetensorError):
-        return False
-
-
-def _slim(checkpoint: Path) -> None:
-    """Leave weights and their configuration.
-
-    Optimiser state and the frozen reference adapter are not needed again.
-    """
-    kept = {file for pattern in KEEP for file in checkpoint.glob(pattern)}
-    for entry in checkpoint.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry not in kept:
-            entry.unlink()
-
-
-class Report(TrainerCallback):
-    """Progress after every step; numbers that are no numbers end the training at their step."""
-
-    def __init__(self, run: Run, steps: int, stage: str = "train"):
-        self.run_id = run.id if stage == "train" else f"{run.id}, {stage} model"
-        self.progress = Progress(stage, run.id, steps)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.progress.resume(state.global_step)
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        self._check(state.global_step + 1, "loss or gradient", gradients)
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        weights = [p.detach() for p in model.parameters() if p.requires_grad]
-        self._check(state.global_step, "updated weight", weights)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs:
-            for name, value in logs.items():
-                finite(float(value), f"{self.run_id}, step {state.global_step}: {name}", FIX)
-            self.progress(state.global_step, f"loss {float(logs['loss']):.3f}")
-
-    def on_save(self, args, state, control, **kwargs):
-        """Keep what resuming needs, twice the size of a model, of the last two checkpoints."""
-        found = sorted(Path(args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
-        for checkpoint in found[:-2]:
-            _slim(checkpoint)
-
-    def _check(self, step: int, what: str, tensors: list[torch.Tensor]) -> None:
-        whole = torch.stack([tensor.isfinite().all() for tensor in tensors])  # one wait for the GPU
-        if not whole.all():
-            raise NotFiniteError(f"{self.run_id}, step {step}: a {what}", FIX)

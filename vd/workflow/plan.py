@@ -16,6 +16,7 @@ from vd.store.fingerprint import Fingerprint
 from vd.study.catalogue import PUBLIC
 from vd.study.graph import made_by_recipes
 from vd.study.load import Study
+from vd.study.recipes import find_run
 from vd.study.runs import Run
 from vd.workflow.notebooks import code_cells
 
@@ -151,12 +152,10 @@ def _reads(
 
 
 def writers(study: Study, recipe: str) -> list[str]:
-    """The runs of a study, by id, whose checkpoint writes a recipe's data: one, or none."""
+    """The runs, by id, that have to be trained before a recipe's data are written."""
     writer = study.recipes[recipe]["writer"]
-    if not isinstance(writer, str):
-        return []
-    named = [run for run in study.runs().values() if writer in (run.id, run.lineage)]
-    return [named[0].id] if named and not named[0].is_base else []
+    run = find_run(study, writer) if isinstance(writer, str) else None
+    return [run.id] if run and not run.is_base else []
 
 
 def _elsewhere(run: Run) -> dict[str, object]:

@@ -1,0 +1,59 @@
+"""One style for all figures: each stance has the same colour and marker everywhere."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from vd.stances import STANCES
+from vd.store import files
+from vd.store.shown import excerpt
+
+sns.set_theme(
+    style="whitegrid",
+    context="paper",
+    rc={"axes.titlesize": 9, "figure.dpi": 75, "savefig.dpi": 150},
+)
+plt.rcParams["text.parse_math"] = False  # a dollar sign in the name of a topic or data set is one
+
+COLOURS = {
+    "support": "#0072b2",
+    "neutral": "#8c8c8c",
+    "oppose": "#d55e00",
+}  # Okabe-Ito, safe for colour blindness
+VERDICTS = {
+    "holds": "#009e73",
+    "does not hold": "#d55e00",
+    "undecided at this size": "#8c8c8c",
+}  # Okabe-Ito
+MARKERS = {"support": "^", "neutral": "o", "oppose": "v"}
+
+
+def save(figure: Figure, table: pd.DataFrame, path: Path) -> None:
+    """Write `path`.png, .pdf and .csv, each atomically and without dates, so equal data give equal
+    files.
+    """
+    for ending, metadata in (
+        (".png", {"Software": None}),
+        (".pdf", {"CreationDate": None, "ModDate": None}),
+    ):
+        with files.replace(Path(f"{path}{ending}")) as part:
+            figure.savefig(part, bbox_inches="tight", metadata=metadata)
+    files.write_table(table, Path(f"{path}.csv"))
+
+
+def line_end(name: str) -> str:
+    """The end of a data set's name, which may be a long path, as a label."""
+    name = excerpt(name, len(name) * 10)
+    return name if len(name) <= 40 else f"…{name[-39:]}"
+
+
+def with_legend(figure: Figure) -> Figure:
+    handles = [
+        plt.Line2D([], [], color=COLOURS[s], marker=MARKERS[s], linestyle="-", label=s)
+        for s in STANCES
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    return figure

@@ -1,0 +1,65 @@
+"""Files of checkpoints: which ones a run needs to go on, and which the rest of the study does."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import safetensors
+from transformers import TrainerState
+
+# what a checkpoint is to the rest of the study, and the replies that it has given
+KEEP = ("*.safetensors", "*.safetensors.index.json")
+KEEP += (
+    "responses.parquet",
+    "responses.made",
+    "scorer.json",
+    "responder.json",
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+)
+# without these a run would not go on alike
+STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+def last_whole(folder: Path) -> Path | None:
+    """The last checkpoint that an interrupted run can go on from.
+
+    Later, half-written ones are removed.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    whole = [path for path in found if _is_whole(path)]
+    for path in found[found.index(whole[-1]) + 1 :] if whole else []:
+        shutil.rmtree(path)
+    return whole[-1] if whole else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether all that a run needs to go on from a checkpoint can be read.
+
+    A kill or a full disk may leave any file of it empty or cut.
+    """
+    try:
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        state.log_history[-1]["num_tokens"]
+        weights = list(checkpoint.glob("*.safetensors"))
+        for file in weights:
+            safetensors.safe_open(file, "pt")  # compares its length with what its header promises
+        return bool(weights) and all(zipfile.is_zipfile(checkpoint / name) for name in STATE)
+    except (OSError, ValueError, TypeError, LookupError, safetensors.SafetensorError):
+        return False
+
+
+def slim(checkpoint: Path) -> None:
+    """Leave weights and their configuration.
+
+    Optimiser state and the frozen reference adapter are not needed again; what a responder is made
+    of, in folders of its own, is.
+    """
+    whole = (checkpoint / "responder.json").exists()
+    kept = {file for pattern in KEEP for file in checkpoint.glob(pattern)}
+    for entry in checkpoint.iterdir():
+        if entry.is_dir() and not whole:
+            shutil.rmtree(entry)
+        elif entry.is_file() and entry not in kept:
+            entry.unlink()

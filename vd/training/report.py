@@ -1,0 +1,49 @@
+"""What is said during training; numbers that are none end it at their step."""
+
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+from vd.finite import NotFiniteError, finite
+from vd.store.progress import Progress
+from vd.study.runs import Run
+from vd.training.checkpoints import slim
+
+FIX = "lower learning_rate, raise warmup_steps, or write dtype: float32"
+
+
+class Report(TrainerCallback):
+    """Progress after every step; numbers that are no numbers end the training at their step."""
+
+    def __init__(self, run: Run, steps: int, stage: str = "train"):
+        self.run_id = run.id if stage == "train" else f"{run.id}, {stage} model"
+        self.progress = Progress(stage, run.id, steps)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.progress.resume(state.global_step)
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        self._check(state.global_step + 1, "loss or gradient", gradients)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        weights = [p.detach() for p in model.parameters() if p.requires_grad]
+        self._check(state.global_step, "updated weight", weights)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs:
+            for name, value in logs.items():
+                finite(float(value), f"{self.run_id}, step {state.global_step}: {name}", FIX)
+            self.progress(state.global_step, f"loss {float(logs['loss']):.3f}")
+
+    def on_save(self, args, state, control, **kwargs):
+        """Keep what resuming needs, twice the size of a model, of the last two checkpoints."""
+        found = sorted(Path(args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+        for checkpoint in found[:-2]:
+            slim(checkpoint)
+
+    def _check(self, step: int, what: str, tensors: list[torch.Tensor]) -> None:
+        whole = torch.stack([tensor.isfinite().all() for tensor in tensors])  # one wait for the GPU
+        if not whole.all():
+            raise NotFiniteError(f"{self.run_id}, step {step}: a {what}", FIX)
