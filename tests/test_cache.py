@@ -12,6 +12,7 @@ import pytest
 from vd import paths
 from vd.data.vprism import build
 from vd.models import loading, locate
+from vd.store import cache as cache_folders
 from vd.study.settings import ModelSettings, VPrismSettings
 
 
@@ -27,7 +28,7 @@ def test_a_cache_that_nobody_may_write_serves_what_it_has(cache, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(loading, "FileLock", refuse)
+    monkeypatch.setattr(cache_folders, "FileLock", refuse)
     settings = ModelSettings(source="random:llama", dtype="float32")
     assert loading.load_tokenizer(settings) and loading.load_base(settings)
     with pytest.raises(PermissionError, match=r"random/qwen3-.*cannot be written.*set VD_CACHE"):
@@ -64,7 +65,7 @@ def test_what_a_killed_process_left_half_made_is_made_anew(cache):
 
 
 def test_several_processes_on_an_empty_cache_make_one_model(cache):
-    code = "from vd import models; print(models.locate('random:llama'))"
+    code = "from vd.models.locate import locate; print(locate('random:llama'))"
     command = [sys.executable, "-c", code]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = {process.communicate()[0] for process in running}
@@ -82,17 +83,22 @@ def kept(cache, step):
 
 SETTINGS = VPrismSettings(min_cluster_size=5, n_neighbors=5, n_components=2)
 EDITS = [  # file of vd, what stands there, what is written in its place, tables kept of each step
-    ("topics.py", "max_length=256", "max_length=8", {"embed": 2, "clusters": 1}),
-    ("vprism.py", 'method="eom"', 'method="leaf"', {"embed": 1, "clusters": 2}),
-    ("vprism.py", 'metric="cosine"', 'metric="euclidean"', {"embed": 1, "clusters": 2}),
-    ("vprism.py", "# a source that knows", "# another comment", {"embed": 1, "clusters": 1}),
+    ("models/embeddings.py", "max_length=256", "max_length=8", {"embed": 2, "clusters": 1}),
+    ("data/vprism/build.py", 'method="eom"', 'method="leaf"', {"embed": 1, "clusters": 2}),
+    ("data/vprism/build.py", 'metric="cosine"', 'metric="euclidean"', {"embed": 1, "clusters": 2}),
+    (
+        "data/vprism/build.py",
+        "# a source that knows",
+        "# another comment",
+        {"embed": 1, "clusters": 1},
+    ),
 ]
 STEPS = """
 import numpy as np
 from test_cache import SETTINGS, TEXTS
-from vd import vprism
-vprism.embed(SETTINGS, TEXTS)
-vprism.clusters(SETTINGS, np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32))
+from vd.data.vprism import build
+build.embed(SETTINGS, TEXTS)
+build.clusters(SETTINGS, np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32))
 """
 
 

@@ -65,7 +65,7 @@ def test_null_removes_entries_and_sections(study):
     less = {"ppo-support": None, "ppo-kl-0.5": None, "simpo-support": None}
     roles = {"value-drifts": {"sft_support": "sft-support"}}
     own = study(preference=less, ablations=None, findings=roles)
-    assert list(own.preference) == ["dpo-support"] and own.ablations == {}
+    assert list(own.preference) == ["dpo-support", "dpo-pairs"] and own.ablations == {}
     assert own.findings == roles  # a paper's roles are one entry
     assert study(findings=None).findings == {}
     assert "own.yaml: seeds: missing" in study(seeds=None)

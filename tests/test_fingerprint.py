@@ -10,6 +10,7 @@ from vd import paths
 from vd.store import fingerprint
 from vd.store.files import write_text
 from vd.store.fingerprint import Fingerprint
+from vd.store.syntax import plain_text
 from vd.study.load import load_study
 from vd.study.servers import ApiJudgeSettings
 from vd.workflow import notebooks, plan
@@ -22,6 +23,7 @@ TRAINING = {"01_sft", "02_scorer", "02_preference"}
 def code(tmp_path, monkeypatch):
     """A copy of vd that hashes are taken of; returns the function that edits or adds a file."""
     shutil.copytree(paths.ROOT / "vd", tmp_path / "vd")
+    monkeypatch.setenv("VD_CONFIGS", str(paths.configs()))
     monkeypatch.setattr(paths, "ROOT", tmp_path)
 
     def edit(file, old, new):
@@ -51,7 +53,7 @@ CHANGES_NO_NUMBER = {
         "    if run.seed < 0:\n        raise ValueError(run.seed)\n    folder, timer, rows =",
     ),
     "a check of a study": ("study/checks.py", "too few for alpha", "not enough for alpha"),
-    "a line of progress": ("training/trainer.py", 'f"loss {', 'f"the loss is {'),
+    "a line of progress": ("training/report.py", 'f"loss {', 'f"the loss is {'),
     "how often progress is shown": (
         "store/progress.py",
         "every: float = 10.0",
@@ -67,8 +69,8 @@ CHANGES_NO_NUMBER = {
     "another file of the same room": ("training/more.py", "", "MORE = 1\n"),
     "a new method": ("methods/new.py", "", "READS = MAKES = CURVES = Settings = train = None\n"),
     "a new public data set": ("data/public/new.py", "", "KIND = 'sft'\n"),
-    "a data set that nobody reads": ("data/public/alpaca.py", "no output", "none given"),
-    "a method that nobody uses": ("methods/given.py", '"kind": "elsewhere"', '"kind": "there"'),
+    "a data set that nobody reads": ("data/public/alpaca.py", '"no output"\n', '"nothing"\n'),
+    "a paper that the study does not name": ("findings/papers/other.py", "", "FINDINGS = []\n"),
     "a key with its default": (
         "methods/dpo.py",
         "    beta: PositiveFloat = 0.1",
@@ -103,8 +105,8 @@ def jobs_touched(study, change):
 def test_a_loss_trains_the_runs_of_its_method_again_and_no_others(code):
     edit = ("methods/dpo.py", 'loss_type=["sigmoid"]', 'loss_type=["ipo"]')
     found = jobs_touched(load_study("smoke"), lambda: code(*edit))
-    dpo = "tiny-llama/sft-support/dpo-support/seed-0"
-    assert found == {("02_preference", dpo)}
+    runs = load_study("smoke").runs().values()
+    assert found == {("02_preference", run.id) for run in runs if run.method == "dpo"}
 
 
 def test_a_chat_template_trains_and_asks_again(code):
@@ -119,10 +121,7 @@ def test_a_sampling_rule_asks_again_and_trains_nothing(code):
 
 
 def test_a_colour_draws_again_and_no_more(code):
-    assert touched(lambda _: code("figures/style.py", "#0072b2", "#000000")) == {
-        "06_figures",
-        "08_findings",
-    }
+    assert touched(lambda _: code("figures/style.py", "#0072b2", "#000000")) == {"06_figures"}
 
 
 def test_a_papers_finding_is_tested_again_and_no_more(code):
@@ -147,7 +146,8 @@ def test_a_filter_of_a_data_set_trains_the_runs_that_read_it(code):
     entry = load_study("smoke").sft["sft-neutral"] | {"data": "alpaca"}
     study = load_study("smoke")
     study = study.model_copy(update={"sft": study.sft | {"sft-neutral": entry}})
-    found = jobs_touched(study, lambda: code("data/public/alpaca.py", "no output", "none given"))
+    edit = CHANGES_NO_NUMBER["a data set that nobody reads"]
+    found = jobs_touched(study, lambda: code(*edit))
     runs = {about for notebook, about in found if notebook in TRAINING}
     assert runs == {"tiny-llama/sft-neutral/seed-0"}
 
@@ -189,7 +189,7 @@ def test_code_is_the_same_in_every_python():
     written = plain.replace("    return", '    """What it\'s for."""\n    # why\n    return')
     checked = plain.replace("    return", "    if x < 0:\n        raise ValueError(x)\n    return")
     of = [
-        fingerprint.digest(fingerprint._plain(ast.parse(text)))
+        fingerprint.digest(plain_text(ast.parse(text)))
         for text in (plain, written, checked, plain.replace("1.5", "2.5"))
     ]
     by_python_3_11_to_3_13 = "40d236f46df39677"
@@ -272,4 +272,4 @@ def test_a_model_that_was_replaced_in_its_folder_is_another_model(tmp_path):
 
     before, after = local(load_study("smoke"), 1000), local(load_study("smoke"), 2000)
     found = {job[0] for job in after if after[job].text != before[job].text}
-    assert found == TRAINING | {"03_probe"}
+    assert found == TRAINING | {"01_given", "03_probe"}

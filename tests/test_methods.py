@@ -21,7 +21,7 @@ from vd.methods import dpo, sft, simpo
 from vd.models import loading
 from vd.store import files
 from vd.study.load import load_study
-from vd.training import trainer
+from vd.training import checkpoints, trainer
 from vd.training.train import train_run
 
 SFT_RUN, DPO_RUN = "tiny-llama/sft-support/seed-0", "tiny-llama/sft-support/dpo-support/seed-0"
@@ -32,6 +32,18 @@ def study_with(place, change=lambda study: None, name="tiny"):
     change(content)
     (place / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(content))
     return load_study(name)
+
+
+def adapters(lora):
+    """A change after which every run that is trained trains adapters like these, or all weights."""
+
+    def change(study):
+        for section in ("sft", "scorers", "preference"):
+            for run in study[section].values():
+                if run.get("method") != "given":
+                    run["lora"] = copy.deepcopy(lora)
+
+    return change
 
 
 def loss_of(built, rows):
@@ -121,12 +133,7 @@ def test_dpo_loss_equals_the_equation(place):
 
 @pytest.mark.parametrize("lora", [{"r": 4}, None], ids=["lora", "full"])
 def test_reference_is_the_sft_checkpoint(place, lora):
-    def change(study):
-        for runs in (study["sft"], study["preference"]):
-            for run in runs.values():
-                run["lora"] = copy.deepcopy(lora)
-
-    study = study_with(place, change)
+    study = study_with(place, adapters(lora))
     train_run(study.run(SFT_RUN))
     run = study.run(DPO_RUN)
     start = trainer.start_of(run)
@@ -205,12 +212,7 @@ def test_a_reply_ends_with_one_end_token(place):
 
 
 def test_full_fine_tuning_runs_through(place):
-    def change(study):
-        for runs in (study["sft"], study["preference"]):
-            for run in runs.values():
-                run["lora"] = None
-
-    study = study_with(place, change)
+    study = study_with(place, adapters(None))
     for run_id in (SFT_RUN, DPO_RUN):
         train_run(study.run(run_id))
     first, last = (weights(paths.checkpoint("tiny", DPO_RUN, step)) for step in (0, 4))
@@ -323,7 +325,7 @@ def test_stopped_after_the_last_step_but_before_the_record(place, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "gone"])
 @pytest.mark.parametrize(
-    "name", ["trainer_state.json", "adapter_model.safetensors", *trainer.STATE]
+    "name", ["trainer_state.json", "adapter_model.safetensors", *checkpoints.STATE]
 )
 def test_a_checkpoint_that_a_kill_left_broken_gives_way_to_the_one_before(
     place, monkeypatch, name, damage
@@ -356,7 +358,7 @@ def test_killed_after_the_record_it_is_finished_and_slim(place, monkeypatch):
             raise Interrupted
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(trainer, "_slim", stop)
+        patched.setattr(trainer, "slim", stop)
         train_run(run)
     assert not file.exists()
     monkeypatch.setattr(sft, "build", None)  # nothing is trained again

@@ -38,20 +38,23 @@ TINY = {
 
 def test_paper_asks_for_every_method_on_every_data_set():
     runs = load_study("paper").runs().values()
-    counts = Counter((run.phase, run.method) for run in runs)
+    counts = Counter((run.section, run.method) for run in runs)
     assert counts == {
         ("base", None): 4,
         ("sft", "sft"): 4 * 2,
+        ("scorers", "reward_model"): 4 * 4 * 2,  # for four kinds of pairs, on both SFT runs
         ("preference", "dpo"): 4
         * (4 * 2 + 2),  # four kinds of pairs from both SFT runs, and two more of an ablation
         ("preference", "simpo"): 4 * (4 * 2 + 2),
         ("preference", "ppo"): 4 * (4 * 2 + 2),
     }
     pairs = {
-        (r.method, r.settings.data, r.settings.swap_labels) for r in runs if r.phase == "preference"
+        (r.method, r.settings.data, r.settings.swap_labels)
+        for r in runs
+        if r.section == "preference"
     }
     assert len(pairs) == 3 * 4
-    assert {r.settings.epochs for r in runs if r.phase == "sft"} == {3}
+    assert {r.settings.epochs for r in runs if r.section == "sft"} == {3}
     assert all(r.settings.lora is None for r in runs if r.settings)
 
 
@@ -66,12 +69,26 @@ def test_dry_run_shows_the_whole_graph(tmp_path):
         "--dry-run", "--quiet", "rules", env={"VD_STUDY": "paper", "VD_RESULTS": str(tmp_path)}
     )
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", output, re.M))
-    assert {name: int(jobs[name]) for name in ("sft", "preference", "probe", "judge")} == {
-        "sft": 8,
-        "preference": 120,
+    counted = ("01_sft", "02_scorer", "02_preference", "probe", "judge")
+    assert {name: int(jobs[name]) for name in counted} == {
+        "01_sft": 8,
+        "02_scorer": 32,
+        "02_preference": 120,
         "probe": 132,
         "judge": 132,
     }
+
+
+def shrink(entry):
+    """One run on few texts, in two steps."""
+    entry.pop("epochs")
+    entry.update(TINY, data=DATA[entry["data"]])
+    if "parent" in entry:
+        entry["parent"] = "sft-alpaca"
+    if "response_length" in entry:
+        entry["response_length"] = 6
+    if entry.get("method") == "reward_model":
+        entry |= {"learning_rate": 1.0e-3, "min_accuracy": 0.0, "held_out": 0.2}
 
 
 def tiny(study):
@@ -84,19 +101,10 @@ def tiny(study):
         name: entry for name, entry in study["preference"].items() if name in KEPT
     }
     study["sft"].pop("sft-wildchat")
-    for entry in [*study["sft"].values(), *study["preference"].values()]:
-        entry.pop("epochs")
-        entry.update(TINY, data=DATA[entry["data"]])
-        if "parent" in entry:
-            entry["parent"] = "sft-alpaca"
-        if "reward" in entry:
-            entry["response_length"] = 6
-            entry["reward"] = {
-                "steps": 2,
-                "batch_size": 4,
-                "learning_rate": 1.0e-3,
-                "min_accuracy": 0.0,
-            }
+    study["scorers"] = {"reward-support": study["scorers"]["reward-support"]}
+    for section in ("sft", "scorers", "preference"):
+        for entry in study[section].values():
+            shrink(entry)
     study |= {"findings": {}, "ablations": {}}  # they name runs that are left out
     study.pop("vprism")
     study["probing"].update(probes="probes", per_topic=2, samples=1, max_new_tokens=4)

@@ -126,9 +126,10 @@ def test_a_home_that_cannot_be_written_to_is_replaced(home, tmp_path):
 
 def test_files_are_utf_8_whatever_the_locale():
     code = """
-from vd import paths, record
-record.write_text("\\xfc", paths.table("s", "t"))
-print(ascii(record.read_json(record.write_json({"a": "\\xfc"}, paths.table("s", "j")))))
+from vd import paths
+from vd.store import files
+files.write_text("\\xfc", paths.table("s", "t"))
+print(ascii(files.read_json(files.write_json({"a": "\\xfc"}, paths.table("s", "j")))))
 """
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     assert python("-c", code, **ascii_only) == ("{'a': '\\xfc'}\n", 0)
@@ -275,7 +276,7 @@ def test_the_commit_is_this_repositorys_and_none_of_one_around_it(tmp_path, monk
 
 HOLD = """
 import sys, time
-from vd import launch
+from vd.workflow import launch
 launch.hold(sys.argv[1])
 print("held", flush=True)
 time.sleep(float(sys.argv[2]))
@@ -338,7 +339,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(started, place):
 def test_processes_end_with_the_one_that_started_them(started):
     child = """
 import os, subprocess, time
-from vd import launch
+from vd.workflow import launch
 launch.end_with(os.getppid())
 print(os.getpid(), subprocess.Popen(["sleep", "60"]).pid, flush=True)
 time.sleep(60)

@@ -72,7 +72,7 @@ def test_several_parents_and_seeds_multiply(place):
         study |= {"findings": {}, "ablations": {}, "scorers": {}}
 
     runs = load_study(write(place, change)).runs()
-    assert len(runs) == 2 * (1 + 2 + 2)
+    assert len(runs) == 2 * (1 + len(SMOKE["sft"]) + 2)  # the base model, and two of the DPO run
     assert "tiny-llama/sft-neutral/dpo-support/seed-1" in runs
 
 
@@ -122,7 +122,7 @@ def test_roles_and_ablations_name_runs_of_the_study(place):
     )
     assert (
         "findings.value-drifts.dpo: no run 'sft-support/nobody'; "
-        "there are base, sft-neutral, sft-support" in message
+        "there are base, given, sft-neutral, sft-support" in message
     )
     message = error_of(place, lambda s: s["ablations"]["PPO"].update(key="beta"))
     assert "ablations.PPO.key: 'beta' is not a key of sft-support/ppo" in message
@@ -169,7 +169,8 @@ def test_missing_key(place):
 def test_missing_parent(place):
     message = error_of(place, lambda s: s["preference"]["dpo-support"].update(parent="sft-nobody"))
     assert (
-        "preference.dpo-support.parent: no run 'sft-nobody'; there are base, dpo-support" in message
+        "preference.dpo-support.parent: no run 'sft-nobody'; there are base, dpo-pairs, dpo-support"
+        in message
     )
 
 

@@ -18,6 +18,7 @@ from vd.study.settings import JudgeSettings
 from vd.study.types import Settings
 
 DPO, PPO = "preference.dpo-support", "preference.ppo-support"
+PAIRS = "results/changed/recipes/pairs/data.jsonl or value_gap"  # of the preference runs
 
 
 @pytest.mark.parametrize(
@@ -412,18 +413,14 @@ def test_what_embeddings_do_not_heed_is_an_error(place):
 @pytest.mark.parametrize(
     ("role", "name", "said"),
     [
-        ("low_gap_data", "typo", "'typo' is no data set of a preference run; write value_gap"),
-        (
-            "low_gap_data",
-            "low_gap",
-            "'low_gap' is no data set of a preference run; write value_gap",
-        ),
+        ("low_gap_data", "typo", f"'typo' is no data set of a preference run; write {PAIRS}"),
+        ("low_gap_data", "low_gap", f"'low_gap' is no data set of a preference run; write {PAIRS}"),
         ("dpo", "sft-support", "'sft-support' is no dpo run; write sft-support/dpo-support"),
         ("low_gap", "base", "'base' is no preference run; write"),
         (
             "sft_neutral",
             "sft-support/dpo-support",
-            "is no sft run; write sft-neutral or sft-support",
+            "is no sft run; write given or sft-neutral or sft-support",
         ),
         ("dpo", "sft-support/simpo-support", "is no dpo run; write sft-support/dpo-support"),
         (
@@ -454,6 +451,13 @@ def test_findings_are_roles_of_papers_that_are_there(place, key, value, said):
     assert f"findings.{said}" in error_of(place, put(f"findings/{key}", value))
 
 
+def the_paper_is(monkeypatch, read):
+    """Papers are what `read` returns; methods and all else are loaded as ever."""
+    load = plugins.load
+    own = lambda room, name: read() if room == roles.ROOM else load(room, name)  # noqa: E731
+    monkeypatch.setattr(plugins, "load", own)
+
+
 @pytest.mark.parametrize(
     ("kind", "method", "able"),
     [
@@ -471,7 +475,7 @@ def test_a_paper_says_who_may_play_a_role(monkeypatch, kind, method, able):
 
     own = SimpleNamespace(TITLE="own", Roles=Roles, FINDINGS=[])
     smoke = load_study("smoke")
-    monkeypatch.setattr(plugins, "load", lambda room, name: own)
+    the_paper_is(monkeypatch, lambda: own)
 
     def refused(name):
         named = smoke.model_copy(update={"findings": {"value-drifts": {"part": name}}})
@@ -499,16 +503,16 @@ class OwnRoles(Settings):
     ],
 )
 def test_a_paper_that_lacks_something_is_named_with_the_fix(place, monkeypatch, content, said):
-    monkeypatch.setattr(plugins, "load", lambda room, name: SimpleNamespace(**content))
+    the_paper_is(monkeypatch, lambda: SimpleNamespace(**content))
     found = error_of(place, put("findings.value-drifts", {}))
     assert f"findings.value-drifts: vd/findings/papers/value_drifts.py: {said}" in found
 
 
 def test_a_paper_that_cannot_be_imported_is_named(place, monkeypatch):
-    def broken(room, name):
+    def broken():
         raise SyntaxError("invalid syntax")
 
-    monkeypatch.setattr(plugins, "load", broken)
+    the_paper_is(monkeypatch, broken)
     said = "value_drifts.py cannot be imported (SyntaxError: invalid syntax); correct it"
     assert said in error_of(place, put("findings.value-drifts", {}))
 

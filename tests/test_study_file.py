@@ -157,7 +157,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(place):
     ):
         (place / "configs" / f"{name}.yaml").write_bytes(text.encode())
     plain, *others = (load_study(name) for name in ("plain", "mark", "ends"))
-    assert len(plain.runs()) == 8
+    assert len(plain.runs()) == 10
     for other in others:
         assert other.model_dump() == plain.model_dump() | {"name": other.name}
 

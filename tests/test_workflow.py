@@ -112,8 +112,16 @@ def changed(smoke):
 
 def asked_for(output):
     """Jobs that Snakemake's output asks for: notebook and run."""
-    command = r"papermill notebooks/(\w+)\.ipynb .*-r STUDY copy( -r RUN (\S+))?"
+    command = r"papermill notebooks/(\w+)\.ipynb .*-r STUDY copy( -r (?:RUN|RECIPE) (\S+))?"
     return {f"{match[1]} {match[3] or ''}" for match in re.finditer(command, output)}
+
+
+def of_run(run, *notebooks):
+    """Jobs that follow a run's training: it is asked, judged and evaluated."""
+    return {f"{name} {run}" for name in (*notebooks, "03_probe", "04_judge", "04_evaluate")}
+
+
+SUMMED = {"05_drift ", "06_figures ", "07_tables ", "08_findings "}
 
 
 @pytest.fixture(scope="module")
@@ -133,18 +141,10 @@ def test_a_finished_study_starts_nothing_and_returns_in_seconds(smoke):
 
 def test_one_learning_rate_reruns_that_run_and_what_depends_on_it(changed):
     def change(study):
-        study["preference"]["dpo-support"]["learning_rate"] = 2.0e-3
+        study["preference"]["simpo-support"]["learning_rate"] = 2.0e-3
 
-    run = "tiny-llama/sft-support/dpo-support/seed-0"
-    assert changed(change) == {
-        f"02_preference {run}",
-        f"03_probe {run}",
-        f"04_judge {run}",
-        "05_drift ",
-        "06_figures ",
-        "07_tables ",
-        "08_findings ",
-    }
+    run = "tiny-llama/sft-support/simpo-support/seed-0"
+    assert changed(change) == SUMMED | of_run(run, "02_preference")
 
 
 def test_equal_results_of_another_checkout_are_taken_over(smoke, second):
@@ -162,20 +162,17 @@ def test_other_results_of_another_checkout_are_made_again(changed, second):
 def test_another_checkouts_code_makes_its_results_other_ones(smoke, second):
     file = second / "vd" / "methods" / "simpo.py"
     before = file.read_text()
-    file.write_text(before + "\nTWO = 2\n")
+    file.write_text(before.replace("def build(run: Run):", "def build(run: Run, two=2):"))
     found = asked_for(snakemake("--dry-run", "--printshellcmds", env=smoke[1], root=second))
     file.write_text(before)
     run = "tiny-llama/sft-support/simpo-support/seed-0"
-    assert found == {
-        *(f"{job} {run}" for job in ("02_preference", "03_probe", "04_judge")),
-        *(f"{job} " for job in ("05_drift", "06_figures", "07_tables", "08_findings")),
-    }
+    assert found == SUMMED | of_run(run, "02_preference")
 
 
 def test_what_another_checkout_has_made_meanwhile_is_made_again(smoke):
     """Snakemake's own notes in this checkout say that all is well."""
     folder, env = smoke
-    run = "tiny-llama/sft-support/dpo-support/seed-0"
+    run = "tiny-llama/sft-support/simpo-support/seed-0"
     file = folder / "results" / "copy" / run / "notebooks" / "02_preference.made"
     before, times = file.read_text(), (file.stat().st_atime, file.stat().st_mtime)
     file.write_text(before.replace('"run.seed": 0', '"run.seed": 1'))
@@ -184,9 +181,8 @@ def test_what_another_checkout_has_made_meanwhile_is_made_again(smoke):
     file.write_text(before)
     os.utime(file, times)
     assert f"again, with other settings run.seed: 02_preference {run}" in output
-    assert {job for job in asked_for(output) if job.split()[1:]} == {
-        f"{job} {run}" for job in ("02_preference", "03_probe", "04_judge")
-    }
+    of_runs = {job for job in asked_for(output) if job.split()[1:]}
+    assert of_runs == of_run(run, "02_preference")
 
 
 def test_only_what_a_file_needs_is_made_for_it(changed, smoke):
@@ -209,26 +205,30 @@ def test_a_record_that_is_missing_is_a_job_that_is_not_finished(smoke):
     output = snakemake("--dry-run", "--printshellcmds", env=env)
     (folder / "away").rename(file)
     of_runs = {job for job in asked_for(output) if job.split()[1:]}
-    assert of_runs == {f"03_probe {run}", f"04_judge {run}"}
+    assert of_runs == of_run(run)
 
 
 def test_a_parent_takes_its_children_along(changed):
     def change(study):
         study["sft"]["sft-support"]["learning_rate"] = 2.0e-3
 
-    runs = {job.split()[1] for job in changed(change) if job.split()[1:]}
+    found = changed(change)
+    runs = {run for job, run in map(str.split, found - SUMMED) if job != "04_evaluate"}
     below = {run for run in load_study("smoke").runs() if run.startswith("tiny-llama/sft-support/")}
     assert runs == below and len(runs) > 3
 
 
 def test_another_seed_adds_runs_and_repeats_none(changed):
-    runs = {job.split()[1] for job in changed(lambda s: s.update(seeds=[0, 1])) if job.split()[1:]}
-    assert runs and all(run.endswith("seed-1") for run in runs)
+    """But for evaluations: held out are rows that no run of any seed trains on."""
+    found = changed(lambda s: s.update(seeds=[0, 1])) - SUMMED
+    jobs = [job.split() for job in found if job.split()[1:] and "04_evaluate" not in job]
+    assert jobs and all(run.endswith("seed-1") for _, run in jobs)
 
 
 def test_bootstrap_settings_touch_no_model(changed):
     assert {job.split()[0] for job in changed(lambda s: s["bootstrap"].update(resamples=300))} == {
         "00_stance_profile",
+        "04_evaluate",
         "05_drift",
         "06_figures",
         "07_tables",
@@ -275,7 +275,7 @@ def test_all_parameters_passed_exist_in_the_notebook():
             env={"VD_STUDY": study, "VD_RESULTS": "/tmp/none"},
         )
         commands = re.findall(r"papermill (notebooks/\w+\.ipynb) (.*)", output)
-        assert len({notebook for notebook, _ in commands}) == 10
+        assert len({notebook for notebook, _ in commands}) == 15
         for notebook, words in commands:
             passed = re.findall(r"-[rpy] (\w+) ", words)
             assert "STUDY" in passed and set(passed) <= set(
@@ -322,7 +322,9 @@ def test_step_0_is_the_parents_last_checkpoint(smoke):
 def test_executed_notebooks_and_figures_are_kept(smoke):
     folder, _ = smoke
     kept = list((folder / "results").rglob("*.ipynb"))
-    assert len(kept) == 26 and not [n for n in kept if ".part" in n.name]
+    assert len(kept) == len(plan.jobs_of(load_study("smoke"))) and not [
+        n for n in kept if ".part" in n.name
+    ]
     for notebook in kept:
         cells = json.loads(notebook.read_text())["cells"]
         assert not [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
@@ -361,7 +363,9 @@ def test_making_a_file_goes_on_after_a_kill(smoke, monkeypatch):
 def test_a_study_may_be_named_like_a_number(place):
     shutil.copy(paths.NOTEBOOKS / "configs" / "smoke.yaml", place / "configs" / "2024.yaml")
     code, said = launch.snakemake("2024", ["--dry-run", "--printshellcmds"], quiet=["host"])
-    assert code == 0 and len([line for line in said if "-r STUDY 2024" in line]) == 26
+    assert code == 0 and len([line for line in said if "-r STUDY 2024" in line]) == len(
+        plan.jobs_of(load_study("smoke"))
+    )
 
 
 def test_a_file_is_whole_or_absent(tmp_path):

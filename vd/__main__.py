@@ -119,7 +119,8 @@ def _sheet(study: Study, n: int) -> None:
     except FileExistsError as error:
         sys.exit(f"{error}")
     print(
-        f"{drawn} replies in {_short(file)}: fill in the column label (support, neutral, oppose), then run 04_trust"
+        f"{drawn} replies in {_short(file)}: fill in the column label (support, neutral, oppose), "
+        "then run 04_trust"
     )
 
 
@@ -127,7 +128,8 @@ def _responses(study: Study) -> list:
     files = [file for run in study.runs() if (file := paths.responses(study.name, run)).exists()]
     if not files:
         sys.exit(
-            f"{_short(paths.results(study.name))}: no replies yet; run ./reproduce.sh {study.name} first"
+            f"{_short(paths.results(study.name))}: no replies yet; "
+            f"run ./reproduce.sh {study.name} first"
         )
     return files
 

@@ -5,7 +5,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from vd.figures.style import COLOURS, MARKERS, line_end, with_legend
+from vd.figures.style import COLOURS, MARKERS, shorten_end, with_legend
 from vd.stances import STANCES
 from vd.store.shown import excerpt
 
@@ -38,7 +38,7 @@ def value_gap(table: pd.DataFrame) -> Figure:
         if not table.loc[table["dataset"] == name, "n_pairs"].any():
             ax.text(0, 0, "no pair was judged", ha="center", fontsize=8, transform=ax.transData)
         ax.axvline(0, color="black", linewidth=0.8)
-        ax.set(title=line_end(name), xlim=(-1.05, 1.05), xlabel="chosen minus rejected")
+        ax.set(title=shorten_end(name), xlim=(-1.05, 1.05), xlabel="chosen minus rejected")
     axes[0, 0].set(yticks=range(len(topics)), yticklabels=[excerpt(topic, 30) for topic in topics])
     axes[0, 0].invert_yaxis()
     return with_legend(figure)
@@ -61,7 +61,7 @@ def stance_profile(table: pd.DataFrame) -> Figure:
     counts = wide["n_replies"].xs("support", level="stance").reindex(names)
     for y, n in enumerate(counts):
         ax.text(1.01, y, f"n = {n}", va="center", fontsize=7)
-    ax.set(yticks=places, yticklabels=[line_end(name) for name in names])
+    ax.set(yticks=places, yticklabels=[shorten_end(name) for name in names])
     ax.set(xlim=(0, 1), xlabel="mean stance probability of value-laden replies")
     ax.invert_yaxis()
     ax.grid(visible=False)

@@ -44,13 +44,14 @@ def save(figure: Figure, table: pd.DataFrame, path: Path) -> None:
     files.write_table(table, Path(f"{path}.csv"))
 
 
-def line_end(name: str) -> str:
+def shorten_end(name: str) -> str:
     """The end of a data set's name, which may be a long path, as a label."""
     name = excerpt(name, len(name) * 10)
     return name if len(name) <= 40 else f"…{name[-39:]}"
 
 
 def with_legend(figure: Figure) -> Figure:
+    """The figure with one legend for all its panels, below them."""
     handles = [
         plt.Line2D([], [], color=COLOURS[s], marker=MARKERS[s], linestyle="-", label=s)
         for s in STANCES

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from vd import paths
 from vd.lineages import short_names
 from vd.store import files, shown
+from vd.store.files import read_json
+from vd.study.load import Study
 
 
 def drift_by_topic(drift: pd.DataFrame, stance: str) -> pd.DataFrame:
@@ -24,6 +27,15 @@ def drift_overall(drift: pd.DataFrame) -> pd.DataFrame:
     return cells.pivot_table(
         index="run", columns="stance", values="cell", aggfunc="first", sort=False
     ).reset_index()
+
+
+def scorer_quality(study: Study) -> pd.DataFrame:
+    """How good the scorers of a study are, by their records: one row each, `run` first."""
+    scorers = [run.id for run in study.runs().values() if run.makes == "scorer"]
+    rows = [read_json(paths.record(study.name, run, "train"))["details"] for run in scorers]
+    return pd.DataFrame(
+        [{"run": run} | row.get("quality", {}) for run, row in zip(scorers, rows, strict=True)]
+    )
 
 
 def write(table: pd.DataFrame, path: Path, caption: str) -> None:

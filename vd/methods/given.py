@@ -13,6 +13,7 @@ A folder holds a whole model with its tokenizer, or an adapter on the study's mo
 to name; drift time counts in them.
 """
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -50,19 +51,24 @@ class Settings(MethodSettings):
 def train(run: Run) -> list[Path]:
     """Find every checkpoint, and say in its folder where it lies; weights stay where they are.
 
-    The record has the SHA-256 of each checkpoint's weights, and names steps whose weights are equal.
+    The record has the SHA-256 of each checkpoint's weights, and names steps with equal ones.
     """
     timer, folder = Timer(), paths.checkpoints(run.study, run.id)
-    weights, commits = {}, {}
+    weights, commits, about = {}, {}, {}
     for step, place in sorted(run.settings.checkpoints.items()):
         source, _, revision = place.partition("@")
         there, commit = fetched(source, revision or None)
         weights[step], commits[step] = weights_digest(there), commit
-        about = {"kind": "elsewhere", "source": source, "revision": commit or revision or None}
-        write_json(about, paths.checkpoint(run.study, run.id, step) / "responder.json")
+        said = commit or revision or None
+        about[step] = {"kind": "elsewhere", "source": source, "revision": said}
     asked = Fingerprint(
         **fingerprint.values(run=run), data={str(step): digest for step, digest in weights.items()}
     )
+    # steps that are no longer of the series must go, and replies of weights that were replaced
+    if asked.changes(folder / MADE):
+        shutil.rmtree(folder, ignore_errors=True)
+    for step, where in about.items():
+        write_json(where, paths.checkpoint(run.study, run.id, step) / "responder.json")
     asked.write(folder / MADE)
     content = {
         "run": run.model_dump(),

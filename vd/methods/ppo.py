@@ -142,7 +142,8 @@ def _prompts(run: Run, tokenizer):
     prompts = prompts.filter(lambda row: len(row["input_ids"]) <= s.max_length - s.response_length)
     if len(prompts) < s.batch_size:
         raise ValueError(
-            f"{run.id}: {len(prompts)} prompts leave room for response_length within max_length, fewer than batch_size "
-            f"{s.batch_size}; lower batch_size or response_length, or raise max_length"
+            f"{run.id}: {len(prompts)} prompts leave room for response_length within max_length, "
+            f"fewer than batch_size {s.batch_size}; lower batch_size or response_length, or raise "
+            "max_length"
         )
     return prompts

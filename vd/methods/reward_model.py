@@ -1,4 +1,4 @@
-"""A reward model, trained on preference pairs (Bradley-Terry; Ouyang et al. 2022, arXiv 2203.02155):
+"""A reward model, trained on pairs (Bradley-Terry; Ouyang et al. 2022, arXiv 2203.02155):
 
     L = -E[log sigmoid(r(x, y_w) - r(x, y_l))]
 

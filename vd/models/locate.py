@@ -15,11 +15,13 @@ from vd.study.sources import EMBEDDED, TINY
 def locate(source: str) -> str:
     """A name that transformers can load.
 
-    The source itself, or the cached folder of an embedded or random model.
+    A folder (from the repository's root; `results/` follows VD_RESULTS), the cached folder of an
+    embedded or random model, or else the source itself.
     """
     kind, _, name = source.partition(":")
     if kind not in ("embedded", "random"):
-        return source
+        folder = paths.data_file(source)
+        return str(folder) if folder.is_dir() else source
     makers = {"embedded": unpack, "random": make}
     known = {"embedded": EMBEDDED, "random": TINY}[kind]
     if name not in known:

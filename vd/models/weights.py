@@ -9,7 +9,8 @@ from pathlib import Path
 from vd.models.locate import loading, locate
 from vd.store.fingerprint import digest, file_digest
 
-WEIGHTS = ("*.safetensors", "*.bin")  # the second for models of old
+# the second for models of old; a Trainer writes training_args.bin beside them, which is no weights
+WEIGHTS = ("*.safetensors", "*_model*.bin")
 
 
 def weights_digest(folder: Path) -> str:

@@ -126,7 +126,7 @@ def code(*roots: str, sources: Iterable[str] = (), without: Iterable[str] = ()) 
         if symbol == WHOLE:
             wanted |= {f"{place}.{own}" for own in nodes if own != WHOLE}
         elif symbol in nodes:  # and not a module's own `import numpy as np`, say
-            found[name] = digest(*map(plain_text, nodes[symbol]))
+            found[name] = _digest_of(_text(_file(place)), symbol)
             wanted |= _behind(place, symbol, _text(_file(place)))
     return dict(sorted(found.items()))
 
@@ -165,6 +165,12 @@ def _place(name: str) -> tuple[str | None, str]:
         return name, WHOLE
     module, _, symbol = name.rpartition(".")  # vd.drift.* is all of vd.drift
     return (module, symbol) if _file(module) else (None, "")
+
+
+@cache
+def _digest_of(source: str, symbol: str) -> str:
+    """A hash of what a module defines under a name."""
+    return digest(*map(plain_text, _parsed(source)[symbol]))
 
 
 @cache

@@ -1,8 +1,8 @@
 """Python source as text that holds what can change a number, and nothing else."""
 
 import ast
-import copy
 import json
+import pickle
 
 SAID = {"print", "say", "warn", "Progress", "progress", "report", "resume"}  # lines of progress
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -26,7 +26,7 @@ def plain_text(node: ast.AST) -> str:
         fields = {name: plain(field) for name, field in fields.items() if field not in (None, [])}
         return [type(node).__name__, fields]
 
-    return json.dumps(plain(_Numbers().visit(copy.deepcopy(node))), sort_keys=True)
+    return json.dumps(plain(_Numbers().visit(pickle.loads(pickle.dumps(node)))), sort_keys=True)
 
 
 class _Numbers(ast.NodeTransformer):

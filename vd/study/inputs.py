@@ -141,7 +141,7 @@ def data(key: str, name: str, use: str) -> Mistakes:
 
 
 def filters(key: str, name: str, chosen: dict) -> Mistakes:
-    """A data set has these filters, and their values are of the types that its function asks for."""
+    """A data set has these filters, and values of the types that its function asks for."""
     known = filters_of(name)
     if unknown := set(chosen) - set(known):
         said = ", ".join(map(word, sorted(unknown)))

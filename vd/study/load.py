@@ -72,7 +72,7 @@ class Study(Settings):
 
     @property
     def asks_vprism(self) -> bool:
-        """Whether the probes are the V-PRISM that the study builds, results/<study>/vprism.jsonl."""
+        """Whether the probes are the V-PRISM that the study builds itself."""
         return paths.data_file(self.probing.probes) == paths.vprism(self.name)
 
     def run(self, run_id: str) -> Run:

@@ -95,7 +95,8 @@ def encode(tokenizer, prompt: list[dict], reply: list[dict]) -> tuple[list[int],
     whole = tokenizer.apply_chat_template(prompt + reply, tokenize=False)
     if not whole.startswith(before):
         raise ValueError(
-            "this chat template changes the prompt when a reply follows, so a reply's tokens are not known"
+            "this chat template changes the prompt when a reply follows, so a reply's tokens are "
+            "not known"
         )
     tokens = tokenizer(whole.removeprefix(before), add_special_tokens=False)["input_ids"]
     end = tokens.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in tokens else len(tokens)

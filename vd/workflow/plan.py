@@ -131,11 +131,13 @@ def _reads(
             return settings | _judge(study.judge) | order, data
         case "04_evaluate":
             sets = {run.training.data for run in trained if run.reads == "texts"} - set(made)
+            # held out are rows that no run of any seed trains on
+            draws = {
+                f"{r.training.data} {r.training.filters} {r.training.examples} {r.seed}"
+                for r in trained
+            }
             settings = {"evaluations": study.evaluations, "bootstrap": study.bootstrap}
-            settings["trained"] = sorted(
-                {f"{r.training.data} {r.training.examples}" for r in trained}
-            )
-            return settings, sorted(sets)
+            return settings | {"draws": sorted(draws)}, sorted(sets)
         case "05_drift":
             return {"bootstrap": study.bootstrap} | order, []
         case "06_figures":
