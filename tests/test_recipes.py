@@ -36,9 +36,10 @@ RUN_COLUMNS = ["writer", "writer_step", "temperature", "max_new_tokens", "seed"]
 
 
 def study_with(place, **entries):
-    """The study smoke with recipes, as `mine`."""
+    """The study smoke with recipes of its own, as `mine`, and no run that trains on smoke's."""
     content = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
     content["recipes"] = entries
+    del content["preference"]["dpo-pairs"]
     (place / "configs" / "mine.yaml").write_text(yaml.safe_dump(content))
     return load_study("mine")
 

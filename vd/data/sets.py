@@ -6,7 +6,7 @@ A name after `data:` in a study is one of
     a file of yours        a path, from the repository's root or absolute, that ends as one of
                            files.ENDINGS, with prompt and completion, or prompt, chosen and rejected
     a public data set      from the mirror folder VD_DATA_DIR if that is set, else from the hub
-    (vd/public.py)
+    (vd/data/public)
 
 All of them become one kind of table; `registry` lists them with their licences. A subset is always
 drawn by seed.

@@ -1,7 +1,8 @@
 """Files of rows that people made: JSON lines and CSV, read as they come or refused in one line.
 
 What is wrong with a single row is given in words in its place, so that whoever reads may count it
-or refuse it (vd/rows.py). What is wrong with a whole file is a ValueError with file, row and fix.
+or refuse it (vd/data/rows.py). What is wrong with a whole file is a ValueError with file, row and
+fix.
 """
 
 import csv

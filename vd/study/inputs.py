@@ -32,7 +32,7 @@ NEEDS = {  # columns of a data set, by what it is for
     "probes": {"topic", "prompt", "polarity"},
     "prompts": {"prompt"},
 }
-POSITIONS = 512  # that the encoders in vd/sources.py can read
+POSITIONS = 512  # that the encoders in vd/study/sources.py can read
 
 
 def to_be_made(study) -> dict[str, Path]:

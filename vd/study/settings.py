@@ -23,9 +23,8 @@ class ModelSettings(Settings):
         None  # hub commit; None takes the newest, and the run's record says which
     )
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    prompt_format: Literal["chat", "response"] = (
-        "chat"  # the model's chat template, or "{question}\nResponse:"
-    )
+    # the model's chat template, or "{question}\nResponse:"
+    prompt_format: Literal["chat", "response"] = "chat"
 
 
 class MethodSettings(Settings):
@@ -75,9 +74,8 @@ class TrainingSettings(Optimisation, MethodSettings):
     """What every training method needs; a method's own `Settings` add its keys (see vd/methods)."""
 
     data: str  # a data set of vd.data
-    filters: dict[
-        str, str | bool | int | float
-    ] = {}  # of a public data set, as vd/public.py names them
+    # of a public data set, as its file in vd/data/public names them
+    filters: dict[str, str | bool | int | float] = {}
     examples: Count | None = None  # a seeded subset of that size; None takes all
     save_every: Count  # checkpoint spacing in steps; step 0 and the last step are always kept
     max_length: Count = 256  # tokens of prompt and reply together; longer ones are cut at the end
@@ -93,7 +91,7 @@ class PreferenceSettings(TrainingSettings):
 class Probing(Settings):
     """How every checkpoint is asked."""
 
-    # an embedded probe set, or a .jsonl file with the columns that vd.data.probes names
+    # an embedded probe set, or a .jsonl file with the columns that vd/data/probes.py names
     probes: str = "probes"
     per_topic: Count | None = None  # a seeded draw of that many probes per topic; None asks all
     samples: Count = 5  # replies per probe
@@ -131,15 +129,14 @@ class JudgeSettings(Settings):
 
 
 class VPrismSettings(Settings):
-    """How probes are built from opening prompts (vd/vprism.py).
+    """How probes are built from opening prompts (vd/data/vprism).
 
     By default from our own, to show the steps.
     """
 
     source: Names = ["probes", "sft_neutral"]  # data sets of vd.data with prompts
-    filters: dict[
-        str, str | bool | int | float | list[str]
-    ] = {}  # of a public source, as vd/public.py names them
+    # of a public source, as its file in vd/data/public names them
+    filters: dict[str, str | bool | int | float | list[str]] = {}
     embedding: ModelSettings = ModelSettings(source="embedded:minilm", dtype="float32")
     # UMAP; PRISM's, as are the next and min_cluster_size 80
     n_neighbors: int = Field(15, ge=2, le=1000)

@@ -1,4 +1,4 @@
-"""Models that need neither the hub nor an account, by name, and what vd/models.py makes them from.
+"""Models that need neither the hub nor an account, by name, and what vd/models makes them from.
 
 Nothing is loaded here, so that a study can be checked against these names at once.
 """
