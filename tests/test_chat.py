@@ -327,8 +327,8 @@ def test_families_go_through_training_and_probing(family, place, tmp_path, promp
     study = yaml.safe_load(Path("notebooks/configs/smoke.yaml").read_text(encoding="utf-8"))
     source = {"source": str(tmp_path), "dtype": "float32", "prompt_format": prompt_format}
     study |= {"models": {"own": source}, "preference": {}, "findings": {}, "ablations": {}}
-    for entry in study["sft"].values():
-        entry |= {"max_length": 500, "steps": 2}
+    for name in ("sft-neutral", "sft-support"):
+        study["sft"][name] |= {"max_length": 500, "steps": 2}
     (place / "configs" / "own.yaml").write_text(yaml.safe_dump(study))
     study = load_study("own")
     for name in ("own/base/seed-0", "own/sft-support/seed-0"):

@@ -44,7 +44,7 @@ def mine(place):
     study = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
     one = study["preference"]["dpo-support"]
     study["preference"] = {name: one | {"data": file} for name, file in names.items()}
-    study |= {"ablations": {}, "findings": {}}
+    study |= {"ablations": {}, "findings": {}, "evaluations": {}}
     (place / "configs" / "mine.yaml").write_text(yaml.safe_dump(study))
     asked = load_probes(load_study("mine").probing)
     rows = [

@@ -39,6 +39,7 @@ def short_names(runs: pd.Series) -> pd.Series:
 
     Ids of pooled runs have no seed.
     """
+    # Tables of pooled seeds have ids without one, and are shown by the same figures.
     pooled = ~runs.str.contains(r"/seed-[^/]+$")
     found = parts(runs.where(~pooled, runs + "/seed-x"))
     found["seed"] = runs.str.extract(r"/(seed-[^/]+)$")[0].fillna("")

@@ -50,6 +50,7 @@ def kept_for(place: Path, asked: Fingerprint, make: Callable[[Path], None]) -> P
 
     It is named by the fingerprint with which it was made.
     """
+    # By record and not by name: a key that is new since then must not train a judge again.
     for record in sorted(place.glob(f"*/{MADE}")):
         if not asked.changes(record):
             return record.parent

@@ -76,6 +76,7 @@ class Fingerprint:
         now = json.loads(self.text)
         for part in ("settings", "data", "code"):
             for name in sorted(now[part].keys() | before[part].keys()):
+                # Only for settings: code and data that are new were not there to be used.
                 new = part == "settings" and name not in before[part] and name in self.defaults
                 if not new and now[part].get(name, ...) != before[part].get(name, ...):
                     yield f"{part} {name}"
@@ -112,6 +113,7 @@ def code(*roots: str, sources: Iterable[str] = (), without: Iterable[str] = ()) 
     """
     left_out = (*SILENT, *without)
     sources = list(sources)
+    # Each cell counts by itself, so that a record says which one was edited.
     found = {
         f"cell {i}": digest(plain_text(ast.parse(source))) for i, source in enumerate(sources, 1)
     }

@@ -49,6 +49,7 @@ class _Numbers(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_If(self, node):
+        # A check is an `if` around a `raise`: where it passes, nothing has changed.
         node = self.generic_visit(node)
         return node if node.body or node.orelse else None
 

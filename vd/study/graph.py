@@ -54,6 +54,7 @@ def settings_of(section: str, entry: dict, recipes: dict[str, str]) -> MethodSet
 
     `recipes` are the files of data sets that the study makes, by name.
     """
+    # A method declares only what it needs; where a run starts is the same matter for all of them.
     own = {key: value for key, value in entry.items() if key not in Lineage.model_fields}
     if isinstance(own.get("data"), str):
         own["data"] = recipes.get(own["data"], own["data"])
@@ -125,6 +126,7 @@ def _of_seed(base: Run, written: list[Entry]) -> dict[str, Run]:
                 there[run.lineage] = run
             else:
                 left.append((entry, parent))
+        # What a round did not bring nearer never comes: its parent is nowhere, or in a circle.
         if len(left) == len(waiting):
             return there
         waiting = left
@@ -142,6 +144,7 @@ def _find(name: str | None, parent: str | None, there: dict[str, Run]) -> Run | 
     """A scorer by name: the parent's own, or by its whole lineage."""
     if name is None:
         return None
+    # An entry with several parents needs the scorer of each, under one name.
     own = there.get(lineages.child(parent, name)) if parent else None
     return own or there.get(name)
 
@@ -185,5 +188,6 @@ def _run(base: Run, entry: Entry, parent: Run | None, scorer: Run | None) -> Run
 def _starts_from(parent: Run) -> ModelSettings:
     """The model that a run's weights or adapters belong to: its parent's, and where that is a
     series from elsewhere, the last model of it."""
+    # Adapters are kept without their base model, so a run must know which one is theirs.
     last = getattr(parent.settings, "last", None)
     return parent.model_settings if last is None else last(parent.model_settings)

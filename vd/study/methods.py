@@ -31,6 +31,7 @@ SECTIONS = {  # what methods of a section read and make
 
 def methods() -> list[str]:
     """Names of the methods: those files of vd/methods that hold all that one needs."""
+    # Read, not imported: a mistake in one method must not stop studies that do not name it.
     folder = paths.ROOT / "vd" / "methods"
     files = [file for file in sorted(folder.glob("*.py")) if file.stem != "__init__"]
     return [f.stem for f in files if _defined(f, f.stat().st_mtime_ns) >= NEEDED]

@@ -56,6 +56,7 @@ def slim(checkpoint: Path) -> None:
     Optimiser state and the frozen reference adapter are not needed again; what a responder is made
     of, in folders of its own, is.
     """
+    # A checkpoint that says itself what it is made of is nobody else's to thin out.
     whole = (checkpoint / "responder.json").exists()
     kept = {file for pattern in KEEP for file in checkpoint.glob(pattern)}
     for entry in checkpoint.iterdir():

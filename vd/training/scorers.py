@@ -85,6 +85,7 @@ def save(model, run: Run, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: weight.detach().cpu().contiguous() for name, weight in own.items()}
     save_file(weights, folder / "scorer.safetensors")
+    # The backbone is the parent's and lies there: a scorer on LoRA costs a thousandth of a model.
     about = {"model": run.model_settings.model_dump(), "parent": run.parent, "seed": run.seed}
     write_json(about | {"lora": lora and lora.model_dump()}, folder / "scorer.json")
 
@@ -94,6 +95,7 @@ def load(study: str, scorer: str, tokenizer) -> torch.nn.Module:
 
     Raises FileNotFoundError if it is not, ValueError if its files do not fit together.
     """
+    # Its last checkpoint alone could be that of a run that was interrupted.
     record = paths.record(study, scorer, "train")
     if not record.exists():
         raise FileNotFoundError(f"{record}: {scorer} is not trained to its end; train it first")

@@ -95,7 +95,9 @@ def _reads(
     study: Study, runs: dict[str, Run], notebook: str, about: str | None
 ) -> tuple[dict[str, object], list[str]]:
     """The settings, by name, and the data sets that a job reads."""
-    made = made_by_recipes(study).values()  # what reads them waits for the recipe's job
+    # Files that recipes make are not there yet when a workflow starts. What reads them waits for
+    # the recipe's job and is made again after it.
+    made = made_by_recipes(study).values()
     order, trained = {"runs": list(runs)}, [run for run in runs.values() if run.training]
     trained_on = [run.training.data for run in trained if run.training.data not in made]
     match notebook:
