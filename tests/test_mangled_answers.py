@@ -138,7 +138,7 @@ bodies = st.one_of(
 
 
 def assert_answer(answer):
-    """An answer is what vd.servers.answers says, can be written down, and is the same when read again."""
+    """What vd.servers.answers says an answer is; it can be written down and is read again alike."""
     assert isinstance(answer["content"], str) and "<think>" not in answer["content"]
     for name in ("refusal", "finish_reason", "model"):
         assert answer[name] is None or isinstance(answer[name], str)

@@ -435,8 +435,10 @@ def test_training_that_turns_to_nan_stops_at_its_step(place, method):
 
     healthy, broken = study_with(place), study_with(place, change)
     run_id = SFT_RUN if method == "sft" else f"tiny-llama/sft-support/{method}-support/seed-0"
-    if method != "sft":
-        train_run(healthy.run(SFT_RUN))
+    run = healthy.run(run_id)
+    for needed in (run.parent, run.scorer):
+        if needed and not healthy.run(needed).is_base:
+            train_run(healthy.run(needed))
     with pytest.raises(
         NotFiniteError, match=r"step [12]: .* is not a finite number; lower learning_rate"
     ):

@@ -388,7 +388,8 @@ def test_a_study_that_is_stopped_stops_at_once_with_all_its_processes(place, how
 # as the Snakefile runs it, from a process of its own
 JOB = """
 import os, subprocess, sys
-sys.exit(subprocess.call([sys.executable, "-m", "vd.workflow.job", str(os.getpid()), *sys.argv[1:]]))
+command = [sys.executable, "-m", "vd.workflow.job", str(os.getpid()), *sys.argv[1:]]
+sys.exit(subprocess.call(command))
 """
 
 

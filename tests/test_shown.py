@@ -75,7 +75,8 @@ def test_the_attack_would_live_if_it_were_shown_as_before():
 def test_no_text_lives_in_an_exported_notebook():
     topics = [" ".join(text.replace("\ud800", "").split()) for text in ATTACKS]
     code = (
-        "import pandas as pd\nfrom IPython.display import Markdown, display\nfrom vd.store import shown\n"
+        "import pandas as pd\nfrom IPython.display import Markdown, display\n"
+        "from vd.store import shown\n"
         f"for text in {ATTACKS!r}:\n    print(shown.whole(text, text))\n"
         "    print(shown.excerpt(text))\n"
         f"table = pd.DataFrame({{'topic': {topics!r}, 'a_b': '+0.40 [+0.31, +0.48], 0.20'}})\n"

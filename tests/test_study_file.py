@@ -262,7 +262,8 @@ def test_a_wrong_option_is_one_line(words, status):
 
 def test_loading_a_study_loads_nothing_heavy():
     names = sorted(file.stem for file in (paths.NOTEBOOKS / "configs").glob("*.yaml"))
-    code = f"import sys\nfrom vd.study.load import load_study\n[load_study(name) for name in {names}]\n"
+    code = "import sys\nfrom vd.study.load import load_study\n"
+    code += f"[load_study(name) for name in {names}]\n"
     code += "print(*sorted({'torch', 'transformers', 'trl', 'datasets'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "" and len(names) == 6
