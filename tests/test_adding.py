@@ -137,7 +137,7 @@ def add(tmp_path):
             (copy / "vd" / name).write_text(code)
         study = yaml.safe_load((copy / "notebooks" / "configs" / "smoke.yaml").read_text())
         empty = ("scorers", "recipes", "evaluations", "ablations", "findings")
-        study |= dict.fromkeys(empty, {})
+        study |= {name: {} for name in empty}
         study["sft"] = {"sft-support": study["sft"]["sft-support"]}
         entry = study["preference"]["dpo-support"]
         study["preference"] = {"mine": entry}
@@ -176,7 +176,8 @@ def test_a_method_a_recipe_an_evaluation_and_a_paper_are_one_file_each(add, tmp_
     run = "tiny-llama/sft-support/mine"
     assert run in set(pd.read_csv(figures / "stances_over_steps.csv")["run"])
     assert len(pd.read_csv(results / run / "seed-0" / "metrics.csv")) == 4
-    rows = [json.loads(line) for line in open(results / "recipes" / "pairs" / "data.jsonl")]
+    lines = (results / "recipes" / "pairs" / "data.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     assert len(rows) == 8 and all(row["chosen"].startswith("Yes. ") for row in rows)
     for table in (results / "evaluations.csv", figures / "evaluations.csv"):
         assert "asks back" in set(pd.read_csv(table)["metric"])
