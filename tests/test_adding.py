@@ -9,6 +9,7 @@ import sys
 import pandas as pd
 import pytest
 import yaml
+from test_workflow import unwanted
 
 from vd import paths
 
@@ -128,7 +129,6 @@ FILES = {
 def add(tmp_path):
     """Adds files to a copy of the repository, and a study; returns it and its environment."""
     copy = tmp_path / "repository"
-    unwanted = shutil.ignore_patterns(".*", "results", "figures", "tests", "__pycache__")
     shutil.copytree(paths.ROOT, copy, ignore=unwanted)
 
     def add(files, change):

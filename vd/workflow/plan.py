@@ -130,16 +130,15 @@ def _reads(
             if notebook == "04_judge":
                 return settings | _judge(study.judge), data
             data += [name for name in JUDGED_IF_THERE if reading.mirrored(name)]
-            return settings | _judge(study.judge) | order, data
+            return settings | _judge(study.judge), data
         case "04_evaluate":
-            sets = {run.training.data for run in trained if run.reads == "texts"} - set(made)
-            # held out are rows that no run of any seed trains on
+            # held out are rows of the SFT sets that no run of any seed trains on, on whatever data
             draws = {
                 f"{r.training.data} {r.training.filters} {r.training.examples} {r.seed}"
                 for r in trained
             }
             settings = {"evaluations": study.evaluations, "bootstrap": study.bootstrap}
-            return settings | {"draws": sorted(draws)}, sorted(sets)
+            return settings | {"draws": sorted(draws)}, trained_on
         case "05_drift":
             return {"bootstrap": study.bootstrap} | order, []
         case "06_figures":
@@ -221,7 +220,7 @@ def _of_prism(study: Study) -> list[str]:
 
 def _files(source: str) -> dict[str, str]:
     """The files of a model that is a local folder: names, with sizes and times."""
-    folder = paths.ROOT / source
+    folder = paths.data_file(source)  # one in results/ may lie elsewhere, see vd/paths.py
     there = sorted(file for file in folder.glob("*") if file.is_file()) if folder.is_dir() else []
     stats = {file.name: file.stat() for file in there}
     return {name: f"{stat.st_size} {stat.st_mtime:.0f}" for name, stat in stats.items()}
