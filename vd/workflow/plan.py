@@ -138,7 +138,7 @@ def _reads(
                 for r in trained
             }
             settings = {"evaluations": study.evaluations, "bootstrap": study.bootstrap}
-            return settings | {"draws": sorted(draws)}, trained_on
+            return settings | {"draws": sorted(draws)}, [*trained_on, *_vocabulary(runs[about])]
         case "05_drift":
             return {"bootstrap": study.bootstrap} | order, []
         case "06_figures":
@@ -148,9 +148,14 @@ def _reads(
         case "08_findings":
             return {"findings": study.findings, "bootstrap": study.bootstrap} | order, []
         case "09_recipe":
-            entry = study.recipes[about.partition("/")[2]]
+            name = about.partition("/")[2]
+            entry = study.recipes[name]
             judge = _judge(study.judge) if entry.get("judge", True) else {}
-            return {"recipe": entry} | judge, _prompts_of(entry)
+            # a prompt that is a probe stops a recipe, and random models know the probes' words
+            settings, data = _probes(study)
+            data += [word for run in writers(study, name) for word in _vocabulary(runs[run])]
+            data += ["judge"] if judge else []
+            return settings | {"recipe": entry} | judge, [*data, *_prompts_of(entry)]
     raise ValueError(f"{notebook}: not a notebook of the workflow")
 
 
