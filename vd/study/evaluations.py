@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
-from vd import plugins
 from vd.study.file import explain, shown, word
+from vd.study.found import check_settings, file_of, imported, stems
 from vd.study.settings import EvaluationSettings
 
 Mistakes = Iterator[tuple[str, str]]
@@ -20,21 +20,15 @@ ROOM = "evaluations.metrics"
 
 def settings_of(name: str, entry: dict) -> EvaluationSettings:
     """The settings of an evaluation; LookupError and ValidationError say what is wrong."""
-    known, stem = [n.replace("-", "_") for n in plugins.names(ROOM)], name.replace("-", "_")
-    file = f"vd/evaluations/metrics/{stem}.py"
-    if stem not in known:
+    known, file = stems(ROOM), file_of(ROOM, name)
+    if name.replace("-", "_") not in known:
         add = "add vd/evaluations/metrics/<name>.py with Settings and evaluate"
         raise LookupError(f"no evaluation {shown(name)}; write one of {', '.join(known)}, or {add}")
     # Loaded here and not above: only a study that evaluates pays for their imports.
-    try:
-        module = plugins.load(ROOM, name)
-    except Exception as error:  # somebody's own evaluation
-        said = word(" ".join(f"{type(error).__name__}: {error}".split()))
-        raise LookupError(f"{file} cannot be imported ({said}); correct it") from None
+    module = imported(ROOM, name)
     if not (hasattr(module, "evaluate") and hasattr(module, "Settings")):
         raise LookupError(f"{file} lacks Settings or evaluate; add them")
-    if not (isinstance(module.Settings, type) and issubclass(module.Settings, EvaluationSettings)):
-        raise LookupError(f"{file}: Settings must build on EvaluationSettings")
+    check_settings(module, file, EvaluationSettings)
     return module.Settings(**entry)
 
 

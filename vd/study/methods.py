@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import get_args
 
 from vd import paths, plugins
-from vd.study.file import shown, word
+from vd.study.file import shown
+from vd.study.found import check_settings, imported
 from vd.study.runs import Makes, Reads
 from vd.study.settings import MethodSettings
 
@@ -48,11 +49,7 @@ def method_of(section: str, entry: dict):
         fix = f", or {add}" if new and not there else ""
         fix = f"; {file} lacks some of {', '.join(sorted(NEEDED))}" if there else fix
         raise LookupError(f"no method {shown(method)}; write one of {', '.join(known)}{fix}")
-    try:
-        module = plugins.load("methods", method)
-    except Exception as error:  # somebody's own method
-        said = word(" ".join(f"{type(error).__name__}: {error}".split()))
-        raise LookupError(f"{file} cannot be imported ({said}); correct it") from None
+    module = imported("methods", method)
     _check(module, file)
     if _section(module) != section:
         fit = ", ".join(
@@ -66,9 +63,7 @@ def method_of(section: str, entry: dict):
 
 
 def _check(module, file: str) -> None:
-    if not (isinstance(module.Settings, type) and issubclass(module.Settings, MethodSettings)):
-        bases = "MethodSettings, TrainingSettings or PreferenceSettings"
-        raise LookupError(f"{file}: Settings must build on {bases}")
+    check_settings(module, file, MethodSettings, ("TrainingSettings", "PreferenceSettings"))
     for name, kinds in (("READS", (*get_args(Reads), None)), ("MAKES", get_args(Makes))):
         if getattr(module, name) not in kinds:
             known = ", ".join(map(str, kinds))

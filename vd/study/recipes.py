@@ -14,9 +14,10 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
-from vd import paths, plugins
+from vd import paths
 from vd.study import inputs
 from vd.study.file import explain, shown, study_error, word
+from vd.study.found import check_settings, file_of, imported, stems
 from vd.study.graph import made_by_recipes
 from vd.study.settings import RecipeSettings
 
@@ -27,21 +28,15 @@ NEEDED = ("KIND", "COLUMNS", "Settings", "make")
 
 def recipe_of(entry: dict):
     """The module behind an entry's recipe; LookupError says why there is none."""
-    name, known = entry.get("recipe"), [n.replace("-", "_") for n in plugins.names(ROOM)]
+    name, known = entry.get("recipe"), stems(ROOM)
     if not isinstance(name, str) or name.replace("-", "_") not in known:
         add = f"add vd/recipes/kinds/<name>.py with {', '.join(NEEDED)}"
         raise LookupError(f"no recipe {shown(name)}; write one of {', '.join(known)}, or {add}")
-    file = f"vd/recipes/kinds/{name.replace('-', '_')}.py"
     # Loaded here and not above: only a study that has recipes pays for their imports.
-    try:
-        module = plugins.load(ROOM, name)
-    except Exception as error:  # somebody's own recipe
-        said = word(" ".join(f"{type(error).__name__}: {error}".split()))
-        raise LookupError(f"{file} cannot be imported ({said}); correct it") from None
+    module, file = imported(ROOM, name), file_of(ROOM, name)
     if lacking := [part for part in NEEDED if not hasattr(module, part)]:
         raise LookupError(f"{file} has no {', '.join(lacking)}; add them")
-    if not (isinstance(module.Settings, type) and issubclass(module.Settings, RecipeSettings)):
-        raise LookupError(f"{file}: Settings must build on RecipeSettings")
+    check_settings(module, file, RecipeSettings)
     return module
 
 

@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError
 
 from vd import plugins
 from vd.study.file import explain, shown, word
+from vd.study.found import file_of, imported
 from vd.study.types import Settings
 
 Mistakes = Iterator[tuple[str, str]]
@@ -53,14 +54,9 @@ def paper(name: str) -> ModuleType:
     known = plugins.names(ROOM)
     if name not in known:
         raise LookupError(f"no paper {shown(name)}; write one of {', '.join(known)}")
-    file = plugins.module(ROOM, name).replace(".", "/") + ".py"
-    try:
-        module = plugins.load(ROOM, name)
-    except Exception as error:  # somebody's own paper
-        said = word(" ".join(f"{type(error).__name__}: {error}".split()))
-        raise LookupError(f"{file} cannot be imported ({said}); correct it") from None
+    module = imported(ROOM, name)
     if wrong := _wrong(module):
-        raise LookupError(f"{file}: {wrong}")
+        raise LookupError(f"{file_of(ROOM, name)}: {wrong}")
     return module
 
 

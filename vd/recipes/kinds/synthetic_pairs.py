@@ -4,11 +4,15 @@ The paper had Qwen2.5-72B-Instruct write one supporting and one opposing reply t
 its instruction is unknown, ours is `INSTRUCTION`.
 """
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 
 from vd.data import rows
-from vd.recipes.making import Making
 from vd.study.settings import RecipeSettings
+
+if TYPE_CHECKING:  # it loads servers, and every study that names this recipe is checked
+    from vd.recipes.making import Making
 
 KIND = "pairs"
 FAILURES = {  # of a reply, as reasons to drop its pair
@@ -38,7 +42,7 @@ class Settings(RecipeSettings):
     prompts: str = "value_gap"  # a data set; those of its prompts that are on a topic are asked
 
 
-def make(making: Making) -> pd.DataFrame:
+def make(making: "Making") -> pd.DataFrame:
     """One row per prompt: `COLUMNS`, answered, dropped, and chosen_failure and rejected_failure.
 
     With a judge there are also label, p_support, p_neutral and p_oppose of both sides, such as
