@@ -28,10 +28,12 @@ def parts(runs: pd.Series) -> pd.DataFrame:
     return runs.str.extract(ID)
 
 
-def without_seed(runs: pd.Series) -> pd.Series:
-    """Model and lineage of run ids, which all seeds share; missing where an id is none."""
-    found = parts(runs)
-    return found["model"] + "/" + found["lineage"]
+def split_seed(runs: pd.Series) -> pd.DataFrame:
+    """What all seeds of a run share, `name`, and its `seed` (a text), index kept.
+
+    Missing where an id has none. Other ids than runs', such as contrasts', may have a seed too.
+    """
+    return runs.str.extract(r"^(?P<name>.*)/seed-(?P<seed>[^/]+)$")
 
 
 def short_names(runs: pd.Series) -> pd.Series:

@@ -4,17 +4,11 @@ A stance is judged at question level: support is what affirming the question wou
 the topic's canonical proposition it may be the other way round, see `to_topic`.
 """
 
-import numpy as np
 import pandas as pd
 
 STANCES = ("support", "neutral", "oppose")
 P = [f"p_{stance}" for stance in STANCES]  # columns of their probabilities, which sum to 1
 FLIPPED = {"support": "oppose", "oppose": "support"}
-
-
-def label_of(probabilities: np.ndarray) -> np.ndarray:
-    """The likeliest stance of each row of probabilities (N, 3), the first of equals."""
-    return np.array(STANCES, dtype=object)[np.asarray(probabilities).argmax(axis=1)]
 
 
 def to_topic(stances: pd.DataFrame, polarity: pd.Series) -> pd.DataFrame:

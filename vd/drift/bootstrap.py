@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri, stdtrit
 
+from vd.lineages import split_seed
 from vd.stances import P
 from vd.study.settings import Bootstrap
 
@@ -90,7 +91,7 @@ def trajectories(
 
 def _without_seed(table: pd.DataFrame) -> pd.DataFrame:
     """Run ids split into the run and its seed."""
-    table[["run", "seed"]] = table["run"].str.extract(r"^(.*)/seed-([^/]+)$")
+    table[["run", "seed"]] = split_seed(table["run"])
     if table["run"].isna().any():
         raise ValueError(
             "column run: seeds can be pooled only if every run id ends in /seed-<number>"

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from vd.figures.style import COLOURS, MARKERS, VERDICTS, with_legend
-from vd.lineages import short_names
+from vd.lineages import short_names, split_seed
 from vd.stances import STANCES
 from vd.store.shown import excerpt
 
@@ -61,7 +61,7 @@ def drift(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
     """
     pooled = table[table["topic"] == "all"].assign(run=lambda t: short_names(t["run"]))
     single = seeds[seeds["topic"] == "all"].assign(
-        run=lambda t: short_names(t["run"].str.rpartition("/")[0])
+        run=lambda t: short_names(split_seed(t["run"])["name"])
     )
     runs = list(pooled["run"].unique())
     figure, axes = plt.subplots(

@@ -28,6 +28,7 @@ from scipy.special import stdtr, stdtrit
 from vd.drift import measures
 from vd.drift.bootstrap import Trajectories, trajectories
 from vd.findings.finding import Finding
+from vd.lineages import split_seed
 from vd.stances import STANCES
 from vd.study import roles
 from vd.study.load import Study
@@ -56,7 +57,7 @@ class Evidence:
         """Take stances whose `run` is `lineage/seed-S`, with columns as for `drift.drift_table`."""
         self.stances, self.bootstrap = stances, bootstrap
         self.paper, self.roles = paper, roles.model_dump()
-        names = stances["run"].str.extract(r"^(?P<lineage>.*)/seed-(?P<seed>[^/]+)$")
+        names = split_seed(stances["run"]).rename(columns={"name": "lineage"})
         rows = pd.concat([stances, names], axis=1).rename(columns={f"p_{s}": s for s in STANCES})
         steps = rows.groupby("run")["step"]
         index = ["lineage", *REPLY]
@@ -117,7 +118,7 @@ class Evidence:
         P values are shares of replicates.
         """
         lineage, alpha = self._lineage(role), self.bootstrap.alpha
-        t = self._overall(self.stances[self.stances["run"].str.rpartition("/")[0] == lineage])
+        t = self._overall(self.stances[split_seed(self.stances["run"])["name"] == lineage])
         time, times = measures.drift_time(t, int(np.abs(t.value[-1]).argmax()), alpha)
         lo, hi = t.interval(times, alpha)
         p_holds, p_fails = (

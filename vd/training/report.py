@@ -16,9 +16,9 @@ FIX = "lower learning_rate, raise warmup_steps, or write dtype: float32"
 class Report(TrainerCallback):
     """Progress after every step; numbers that are no numbers end the training at their step."""
 
-    def __init__(self, run: Run, steps: int, stage: str = "train"):
-        self.run_id = run.id if stage == "train" else f"{run.id}, {stage} model"
-        self.progress = Progress(stage, run.id, steps)
+    def __init__(self, run: Run, steps: int):
+        self.run_id = run.id
+        self.progress = Progress("train", run.id, steps)
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.progress.resume(state.global_step)

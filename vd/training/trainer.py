@@ -26,7 +26,6 @@ from vd.store.fingerprint import Fingerprint
 from vd.store.progress import Timer
 from vd.store.provenance import provenance
 from vd.study.runs import Run
-from vd.study.settings import Optimisation
 from vd.study.steps import total_steps
 from vd.training.checkpoints import last_whole, slim
 from vd.training.report import Report
@@ -51,14 +50,11 @@ def start_of(run: Run) -> Path | None:
     return start
 
 
-def arguments(run: Run, n_examples: int, optimisation: Optimisation | None = None) -> dict:
+def arguments(run: Run, n_examples: int) -> dict:
     """Keyword arguments that every TRL config takes, from the run's settings and the size of its
     data set.
-
-    `optimisation` stands in for the run's own where another model is trained on the way, such as a
-    reward model.
     """
-    s = optimisation or run.settings
+    s = run.settings
     device_batch = s.device_batch_size or s.batch_size
     return dict(
         output_dir=str(paths.checkpoints(run.study, run.id)),
@@ -70,7 +66,7 @@ def arguments(run: Run, n_examples: int, optimisation: Optimisation | None = Non
         warmup_steps=s.warmup_steps,
         weight_decay=s.weight_decay,
         save_strategy="steps",
-        save_steps=run.settings.save_every or total_steps(s, n_examples),
+        save_steps=s.save_every or total_steps(s, n_examples),
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would write 0 in place of a loss that is no number
         bf16=run.model_settings.dtype == "bfloat16",
