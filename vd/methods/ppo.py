@@ -17,13 +17,12 @@ import io
 import warnings
 from pathlib import Path
 
-from pydantic import Field, PositiveFloat, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, PositiveFloat
 
 from vd.data import sets
 from vd.models import loading
 from vd.study.runs import Run
-from vd.study.settings import PreferenceSettings
+from vd.study.settings import RolloutSettings
 from vd.study.types import Count
 from vd.training.ppo_trainer import first_ratio, trainable, trainer_class
 
@@ -32,15 +31,13 @@ MAKES = "policy"
 CURVES = ("reward", "kl", "entropy", "clip_fraction", "ended")
 
 
-class Settings(PreferenceSettings):
+class Settings(RolloutSettings):
     """Keys of a PPO run.
 
     Defaults are TRL's, which follow 'N implementation details of RLHF' (HF 2023).
     """
 
     kl_coef: float = Field(0.05, ge=0)
-    response_length: Count = 53  # tokens of a rollout
-    temperature: float = Field(0.7, ge=0.01, le=10)
     ppo_epochs: Count = 4
     cliprange: float = Field(0.2, gt=0, lt=1)
     vf_coef: PositiveFloat = 0.1
@@ -49,13 +46,6 @@ class Settings(PreferenceSettings):
     # subtracted from the score of a reply that does not end
     missing_eos_penalty: PositiveFloat | None = None
     scorer: str  # a run of the section scorers, which gives replies their reward
-
-    @model_validator(mode="after")
-    def _leaves_room(self):
-        if self.response_length >= self.max_length:
-            why = "response_length must be below max_length, or no prompt has room"
-            raise PydanticCustomError("length", why)
-        return self
 
 
 def train(run: Run) -> list[Path]:

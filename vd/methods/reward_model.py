@@ -12,14 +12,13 @@ model has seen ('N implementation details of RLHF', HF 2023).
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from vd import paths
 from vd.data import sets
 from vd.models import loading
 from vd.study.runs import Run
-from vd.study.settings import PreferenceSettings
+from vd.study.settings import RolloutSettings
 from vd.study.types import Count
 
 READS = "pairs"
@@ -32,23 +31,14 @@ class RewardModelError(RuntimeError):
     """The reward model tells chosen from rejected replies too badly to train on."""
 
 
-class Settings(PreferenceSettings):
+class Settings(RolloutSettings):
     """Keys of a reward model."""
 
     save_every: Count | None = None  # of a scorer only the end is used
-    response_length: Count = 53  # tokens of a reply, as of the rollouts that it will score
-    temperature: float = Field(0.7, ge=0.01, le=10)  # at which those are sampled
     held_out: float = Field(0.2, gt=0, lt=1)  # share of pairs that measure its accuracy
     min_accuracy: float = Field(0.65, ge=0, le=1)  # below, the run stops: PPO would optimise noise
     # replies of the parent that scores are normalised on; one alone has no standard deviation
     reference_samples: int = Field(64, ge=2, lt=2**31)
-
-    @model_validator(mode="after")
-    def _leaves_room(self):
-        if self.response_length >= self.max_length:
-            why = "response_length must be below max_length, or no prompt has room"
-            raise PydanticCustomError("length", why)
-        return self
 
 
 def train(run: Run) -> list[Path]:

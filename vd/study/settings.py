@@ -88,6 +88,20 @@ class PreferenceSettings(TrainingSettings):
     swap_labels: bool = False  # exchange chosen and rejected
 
 
+class RolloutSettings(PreferenceSettings):
+    """What methods need that write replies while they train, and those that score such replies."""
+
+    response_length: Count = 53  # tokens of a rollout
+    temperature: float = Field(0.7, ge=0.01, le=10)  # at which rollouts are sampled
+
+    @model_validator(mode="after")
+    def _leaves_room(self):
+        if self.response_length >= self.max_length:
+            why = "response_length must be below max_length, or no prompt has room"
+            raise PydanticCustomError("length", why)
+        return self
+
+
 class Probing(Settings):
     """How every checkpoint is asked."""
 
