@@ -53,17 +53,8 @@ def jobs_of(study: Study) -> list[tuple[str, str | None]]:
 
 def made_from(study: Study) -> dict[tuple[str, str | None], Fingerprint]:
     """What every job of a study is made from besides the files of other jobs, see `jobs_of`."""
-    runs, asked, code, data = study.runs(), {}, cache(_code), cache(_content)
-    for notebook, about in jobs_of(study):
-        settings, names = _reads(study, runs, notebook, about)
-        roots = _found_by_name(study, runs, notebook, about)
-        roots += [f"{plugins.module('data.public', name)}.*" for name in names if name in PUBLIC]
-        asked[notebook, about] = Fingerprint(
-            **fingerprint.values(**settings),
-            data={name: data(name) for name in sorted(set(names))},
-            code=code(notebook, tuple(sorted(set(roots))), _without(study, notebook)),
-        )
-    return asked
+    plan = _Plan(study)
+    return {job: plan.made_from(*job) for job in jobs_of(study)}
 
 
 def changed(record: Path, asked: Fingerprint) -> list[str]:
@@ -71,92 +62,153 @@ def changed(record: Path, asked: Fingerprint) -> list[str]:
     return asked.changes(record) if record.exists() else []
 
 
+Reads = tuple[dict[str, object], list[str]]  # settings by name, and names of data sets
+
+
+class _Plan:
+    """What the jobs of one study read; what several of them share is found out once."""
+
+    def __init__(self, study: Study):
+        self.study, self.runs = study, study.runs()
+        self.trained = [run for run in self.runs.values() if run.training]
+        # Files that recipes make are not there yet when a workflow starts. What reads them waits
+        # for the recipe's job and is made again after it.
+        made = made_by_recipes(study).values()
+        self.on_files = [run for run in self.trained if run.training.data not in made]
+        self.trained_on = [run.training.data for run in self.on_files]
+        self.order = {"runs": list(self.runs)}
+        self.code, self.content = cache(_code), cache(_content)
+        self.built = self._built()
+        self.probes = self.built if study.asks_vprism else ({}, [study.probing.probes])
+
+    def made_from(self, notebook: str, about: str | None) -> Fingerprint:
+        """What one job is made from."""
+        settings, names = self._reads(notebook, about)
+        return Fingerprint(
+            **fingerprint.values(**settings),
+            data={name: self.content(name) for name in sorted(set(names))},
+            code=self._code_of(notebook, self._found_by_name(notebook, about), names),
+        )
+
+    def _code_of(self, notebook: str, roots: list[str], names: list[str]) -> dict[str, str]:
+        """The code of a notebook, of what it finds by name, and of public data sets."""
+        sets = [f"{plugins.module('data.public', name)}.*" for name in names if name in PUBLIC]
+        roots = tuple(sorted({*roots, *sets}))
+        return self.code(notebook, roots, _without(self.study, notebook))
+
+    def _found_by_name(self, notebook: str, about: str | None) -> list[str]:
+        """What a job finds by name, which no import shows."""
+        study = self.study
+        if notebook in TRAINING:
+            return [f"{plugins.module('methods', self.runs[about].method)}.train"]
+        if notebook == "04_evaluate":
+            room = "evaluations.metrics"
+            return [f"{plugins.module(room, name)}.evaluate" for name in study.evaluations]
+        if notebook == "08_findings":
+            return [f"{plugins.module('findings.papers', p)}.FINDINGS" for p in study.findings]
+        if notebook == "09_recipe":
+            kind = study.recipes[about.partition("/")[2]]["recipe"]
+            return [f"{plugins.module('recipes.kinds', kind)}.make"]
+        return []
+
+    def _reads(self, notebook: str, about: str | None) -> Reads:
+        study, bootstrap = self.study, {"bootstrap": self.study.bootstrap}
+        match notebook:
+            case "00_data":
+                return self._data()
+            case "00_stance_profile":
+                return self._stance_profile()
+            case "01_given" | "01_sft" | "02_scorer" | "02_preference":
+                return self._training(self.runs[about])
+            case "03_probe":
+                return self._probing(self.runs[about])
+            case "04_judge":
+                return self._judging()
+            case "04_trust":
+                settings, data = self._judging()
+                return settings, data + [n for n in JUDGED_IF_THERE if reading.mirrored(n)]
+            case "04_evaluate":
+                return self._evaluating(self.runs[about])
+            case "05_drift":
+                return bootstrap | self.order, []
+            case "06_figures":
+                drawn = {"ablations": study.ablations, "evaluations": study.evaluations}
+                return drawn | self.order, []
+            case "07_tables":
+                return {"evaluations": list(study.evaluations)} | self.order, []
+            case "08_findings":
+                return {"findings": study.findings} | bootstrap | self.order, []
+            case "09_recipe":
+                return self._recipe(about.partition("/")[2])
+        raise ValueError(f"{notebook}: not a notebook of the workflow")
+
+    def _data(self) -> Reads:
+        settings, data = self.built
+        shown = {run.id: _shown(run) for run in self.on_files}
+        data = [*data, *self.probes[1], *_of_prism(self.study), "prism_sample", *self.trained_on]
+        return settings | {"probing": self.study.probing, "shown": shown}, data
+
+    def _stance_profile(self) -> Reads:
+        judge = self.study.judge.model_copy(update={"api": None})
+        there = [name for name in SHOWN_IF_THERE if reading.mirrored(name)]
+        sets = sorted({f"{run.reads} {run.training.data}" for run in self.trained})
+        settings = _judge(judge) | {"bootstrap": self.study.bootstrap, "sets": sets}
+        return settings, ["judge", "probes", "topics", *SHOWN, *there, *self.trained_on]
+
+    def _training(self, run: Run) -> Reads:
+        settings = {"run": run, "files": _files(run.model_settings.source)}
+        own = [run.training.data] if run in self.on_files else []
+        return settings | _elsewhere(run), [*own, *_vocabulary(run)]
+
+    def _probing(self, run: Run) -> Reads:
+        settings, data = self.probes
+        settings = settings | {"probing": self.study.probing, "model": run.model_settings}
+        settings["files"] = _files(run.model_settings.source)
+        return settings, [*data, *_vocabulary(run)]
+
+    def _judging(self) -> Reads:
+        settings, data = self.probes
+        api = self.study.judge.api
+        prompt = [str(paths.prompt(api.prompt))] if api else []
+        data = [*data, *prompt, "judge", "judge_labelled", "probes"]
+        return settings | _judge(self.study.judge), data
+
+    def _evaluating(self, run: Run) -> Reads:
+        # held out are rows of the SFT sets that no run of any seed trains on, on whatever data
+        drawn = [(r.training, r.seed) for r in self.trained]
+        draws = {f"{s.data} {s.filters} {s.examples} {seed}" for s, seed in drawn}
+        study = self.study
+        settings = {"evaluations": study.evaluations, "bootstrap": study.bootstrap}
+        return settings | {"draws": sorted(draws)}, [*self.trained_on, *_vocabulary(run)]
+
+    def _recipe(self, name: str) -> Reads:
+        study, entry = self.study, self.study.recipes[name]
+        judge = _judge(study.judge) if entry.get("judge", True) else {}
+        # a prompt that is a probe stops a recipe, and random models know the probes' words
+        settings, data = self.probes
+        words = [word for run in writers(study, name) for word in _vocabulary(self.runs[run])]
+        data = [*data, *words, *(["judge"] if judge else []), *_prompts_of(entry)]
+        return settings | {"recipe": entry} | judge, data
+
+    def _built(self) -> Reads:
+        """The settings, code and data that probes are built from, which stand in for the probes.
+
+        Those do not exist yet when a workflow starts, and 00_data writes them anew when a run is
+        added.
+        """
+        vprism = self.study.vprism
+        settings = {
+            "vprism": vprism,
+            "embedding files": _files(vprism.embedding.source),
+            "built by": self._code_of("00_data", [], vprism.source),
+        }
+        data = ["topics", "probes", "openers", "prism_labels", "judge", *vprism.source]
+        return settings, data + ([str(paths.prompt("vprism-v1"))] if vprism.writer else [])
+
+
 def _code(notebook: str, roots: tuple[str, ...], without: frozenset[str]) -> dict[str, str]:
-    """The code of a notebook and of what it finds by name."""
     cells = code_cells(paths.notebook(notebook))
     return fingerprint.code(*roots, sources=cells, without=without)
-
-
-def _found_by_name(study: Study, runs: dict[str, Run], notebook: str, about) -> list[str]:
-    """What a job finds by name, which no import shows."""
-    if notebook in TRAINING:
-        return [f"{plugins.module('methods', runs[about].method)}.train"]
-    if notebook == "04_evaluate":
-        return [f"{plugins.module('evaluations.metrics', n)}.evaluate" for n in study.evaluations]
-    if notebook == "08_findings":
-        return [f"{plugins.module('findings.papers', name)}.FINDINGS" for name in study.findings]
-    if notebook == "09_recipe":
-        kind = study.recipes[about.partition("/")[2]]["recipe"]
-        return [f"{plugins.module('recipes.kinds', kind)}.make"]
-    return []
-
-
-def _reads(
-    study: Study, runs: dict[str, Run], notebook: str, about: str | None
-) -> tuple[dict[str, object], list[str]]:
-    """The settings, by name, and the data sets that a job reads."""
-    # Files that recipes make are not there yet when a workflow starts. What reads them waits for
-    # the recipe's job and is made again after it.
-    made = made_by_recipes(study).values()
-    order, trained = {"runs": list(runs)}, [run for run in runs.values() if run.training]
-    trained_on = [run.training.data for run in trained if run.training.data not in made]
-    match notebook:
-        case "00_data":
-            settings, data = _built(study)
-            shown = {run.id: _shown(run) for run in trained if run.training.data not in made}
-            data += [*_probes(study)[1], *_of_prism(study), "prism_sample", *trained_on]
-            return settings | {"probing": study.probing, "shown": shown}, data
-        case "00_stance_profile":
-            judge = study.judge.model_copy(update={"api": None})
-            there = [name for name in SHOWN_IF_THERE if reading.mirrored(name)]
-            sets = sorted({f"{run.reads} {run.training.data}" for run in trained})
-            settings = _judge(judge) | {"bootstrap": study.bootstrap, "sets": sets}
-            return settings, ["judge", "probes", "topics", *SHOWN, *there, *trained_on]
-        case "01_given" | "01_sft" | "02_scorer" | "02_preference":
-            run = runs[about]
-            settings = {"run": run, "files": _files(run.model_settings.source)}
-            own = [run.training.data] if run.training and run.training.data not in made else []
-            return settings | _elsewhere(run), [*own, *_vocabulary(run)]
-        case "03_probe":
-            run = runs[about]
-            settings, data = _probes(study)
-            settings = settings | {"probing": study.probing, "model": run.model_settings}
-            settings["files"] = _files(run.model_settings.source)
-            return settings, [*data, *_vocabulary(run)]
-        case "04_judge" | "04_trust":
-            settings, data = _probes(study)
-            data += [str(paths.prompt(study.judge.api.prompt))] if study.judge.api else []
-            data += ["judge", "judge_labelled", "probes"]
-            if notebook == "04_judge":
-                return settings | _judge(study.judge), data
-            data += [name for name in JUDGED_IF_THERE if reading.mirrored(name)]
-            return settings | _judge(study.judge), data
-        case "04_evaluate":
-            # held out are rows of the SFT sets that no run of any seed trains on, on whatever data
-            draws = {
-                f"{r.training.data} {r.training.filters} {r.training.examples} {r.seed}"
-                for r in trained
-            }
-            settings = {"evaluations": study.evaluations, "bootstrap": study.bootstrap}
-            return settings | {"draws": sorted(draws)}, [*trained_on, *_vocabulary(runs[about])]
-        case "05_drift":
-            return {"bootstrap": study.bootstrap} | order, []
-        case "06_figures":
-            return {"ablations": study.ablations, "evaluations": study.evaluations} | order, []
-        case "07_tables":
-            return {"evaluations": list(study.evaluations)} | order, []
-        case "08_findings":
-            return {"findings": study.findings, "bootstrap": study.bootstrap} | order, []
-        case "09_recipe":
-            name = about.partition("/")[2]
-            entry = study.recipes[name]
-            judge = _judge(study.judge) if entry.get("judge", True) else {}
-            # a prompt that is a probe stops a recipe, and random models know the probes' words
-            settings, data = _probes(study)
-            data += [word for run in writers(study, name) for word in _vocabulary(runs[run])]
-            data += ["judge"] if judge else []
-            return settings | {"recipe": entry} | judge, [*data, *_prompts_of(entry)]
-    raise ValueError(f"{notebook}: not a notebook of the workflow")
 
 
 def writers(study: Study, recipe: str) -> list[str]:
@@ -179,28 +231,6 @@ def _prompts_of(entry: dict) -> list[str]:
 
 def _judge(judge) -> dict[str, object]:
     return {"judge": judge, "judge files": _files(judge.source)}
-
-
-def _built(study: Study) -> tuple[dict[str, object], list[str]]:
-    """The settings, code and data that probes are built from, which stand in for the probes.
-
-    Those do not exist yet when a workflow starts, and 00_data writes them anew when a run is added.
-    """
-    sets = [name for name in study.vprism.source if name in PUBLIC]
-    roots = tuple(f"{plugins.module('data.public', name)}.*" for name in sets)
-    code = _code("00_data", roots, _without(study, "00_data"))
-    settings = {
-        "vprism": study.vprism,
-        "embedding files": _files(study.vprism.embedding.source),
-        "built by": code,
-    }
-    data = ["topics", "probes", "openers", "prism_labels", "judge", *study.vprism.source]
-    return settings, data + ([str(paths.prompt("vprism-v1"))] if study.vprism.writer else [])
-
-
-def _probes(study: Study) -> tuple[dict[str, object], list[str]]:
-    """What the probes of a study are made from: what they are built from, or their data set."""
-    return _built(study) if study.asks_vprism else ({}, [study.probing.probes])
 
 
 def _shown(run: Run) -> dict[str, object]:
