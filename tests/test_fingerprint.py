@@ -273,3 +273,16 @@ def test_a_model_that_was_replaced_in_its_folder_is_another_model(tmp_path):
     before, after = local(load_study("smoke"), 1000), local(load_study("smoke"), 2000)
     found = {job[0] for job in after if after[job].text != before[job].text}
     assert found == TRAINING | {"01_given", "03_probe"}
+
+
+def test_defaults_of_evaluations_and_recipes_count():
+    """They are settings as those of runs are, whether a study writes them or not."""
+    study = load_study("smoke")
+    entry = {"recipe": "synthetic_pairs", "writer": "sft-neutral", "judge": False}
+    short = study.model_copy(update={"recipes": {"pairs": entry}, "evaluations": {"held_out": {}}})
+    asked = plan.made_from(short)
+    recipe = asked["09_recipe", "recipes/pairs"]
+    assert recipe.settings["recipe.prompts"] == "value_gap" and "value_gap" in recipe.data
+    assert "recipe.prompts" in recipe.defaults
+    evaluated = asked["04_evaluate", "tiny-llama/base/seed-0"]
+    assert "evaluations.held_out.rows" in evaluated.defaults

@@ -16,8 +16,9 @@ from vd.store.fingerprint import Fingerprint
 from vd.study.catalogue import PUBLIC
 from vd.study.graph import made_by_recipes
 from vd.study.load import Study
-from vd.study.recipes import find_run
+from vd.study.recipes import find_run, settings_of
 from vd.study.runs import Run
+from vd.study.settings import RecipeSettings
 from vd.workflow.notebooks import code_cells
 
 SERVERS = ("vd.servers", "vd.judging.api")
@@ -178,17 +179,17 @@ class _Plan:
         drawn = [(r.training, r.seed) for r in self.trained]
         draws = {f"{s.data} {s.filters} {s.examples} {seed}" for s, seed in drawn}
         study = self.study
-        settings = {"evaluations": study.evaluations, "bootstrap": study.bootstrap}
+        settings = {"evaluations": study.evaluation_settings(), "bootstrap": study.bootstrap}
         return settings | {"draws": sorted(draws)}, [*self.trained_on, *_vocabulary(run)]
 
     def _recipe(self, name: str) -> Reads:
-        study, entry = self.study, self.study.recipes[name]
-        judge = _judge(study.judge) if entry.get("judge", True) else {}
+        study, recipe = self.study, settings_of(self.study.recipes[name])
+        judge = _judge(study.judge) if recipe.judge else {}
         # a prompt that is a probe stops a recipe, and random models know the probes' words
         settings, data = self.probes
         words = [word for run in writers(study, name) for word in _vocabulary(self.runs[run])]
-        data = [*data, *words, *(["judge"] if judge else []), *_prompts_of(entry)]
-        return settings | {"recipe": entry} | judge, data
+        data = [*data, *words, *(["judge"] if judge else []), *_prompts_of(recipe)]
+        return settings | {"recipe": recipe} | judge, data
 
     def _built(self) -> Reads:
         """The settings, code and data that probes are built from, which stand in for the probes.
@@ -224,8 +225,8 @@ def _elsewhere(run: Run) -> dict[str, object]:
     return {f"files at {step}": _files(place) for step, place in places.items()}
 
 
-def _prompts_of(entry: dict) -> list[str]:
-    name = entry.get("prompts")
+def _prompts_of(recipe: RecipeSettings) -> list[str]:
+    name = getattr(recipe, "prompts", None)
     return [name] if isinstance(name, str) else []
 
 
