@@ -10,7 +10,6 @@ import time
 import pytest
 
 from vd import paths, plugins
-from vd.store.fingerprint import imported
 from vd.workflow import notebooks
 
 MODULES = {
@@ -50,7 +49,13 @@ def room(module):
 
 def imports(module):
     """Modules of vd that a module imports anywhere in its file, those found by name left out."""
-    return imported(MODULES[module].read_text(encoding="utf-8")) - {module, "vd"}
+    named = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+    return (named & MODULES.keys()) - {module, "vd"}
 
 
 def reached(module):

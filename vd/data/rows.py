@@ -65,6 +65,11 @@ def pair(chosen: list[dict], rejected: list[dict]) -> dict | str:
     return {"prompt": prompt["content"], "history": history, **replies}
 
 
+def stance(prompt, response, label: str | None) -> dict | str:
+    """A reply with the side that it takes; without one, `label` is None, there is no stance."""
+    return {"prompt": prompt, "response": response, "label": label} if label else "no stance"
+
+
 def name(value) -> str | None:
     """An id or a topic as text on one line, None where it is missing; raises Unusable.
 

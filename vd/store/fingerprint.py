@@ -133,17 +133,6 @@ def code(*roots: str, sources: Iterable[str] = (), without: Iterable[str] = ()) 
     return dict(sorted(found.items()))
 
 
-def imported(source: str) -> set[str]:
-    """Modules of vd that a piece of code imports, as dotted names such as `vd.drift.measures`."""
-    named = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            named |= {alias.name for alias in node.names}
-    return {name for name in named if name.split(".")[0] == "vd" and _file(name)}
-
-
 def digest(*texts: str) -> str:
     """A short hash of texts."""
     content = "\n".join(texts).encode("utf-8", "surrogatepass")

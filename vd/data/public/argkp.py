@@ -1,5 +1,7 @@
 """ArgKP (Bar-Haim et al. 2020, arXiv 2005.01619): arguments for and against topics."""
 
+from vd.data.rows import stance
+
 KIND = "stances"
 HUB = None
 LICENCE = "CDLA-Sharing-1.0"
@@ -9,6 +11,4 @@ LABELS = {"1": "support", "-1": "oppose"}
 
 def convert(row: dict) -> dict | str:
     """An argument answers its topic."""
-    label = LABELS.get(f"{row['stance']}")
-    texts = {"prompt": row["topic"], "response": row["argument"]}
-    return texts | {"label": label} if label else "no stance"
+    return stance(row["topic"], row["argument"], LABELS.get(f"{row['stance']}"))
