@@ -20,6 +20,7 @@ import sys
 from threading import Thread
 from urllib.parse import parse_qs
 
+KEY = "sk-secret-0123456789"  # that servers of tests are asked with
 LABELS = ("support", "neutral", "oppose")
 REPLY = re.compile(r"<reply>\n(.*)\n</reply>", re.DOTALL)
 

@@ -31,3 +31,18 @@ def place(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(f"VD_{name.upper()}", str(tmp_path / name))
     return tmp_path
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A server that answers as an API does, its key, and a cache of its own."""
+    from api_server import KEY, ApiServer
+
+    from vd.servers import client
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("VD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
+    server = ApiServer().start()
+    yield server
+    server.stop()

@@ -8,22 +8,11 @@ import sqlite3
 from contextlib import contextmanager
 
 import pytest
-from api_server import ApiServer
-from test_api_judge import KEY, asked, assert_right, judge, replies
+from test_api_judge import asked, assert_right, judge, replies
 
 from vd import paths
-from vd.servers import client, database
+from vd.servers import database
 from vd.servers.database import Cache, CacheError
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("VD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
-    server = ApiServer().start()
-    yield server
-    server.stop()
 
 
 @contextmanager

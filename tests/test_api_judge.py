@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from api_server import LABELS, ApiServer, label, shares
+from api_server import KEY, LABELS, label, shares
 
 from vd import paths
 from vd.judging import api
@@ -19,7 +19,6 @@ from vd.servers import client
 from vd.servers.database import Cache
 from vd.study.servers import ApiJudgeSettings
 
-KEY = "sk-secret-0123456789"
 P = ["p_support", "p_neutral", "p_oppose"]
 
 
@@ -31,16 +30,6 @@ def replies(n, start=0):
             "response": [f"Reply {i}." for i in rows],
         }
     )
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("VD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
-    server = ApiServer().start()
-    yield server
-    server.stop()
 
 
 def judge(server, order=LABELS, **changed):

@@ -4,12 +4,12 @@ import pandas as pd
 import pydantic
 import pytest
 import yaml
-from api_server import ApiServer
-from test_api_judge import KEY, assert_right, judge, replies
+from api_server import KEY, ApiServer
+from test_api_judge import assert_right, judge, replies
 
 from vd import paths
 from vd.recipes.writers import ServerWriter
-from vd.servers import batches, client, secret
+from vd.servers import batches, secret
 from vd.servers.client import ServerError
 from vd.servers.secret import for_server, key_fault
 from vd.study.file import StudyError
@@ -28,17 +28,12 @@ QUOTES = {
 
 
 @pytest.fixture
-def server(monkeypatch, tmp_path):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("VD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
+def server(server, monkeypatch):
     monkeypatch.setattr(batches, "POLL", 0.01)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    server = ApiServer().start()
-    yield server
-    server.stop()
+    return server
 
 
 def assert_hidden(text, without=""):

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from api_server import ApiServer
+from api_server import KEY
 from jupyter_client.manager import start_new_kernel
-from test_api_judge import KEY, asked, assert_right, judge, replies
+from test_api_judge import asked, assert_right, judge, replies
 
 from vd import paths
-from vd.servers import client, pace
+from vd.servers import pace
 from vd.servers.client import ServerError
 from vd.servers.database import Cache
 
@@ -26,16 +26,6 @@ server = type('', (), {'url': '%s'})
 def work(): judge(server, max_in_flight=4, timeout=30.0).judge(replies(500))
 """
 IN_A_THREAD = "threading.Thread(target=work).start()\nwhile True: time.sleep(0.1)"
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("VD_CACHE", str(tmp_path))
-    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
-    server = ApiServer().start()
-    yield server
-    server.stop()
 
 
 def kept():

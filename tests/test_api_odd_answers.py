@@ -5,23 +5,12 @@ import sqlite3
 
 import numpy as np
 import pytest
-from api_server import BROKEN, NO_LABEL, RIGHT, VOTES, ApiServer, label, shares
-from test_api_judge import KEY, P, asked, assert_right, judge, replies
+from api_server import BROKEN, NO_LABEL, RIGHT, VOTES, label, shares
+from test_api_judge import P, asked, assert_right, judge, replies
 
 from vd import paths
-from vd.servers import client
 from vd.servers.client import ServerError
 from vd.servers.database import Cache
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("VD_CACHE", str(tmp_path))
-    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
-    server = ApiServer().start()
-    yield server
-    server.stop()
 
 
 def number(request):

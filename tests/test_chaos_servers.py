@@ -10,8 +10,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from api_server import BROKEN, NO_LABEL, RIGHT, VOTES, ApiServer, label, shares
-from test_api_judge import KEY, P, judge, replies
+from api_server import BROKEN, KEY, NO_LABEL, RIGHT, VOTES, ApiServer, label, shares
+from test_api_judge import P, judge, replies
 
 from vd import paths
 from vd.servers import batches, client

@@ -12,7 +12,7 @@ import pandas as pd
 import papermill
 import pytest
 import yaml
-from api_server import ApiServer
+from api_server import KEY
 
 from vd import paths
 from vd.data import sets
@@ -28,7 +28,6 @@ from vd.study.file import StudyError
 from vd.study.load import load_study
 from vd.study.settings import Lora, PreferenceSettings
 
-KEY = "sk-secret-0123456789"
 BY_RUN = {"recipe": "synthetic_pairs", "writer": "base", "size": 3, "judge": False}
 BY_RUN |= {"max_new_tokens": 8, "batch_size": 2}
 COLUMNS = ["id", "topic", "prompt", "chosen", "rejected", "chosen_stance", "rejected_stance"]
@@ -181,12 +180,8 @@ def test_probes_are_no_prompts_and_there_are_as_many_as_asked_for(place):
 
 
 @pytest.fixture
-def server(monkeypatch, tmp_path):
+def server(server):
     """A server that takes the side asked for, and a cache of its own."""
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("VD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
-    server = ApiServer().start()
     server.plan = {}
 
     def fault(number, request):
@@ -195,8 +190,7 @@ def server(monkeypatch, tmp_path):
         return server.plan.get(number) or ("reply", f"{side} {abs(hash(text))}.", "stop")
 
     server.fault = fault
-    yield server
-    server.stop()
+    return server
 
 
 def by_server(server, **changed):

@@ -6,20 +6,18 @@ import sys
 
 import pandas as pd
 import pytest
-from api_server import ApiServer
+from api_server import KEY
 
 from vd import paths
 from vd.data.sets import corpus
 from vd.recipes import make, writers
 from vd.recipes.kinds import synthetic_pairs
 from vd.recipes.making import yield_table
-from vd.servers import client
 from vd.servers.client import ServerError
 from vd.store import fingerprint
 from vd.study.servers import OPENAI
 from vd.study.settings import WriterSettings
 
-KEY = "sk-secret-0123456789"
 QUESTIONS = [f"Should tea {{be}} allowed, part {i}?" for i in range(6)]
 ASKED = pd.DataFrame({"prompt_id": [f"tea-{i}" for i in range(6)], "prompt": QUESTIONS})
 
@@ -49,12 +47,8 @@ class Judge:
 
 
 @pytest.fixture
-def server(monkeypatch, tmp_path):
+def server(server):
     """A server, and a cache of its own; `plan` maps requests' numbers (from 1) to answers."""
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("VD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
-    server = ApiServer().start()
     server.plan, server.always = {}, None
 
     def fault(number, request):
@@ -62,8 +56,7 @@ def server(monkeypatch, tmp_path):
         return saying(planned) if isinstance(planned, str) and planned != "html" else planned
 
     server.fault = fault
-    yield server
-    server.stop()
+    return server
 
 
 def writer(server, **changed):
