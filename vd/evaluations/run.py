@@ -79,7 +79,7 @@ def _checkpoint(
     """Rows of one checkpoint."""
     responder, parts = None, []
     if any(settings.asks_model for settings in wanted.values()):
-        folder = paths.checkpoint(study.name, run.id, step) if run.method else None
+        folder = None if run.is_base else paths.checkpoint(study.name, run.id, step)
         responder = load_responder(run.model_settings, folder)
     for name, settings in wanted.items():
         module = plugins.load(ROOM, name)
