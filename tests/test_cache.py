@@ -88,7 +88,7 @@ EDITS = [  # file of vd, what stands there, what is written in its place, tables
     ("data/vprism/build.py", 'metric="cosine"', 'metric="euclidean"', {"embed": 1, "clusters": 2}),
     (
         "data/vprism/build.py",
-        "# a source that knows",
+        "# both libraries change",
         "# another comment",
         {"embed": 1, "clusters": 1},
     ),

@@ -370,7 +370,7 @@ def test_a_study_may_be_named_like_a_number(place):
     shutil.copy(paths.NOTEBOOKS / "configs" / "smoke.yaml", place / "configs" / "2024.yaml")
     code, said = launch.snakemake("2024", ["--dry-run", "--printshellcmds"], quiet=["host"])
     assert code == 0 and len([line for line in said if "-r STUDY 2024" in line]) == len(
-        plan.jobs_of(load_study("smoke"))
+        plan.jobs_of(load_study("2024"))
     )
 
 
