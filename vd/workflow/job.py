@@ -45,6 +45,9 @@ def main() -> None:
 
 
 def _execute(words: list[str]) -> None:
+    # it builds a grammar of web addresses for two seconds in every job; jsonschema, which papermill
+    # needs, does without it, and no notebook is checked for such addresses
+    sys.modules["rfc3987_syntax"] = None
     from papermill.cli import papermill
 
     quiet = ["--kernel", "python3", "--no-progress-bar", "--log-level", "CRITICAL"]
