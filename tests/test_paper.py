@@ -23,7 +23,7 @@ MODELS = ("llama", "qwen3")
 DATA = {
     "alpaca": "sft_support",
     "ultrafeedback": "low_gap",
-    "results/paper/synthetic_pairs.jsonl": "vd/corpora/value_gap.jsonl",
+    "synthetic": "vd/corpora/value_gap.jsonl",
 }
 TINY = {
     "steps": 2,
@@ -69,8 +69,9 @@ def test_dry_run_shows_the_whole_graph(tmp_path):
         "--dry-run", "--quiet", "rules", env={"VD_STUDY": "paper", "VD_RESULTS": str(tmp_path)}
     )
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", output, re.M))
-    counted = ("01_sft", "02_scorer", "02_preference", "probe", "judge")
+    counted = ("recipe", "01_sft", "02_scorer", "02_preference", "probe", "judge")
     assert {name: int(jobs[name]) for name in counted} == {
+        "recipe": 1,
         "01_sft": 8,
         "02_scorer": 32,
         "02_preference": 120,
@@ -105,7 +106,8 @@ def tiny(study):
     for section in ("sft", "scorers", "preference"):
         for entry in study[section].values():
             shrink(entry)
-    study |= {"findings": {}, "ablations": {}}  # they name runs that are left out
+    # they name runs that are left out, and a server that is not there
+    study |= {"findings": {}, "ablations": {}, "recipes": {}}
     study.pop("vprism")
     study["probing"].update(probes="probes", per_topic=2, samples=1, max_new_tokens=4)
     return study | {"judge": SMOKE["judge"], "bootstrap": SMOKE["bootstrap"]}

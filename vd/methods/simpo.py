@@ -18,6 +18,7 @@ from vd.study.settings import PreferenceSettings
 
 READS = "pairs"
 MAKES = "policy"
+SIDES = ("chosen", "rejected")
 CURVES = ("loss", "rewards/margins", "rewards/accuracies")
 
 
@@ -53,41 +54,24 @@ def build(run: Run):
 
         def tokenize_row(self, feature, model=None):
             row = {"prompt_input_ids": feature["prompt_tokens"]}
-            for side in ("chosen", "rejected"):
-                ids = (feature["prompt_tokens"] + feature[f"{side}_tokens"])[
-                    : run.settings.max_length
-                ]
+            for side in SIDES:
+                ids = feature["prompt_tokens"] + feature[f"{side}_tokens"]
+                ids = ids[: run.settings.max_length]
                 read = min(len(feature["prompt_tokens"]), len(ids))
                 row[f"{side}_input_ids"], row[f"{side}_attention_mask"] = ids, [1] * len(ids)
                 row[f"{side}_labels"] = [-100] * read + ids[read:]
             return row
 
         def compute_loss(self, model, inputs, *args, **kwargs):
-            self._total_train_tokens += int(
-                sum(inputs[f"{s}_attention_mask"].sum() for s in ("chosen", "rejected"))
-            )
+            tokens = sum(inputs[f"{side}_attention_mask"].sum() for side in SIDES)
+            self._total_train_tokens += int(tokens)
             return super().compute_loss(model, inputs, *args, **kwargs)
 
         def log(self, logs, start_time=None):
             super().log(logs | {"num_tokens": self._total_train_tokens}, start_time)
 
-    tokenizer, pairs = (
-        loading.load_tokenizer(run.model_settings),
-        sets.preferences(run.settings, run.seed),
-    )
-    tokens = [
-        {s: trainer.encode(tokenizer, row["prompt"], row[s]) for s in ("chosen", "rejected")}
-        for row in pairs
-    ]
-    for column, side, part in (
-        ("prompt", "chosen", 0),
-        ("chosen", "chosen", 1),
-        ("rejected", "rejected", 1),
-    ):
-        pairs = pairs.add_column(f"{column}_tokens", [row[side][part] for row in tokens])
-    # nothing would be left of a reply after so long a prompt, and its mean log-probability would
-    # not be a number
-    pairs = pairs.filter(lambda row: len(row["prompt_tokens"]) < run.settings.max_length)
+    tokenizer = loading.load_tokenizer(run.model_settings)
+    pairs = _tokens(run, tokenizer)
     return SimPOTrainer(
         model=loading.for_training(
             run.model_settings, run.settings.lora, trainer.start_of(run), run.seed
@@ -103,3 +87,21 @@ def build(run: Run):
         train_dataset=pairs,
         processing_class=tokenizer,
     )
+
+
+def _tokens(run: Run, tokenizer):
+    """The run's pairs with the ids of prompt, chosen and rejected, cut as the other methods cut."""
+    from vd.training import trainer
+
+    pairs = sets.preferences(run.settings, run.seed)
+    encoded = [
+        {side: trainer.encode(tokenizer, row["prompt"], row[side]) for side in SIDES}
+        for row in pairs
+    ]
+    # the prompt's ids are the same on both sides
+    parts = {"prompt": ("chosen", 0), "chosen": ("chosen", 1), "rejected": ("rejected", 1)}
+    for column, (side, part) in parts.items():
+        pairs = pairs.add_column(f"{column}_tokens", [row[side][part] for row in encoded])
+    # nothing would be left of a reply after so long a prompt, and its mean log-probability would
+    # not be a number
+    return pairs.filter(lambda row: len(row["prompt_tokens"]) < run.settings.max_length)

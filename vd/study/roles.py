@@ -26,6 +26,7 @@ from pydantic import Field, ValidationError
 from vd import plugins
 from vd.study.file import explain, shown, word
 from vd.study.found import file_of, imported
+from vd.study.graph import made_by_recipes
 from vd.study.types import Settings
 
 Mistakes = Iterator[tuple[str, str]]
@@ -77,8 +78,17 @@ def _wrong(module: ModuleType) -> str | None:
 
 
 def played(study) -> dict[str, Settings]:
-    """Who plays each role of each paper that a study names, by the paper's name."""
-    return {name: paper(name).Roles(**given) for name, given in study.findings.items()}
+    """Who plays each role of each paper that a study names, by the paper's name.
+
+    A data set that the study makes itself is named by its file, as in runs and tables.
+    """
+    made, found = made_by_recipes(study), {}
+    for name, given in study.findings.items():
+        roles = paper(name).Roles(**given)
+        own = [one for one in type(roles).model_fields if kind(type(roles), one) == "data"]
+        files = {one: made[who] for one in own if (who := getattr(roles, one)) in made}
+        found[name] = roles.model_copy(update=files)
+    return found
 
 
 def of_study(study) -> Mistakes:

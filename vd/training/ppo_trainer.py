@@ -3,6 +3,7 @@
 Likelihoods of rollouts and updates agree, measures have plain names.
 """
 
+import functools
 from unittest import mock
 
 
@@ -11,8 +12,6 @@ def trainer_class():
     plain names.
     """
     import torch
-    from accelerate import Accelerator
-    from accelerate.utils import GradientAccumulationPlugin
     from trl.experimental.ppo import PPOTrainer, ppo_trainer
 
     plain_forward, plain_rollouts = ppo_trainer.forward, ppo_trainer.batch_generation
@@ -21,15 +20,7 @@ def trainer_class():
         _total_train_tokens = 0
 
         def __init__(self, **kwargs):
-            # TRL's own leaves out the precision, and takes a step per part of a batch where the
-            # data end
-            def accelerator(gradient_accumulation_steps):
-                plugin = GradientAccumulationPlugin(
-                    num_steps=gradient_accumulation_steps, sync_with_dataloader=False
-                )
-                precision = kwargs["args"].mixed_precision
-                return Accelerator(gradient_accumulation_plugin=plugin, mixed_precision=precision)
-
+            accelerator = functools.partial(_accelerator, kwargs["args"].mixed_precision)
             with mock.patch.object(ppo_trainer, "Accelerator", accelerator):
                 super().__init__(**kwargs)
 
@@ -63,14 +54,26 @@ def trainer_class():
             return written, logits / (self.args.temperature + 1e-7)
 
         def log(self, logs, start_time=None):
-            kept = {
-                new: logs[old] for new, old in MEASURES.items()
-            }  # others average over padding as well
+            # others average over padding as well
+            kept = {new: logs[old] for new, old in MEASURES.items()}
             kept["loss"] = logs["loss/policy_avg"] + self.args.vf_coef * logs["loss/value_avg"]
             kept["ended"] = logs["val/num_eos_tokens"] / self.args.batch_size
             super().log(kept | {"num_tokens": self._total_train_tokens}, start_time)
 
     return Trainer
+
+
+def _accelerator(precision: str, gradient_accumulation_steps: int):
+    """In place of TRL's own, which leaves out the precision, and takes a step per part of a batch
+    where the data end.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import GradientAccumulationPlugin
+
+    plugin = GradientAccumulationPlugin(
+        num_steps=gradient_accumulation_steps, sync_with_dataloader=False
+    )
+    return Accelerator(gradient_accumulation_plugin=plugin, mixed_precision=precision)
 
 
 MEASURES = {  # per update; KL, entropy and reward are means over rollouts of sums over tokens
