@@ -68,7 +68,7 @@ CHANGES_NO_NUMBER = {
     ),
     "another file of the same room": ("training/more.py", "", "MORE = 1\n"),
     "a new method": ("methods/new.py", "", "READS = MAKES = CURVES = Settings = train = None\n"),
-    "a new public data set": ("data/public/new.py", "", "KIND = 'sft'\n"),
+    "a new public data set": ("data/public/new.py", "", "KIND = 'texts'\n"),
     "a data set that nobody reads": ("data/public/alpaca.py", '"no output"\n', '"nothing"\n'),
     "a paper that the study does not name": ("findings/papers/other.py", "", "FINDINGS = []\n"),
     "a key with its default": (

@@ -512,11 +512,11 @@ def test_real_rows_become_message_lists(name):
     assert card["kept"] + sum(card["dropped"].values()) == rows, "every row is kept or counted"
     assert all(low <= middle <= high for low, middle, high in card["words"].values())
     kind = PUBLIC[name].kind
-    if kind not in ("sft", "preference"):
+    if kind not in ("texts", "pairs"):
         rows = sets.corpus(name)
         assert rows["prompt"].str.strip().ne("").all() and rows["id"].is_unique
         return
-    sft = kind == "sft"
+    sft = kind == "texts"
     settings = settings_of(TrainingSettings if sft else PreferenceSettings, name, examples=50)
     for row in (sets.sft if sft else sets.preferences)(settings, seed=0):
         assert [m["role"] for m in row["prompt"]] == ["user", "assistant"] * (

@@ -237,11 +237,11 @@ def test_a_prompt_that_is_not_there(place):
     [
         (
             lambda s: s["sft"]["sft-support"].update(data="ultrafeedback"),
-            r"sft.sft-support.data: 'ultrafeedback' holds pre.* write alpaca",
+            r"sft.sft-support.data: 'ultrafeedback' holds pairs.* write alpaca",
         ),
         (
             lambda s: s["preference"]["dpo-support"].update(data="prism"),
-            r"'prism' holds prompts data; .* write hh-rlhf, hh-rlhf-helpful, ultrafeedback",
+            r"'prism' holds prompts; .* write hh-rlhf, hh-rlhf-helpful, ultrafeedback",
         ),
         (
             lambda s: s["sft"]["sft-support"].update(data="wildchat", filters={"tongue": "x"}),

@@ -246,7 +246,7 @@ def test_steps_of_epochs_are_known_where_the_rows_are(place):
             "no data set 'probs'; write one of probes or the path of a file ending in .jsonl",
         ),
         ("sft_neutral", "'sft_neutral' holds no prompt_id|probes; of embedded sets write probes"),
-        ("alpaca", "'alpaca' holds sft data; write probes"),
+        ("alpaca", "'alpaca' holds texts; write probes"),
         ("no/such.jsonl", "no file .*no/such.jsonl; make it first, or correct its name"),
         ("results/other/vprism.jsonl", "no file .*vprism.jsonl; make it first"),
         ("PAIRS", "is no probe set, its first row has no polarity and topic; add it"),

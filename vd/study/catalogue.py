@@ -19,13 +19,13 @@ from typing import Literal
 
 from vd import plugins
 
-EMBEDDED = {  # kinds of the embedded corpora
+EMBEDDED = {  # kinds of the embedded corpora: what a method READS, or what else they are for
     "topics": "topics",
     "probes": "probes",
-    "sft_neutral": "sft",
-    "sft_support": "sft",
-    "value_gap": "preference",
-    "low_gap": "preference",
+    "sft_neutral": "texts",
+    "sft_support": "texts",
+    "value_gap": "pairs",
+    "low_gap": "pairs",
     "judge": "stances",
     "judge_labelled": "stances",
     "openers": "prompts",
@@ -39,7 +39,7 @@ ROOM = "data.public"
 class Public:
     """A public data set, as its file declares it."""
 
-    kind: Literal["sft", "preference", "prompts", "stances"]
+    kind: Literal["texts", "pairs", "prompts", "stances"]
     hub: str | None
     revision: str | None
     licence: str

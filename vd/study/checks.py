@@ -53,7 +53,7 @@ def of_runs(study, runs: dict) -> Mistakes:
     for run in trained:
         key, settings = f"{run.section}.{run.name}", run.training
         if settings.data not in made_by_recipes(study).values():
-            yield from inputs.data(f"{key}.data", settings.data, inputs.KINDS[run.reads])
+            yield from inputs.data(f"{key}.data", settings.data, run.reads)
         yield from inputs.filters(f"{key}.filters", settings.data, settings.filters)
         yield from _numbers(key, settings)
         yield from _start(key, run, runs.get(run.parent))

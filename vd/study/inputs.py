@@ -23,11 +23,10 @@ from vd.study.catalogue import PUBLIC, filters_of, own_filters
 from vd.study.file import fix, shown, word
 from vd.study.graph import made_by_recipes
 
-KINDS = {"texts": "sft", "pairs": "preference", "steps": "steps", "prompts": "prompts"}  # by READS
 Mistakes = Iterator[tuple[str, str]]
-NEEDS = {  # columns of a data set, by what it is for
-    "sft": {"prompt", "completion"},
-    "preference": {"prompt", "chosen", "rejected"},
+NEEDS = {  # columns of a data set, by what a method READS or another use
+    "texts": {"prompt", "completion"},
+    "pairs": {"prompt", "chosen", "rejected"},
     "steps": {"prompt", "completions", "labels"},
     "probes": {"topic", "prompt", "polarity"},
     "prompts": {"prompt"},
@@ -127,7 +126,7 @@ def data(key: str, name: str, use: str) -> Mistakes:
         if use != "prompts" and kind != use:
             others = [other for other, entry in PUBLIC.items() if entry.kind == use]
             where = "of public sets write" if others else "write"
-            yield key, f"'{name}' holds {kind} data; {where} {', '.join(others or fit)}"
+            yield key, f"'{name}' holds {kind}; {where} {', '.join(others or fit)}"
     elif name in _corpora():
         if name not in fit:
             lacks = " and ".join(sorted(NEEDS[use] - _columns(_corpora()[name]))) or use

@@ -5,7 +5,7 @@ import re
 from vd.data import rows
 from vd.data.rows import text
 
-KIND = "sft"
+KIND = "texts"
 HUB = "tatsu-lab/alpaca"
 REVISION = "dce01c9b08f87459cf36a430d809084718273017"
 LICENCE = "CC-BY-NC-4.0"

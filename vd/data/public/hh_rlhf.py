@@ -4,7 +4,7 @@ import re
 
 from vd.data.rows import pair, text
 
-KIND = "preference"
+KIND = "pairs"
 HUB = "Anthropic/hh-rlhf"
 REVISION = "09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa"
 LICENCE = "MIT"

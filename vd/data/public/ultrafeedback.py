@@ -2,7 +2,7 @@
 
 from vd.data.rows import pair
 
-KIND = "preference"
+KIND = "pairs"
 HUB = "HuggingFaceH4/ultrafeedback_binarized"
 REVISION = "3949bf5f8c17c394422ccfab0c31ea9c20bdeb85"
 LICENCE = "MIT"

@@ -2,7 +2,7 @@
 
 from vd.data import rows
 
-KIND = "sft"
+KIND = "texts"
 HUB = "allenai/WildChat-1M"
 REVISION = "7d6490e462285cf85d91eabea0f9a954fbddcd1f"
 LICENCE = "ODC-BY"
