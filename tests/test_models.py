@@ -116,6 +116,13 @@ def test_merged_checkpoint_equals_base_with_adapters(tmp_path):
         )
 
 
+def test_an_adapter_is_no_model_to_start_from(tmp_path):
+    """transformers would put it onto the base that its own file names."""
+    loading.for_training(TINY, Lora(r=4), None, seed=0).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is an adapter, .* merge it"):
+        loading.for_training(TINY.model_copy(update={"source": str(tmp_path)}), Lora(), None, 0)
+
+
 def test_rounding_weights_leaves_positions_alone():
     """Rotary frequencies in bfloat16 would turn far tokens by other angles than the model was
     trained with.

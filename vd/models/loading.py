@@ -56,6 +56,11 @@ def _load(name: str | Path, **how):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, output_loading_info=True, **how
         )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"'{name}' is an adapter, which transformers put onto the base that its file names; "
+            "merge it into its base (peft's merge_and_unload) and name the folder of the whole"
+        )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(
             f"'{name}': {len(missing)} weights are missing, such as {missing[0]}, and would be "
