@@ -44,6 +44,7 @@ class Trajectories:
         """
         if self.n_seeds == 1:
             return self.boot
+        # both quantiles are negative; their ratio is above 1 and falls to 1 as df grows
         return self.value + (self.boot - self.value) * stdtrit(
             self.df if df is None else df, alpha / 2
         ) / ndtri(alpha / 2)
@@ -118,6 +119,7 @@ def _of_topic(
     run: str, topic: str, steps: np.ndarray, scores: np.ndarray, bootstrap: Bootstrap
 ) -> _Stratum:
     """One topic from its scores (S, prompts, samples, T + 1, 3)."""
+    # over seeds first: what seeds add to the spread is drawn later, in _over_seeds
     mean = scores.mean(axis=0)
     # one stream of random numbers per topic, whatever other topics and runs there are
     stream = np.random.default_rng([bootstrap.seed, *str(topic).encode()])
@@ -181,6 +183,7 @@ def _array(rows: pd.DataFrame, seeds: np.ndarray, steps: np.ndarray) -> np.ndarr
     axes = seeds, *(np.sort(rows[name].unique()) for name in ("prompt_id", "sample"))
     wide = wide.reindex(pd.MultiIndex.from_product(axes))
     wide = wide.reindex(columns=pd.MultiIndex.from_product([P, steps]))
+    # columns are (stance, step), and steps belong before stances
     scores = wide.to_numpy(float).reshape(*map(len, axes), 3, len(steps)).swapaxes(3, 4)
     # of a prompt, some reply must be judged at every checkpoint and seed
     scores = scores[:, (~np.isnan(scores)).any(axis=2).all(axis=(0, 2, 3))]
@@ -207,6 +210,7 @@ def _bootstrap(scores: np.ndarray, n_boot: int, rng: np.random.Generator) -> np.
     # counts instead of indices: a prompt drawn k times gets k times as many replies
     prompts = rng.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=n_boot)
     replies = rng.multinomial(prompts * n_samples, np.full(n_samples, 1 / n_samples))
+    # what a replicate owes to its prompts, and what to the replies drawn within them
     first = prompts @ means / n_prompts - value
     second = (
         replies.reshape(n_boot, -1) @ flat.reshape(-1, flat.shape[2]) / (n_prompts * n_samples)
@@ -215,12 +219,14 @@ def _bootstrap(scores: np.ndarray, n_boot: int, rng: np.random.Generator) -> np.
     )
     if n_prompts > 1:
         wanted = means.var(axis=0, ddof=1)  # n_prompts times the variance of the estimate
+        # replies add (variance within prompts) / n_samples, so prompts get the rest of `wanted`
         scale = np.divide(
             wanted - flat.var(axis=1).mean(axis=0) / n_samples,
             means.var(axis=0),
             out=np.ones_like(wanted),
             where=wanted > 0,
         )
+        # replies alone may explain more than `wanted`; then prompts add nothing
         first = first * np.sqrt(np.clip(scale, 0, None))
     return (value + first + second).reshape(n_boot, *scores.shape[2:])
 
@@ -257,6 +263,7 @@ def _over_seeds(stratum: _Stratum, draws: np.ndarray) -> Trajectories:
     observed = deviations.var(axis=0, ddof=1)
     # seeds may differ by less than noise explains; then nothing is left for them
     excess = np.clip(observed - stratum.noise, 0, None)
+    # draws vary by the variance of the S deviations themselves, hence without ddof
     scale = np.sqrt(
         np.divide(excess, deviations.var(axis=0), out=np.zeros_like(excess), where=observed > 0)
     )

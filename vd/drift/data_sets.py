@@ -46,6 +46,7 @@ def profile(stances: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
         for stance in STANCES:
             mean, half = part[f"p_{stance}"].mean(), reach[f"p_{stance}"]
             rows.append(
+                # a t interval knows no bounds, a probability has them
                 (dataset, side, stance, mean, max(mean - half, 0.0), min(mean + half, 1.0), n)
             )
     return pd.DataFrame(

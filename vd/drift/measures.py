@@ -47,6 +47,7 @@ def stance_distribution(stances: pd.DataFrame, target: str = "question") -> pd.D
     replies it has; rows without probabilities (a judge that failed) are left out.
     """
     rows = of_target(stances, target)
+    # `all` is the mean over prompts, which is not that over topics where these differ in size
     rows = pd.concat([rows, rows.assign(topic="all")])
     # first within prompts: one with many replies must not outweigh the others
     prompts = rows.groupby(["run", "step", "topic", "prompt_id"])[P].mean()
@@ -91,6 +92,7 @@ def trajectory_table(
         lo, hi = t.interval(t.widened(alpha), alpha)
         rows += [
             (t.run, t.topic, step, stance, t.value[i, s], lo[i, s], hi[i, s])
+            # t.value has one entry more than there are steps: the last minus the first
             for i, step in enumerate(t.steps)
             for s, stance in enumerate(STANCES)
         ]
@@ -102,8 +104,10 @@ def drift_time(t: Trajectories, s: int, alpha: float) -> tuple[float, np.ndarray
 
     Every replicate is measured as the data are, with the direction and the half-width of the data.
     """
+    # steps need not be evenly spaced, so time is read off them and not off their number
     fraction = (t.steps - t.steps[0]) / (t.steps[-1] - t.steps[0])
     up = -1 if t.value[-1, s] < 0 else 1  # a falling stance is a rising one upside down
+    # without the last entry, which is the magnitude
     path = up * t.value[:-1, s]
     extreme = path.argmax()
     # one df for the whole path: with one for each checkpoint, widening would bend it

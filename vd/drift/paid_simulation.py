@@ -29,6 +29,7 @@ def simulate(
     """
     rows = []
     for i in range(replications):
+        # a stream per replication, so that more of them leave the first as they are
         paid, cheap = _population(np.random.default_rng([seed, i]), noise, prompts, samples, topics)
         for way, (stances, calls) in _judged(paid, cheap, draw(paid, share, i)).items():
             table = measures.drift_table(stances, Bootstrap(resamples=400, seed=i))
@@ -52,6 +53,7 @@ def summary(simulated: pd.DataFrame) -> pd.DataFrame:
     table = simulated.groupby(["noise", "share", "way"])[["covered", "width", "calls"]].mean()
     alone = table.xs("share paid", level="way")
     both = table.xs("share paid, rest cheap", level="way")
+    # width falls with the root of the calls, so their ratio is squared
     needed = (alone["calls"] * (alone["width"] / both["width"]) ** 2).rename("calls_alone")
     needed = pd.concat({"share paid, rest cheap": needed}, names=["way"]).reorder_levels(
         table.index.names
@@ -78,6 +80,7 @@ def _judged(
 
 def _truth(noise: float, seed: int) -> dict[str, float]:
     """Drift of each p_* as the paid judge sees it, of 200,000 prompts with one reply each."""
+    # by brute force: the mean of a softmax of normal numbers has no closed form
     paid, _ = _population(np.random.default_rng(seed + 1), noise, 200_000, 1, 1)
     values = paid.groupby("step")[P].mean()
     return (values.loc[1] - values.loc[0]).to_dict()
@@ -86,6 +89,7 @@ def _truth(noise: float, seed: int) -> dict[str, float]:
 def _population(rng: np.random.Generator, noise: float, prompts: int, samples: int, topics: int):
     """Stance tables of the paid and the cheap judge on the same replies."""
     p, s, t = (axis.ravel() for axis in np.indices((prompts * topics, samples, 2)))
+    # prompts differ, and each of them reacts to training in its own way
     common = (
         rng.normal(size=prompts * topics)[p] + rng.normal(0, 0.5, size=(prompts * topics, 2))[p, t]
     )

@@ -35,6 +35,7 @@ def ratio(metric: str, above: np.ndarray, below: np.ndarray, bootstrap: Bootstra
     above, below = np.asarray(above, float), np.asarray(below, float)
     if not below.sum() > 0:
         return none(metric)
+    # both sums of a resample are of the same units
     drawn = counts(len(below), bootstrap)
     sums = drawn @ below
     # a resample of prompts without a word has no ratio

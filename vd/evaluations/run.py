@@ -47,6 +47,7 @@ def evaluate_run(
         own = {name: wanted[name] for name in names}
         parts.append(_checkpoint(study, run, step, replies[replies["step"] == step], own))
         progress(done)
+    # a study may ask for no evaluation, and pandas joins no empty list
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
     table = table.assign(run=run.id)[COLUMNS]
     files.write_table(table, paths.evaluations(study.name, run.id))
@@ -55,6 +56,7 @@ def evaluate_run(
 
 def _plan(steps: list[int], wanted: dict, has_parent: bool) -> dict[int, list[str]]:
     """Names of the evaluations of each checkpoint that the run has to evaluate itself."""
+    # the ends of what was probed, which may be less than what was trained
     asked = {
         name: {steps[0], steps[-1]} if settings.checkpoints == "ends" else set(steps)
         for name, settings in wanted.items()
@@ -68,6 +70,7 @@ def _taken_over(study: Study, run: Run, wanted: dict) -> pd.DataFrame:
     file = _there(paths.evaluations(study.name, run.parent), f"evaluate {run.parent}")
     parent = pd.read_csv(file)
     last = parent[parent["step"] == parent["step"].max()].assign(step=0)
+    # the parent was evaluated before the study named this one
     if missing := sorted(set(wanted) - set(last["evaluation"])):
         raise ValueError(f"{file}: no evaluation '{missing[0]}'; evaluate {run.parent} again")
     return last[last["evaluation"].isin(wanted)]
@@ -78,6 +81,7 @@ def _checkpoint(
 ) -> pd.DataFrame:
     """Rows of one checkpoint."""
     responder, parts = None, []
+    # once for all evaluations, and not where replies suffice
     if any(settings.asks_model for settings in wanted.values()):
         folder = None if run.is_base else paths.checkpoint(study.name, run.id, step)
         responder = load_responder(run.model_settings, folder)
@@ -85,6 +89,7 @@ def _checkpoint(
         module = plugins.load(ROOM, name)
         try:
             found = module.evaluate(responder, replies, settings, study, run)
+        # what broke is known below, which checkpoint it was only here
         except NotFiniteError as error:
             raise NotFiniteError(f"{run.id}, step {step}: {error.what}", error.fix) from None
         if missing := [column for column in MEASURED if column not in found]:

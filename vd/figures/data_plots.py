@@ -16,6 +16,7 @@ def value_gap(table: pd.DataFrame) -> Figure:
     There is one panel per data set; one without pairs says so, and so does a table without rows.
     """
     sets, last = list(table["dataset"].unique()) or [""], ("others", "all")
+    # what sums up other topics comes last
     topics = sorted(
         table["topic"].unique(), key=lambda topic: (topic in last and 1 + last.index(topic), topic)
     )
@@ -40,6 +41,7 @@ def value_gap(table: pd.DataFrame) -> Figure:
         ax.axvline(0, color="black", linewidth=0.8)
         ax.set(title=shorten_end(name), xlim=(-1.05, 1.05), xlabel="chosen minus rejected")
     axes[0, 0].set(yticks=range(len(topics)), yticklabels=[excerpt(topic, 30) for topic in topics])
+    # matplotlib counts upwards, tables are read downwards
     axes[0, 0].invert_yaxis()
     return with_legend(figure)
 
@@ -55,6 +57,7 @@ def stance_profile(table: pd.DataFrame) -> Figure:
     figure, ax = plt.subplots(layout="constrained", figsize=(5.5, 0.7 + 0.28 * len(names)))
     left = pd.Series(0.0, names)
     for stance in STANCES:
+        # bars and names in one order
         share = wide["probability"].xs(stance, level="stance").reindex(names)
         ax.barh(places, share, left=left, color=COLOURS[stance], label=stance, height=0.7)
         left += share
@@ -78,6 +81,7 @@ def topic_map(table: pd.DataFrame) -> Figure:
     colours = [
         c for i, c in enumerate(sns.color_palette("tab20")) if i not in (14, 15)
     ]  # its greys
+    # tab20 alternates dark and light: light ones are taken when dark ones have run out
     for colour, topic in zip([*colours[::2], *colours[1::2]], known, strict=False):
         part = table[table["topic"] == topic]
         ax.scatter(part["x"], part["y"], s=3, color=[colour], linewidth=0, label=topic)

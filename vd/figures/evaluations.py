@@ -24,6 +24,7 @@ def gather(study: str, runs: Iterable[str]) -> pd.DataFrame:
 def at_the_end(table: pd.DataFrame) -> pd.DataFrame:
     """Each run's last checkpoint: value [interval], a row per metric and a column per run."""
     last = table[table["step"] == table.groupby("run")["step"].transform("max")]
+    # n is 0 where nothing could be measured
     cells = [f"{r.value:.4g} [{r.lo:.4g}, {r.hi:.4g}]" if r.n else "" for r in last.itertuples()]
     return (
         last.assign(run=short_names(last["run"]), cell=cells)
@@ -45,6 +46,7 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
     """
     steps = table.groupby(["run", "evaluation", "metric"])["step"]
     last = table[table["step"] == steps.transform("max")].assign(moment="last checkpoint")
+    # where first and last are one checkpoint, it is the last
     first = table[(table["step"] == steps.transform("min")) & ~table.index.isin(last.index)]
     return pd.concat([first.assign(moment="first checkpoint"), last]).sort_index(kind="stable")
 
@@ -65,9 +67,12 @@ def first_against_last(table: pd.DataFrame) -> Figure:
     for ax, ((evaluation, metric), part) in zip(axes.flat, panels, strict=False):
         _panel(ax, part, runs)
         ax.set_title(f"{evaluation.replace('_', ' ')}\n{excerpt(metric, 34)}")
+    # the grid is a rectangle, and may have more places than there are panels
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
+    # the first run on top
     axes[0, 0].set(yticks=range(len(runs)), yticklabels=runs, ylim=(len(runs) - 0.5, -0.5))
+    # drawn by hand: a panel may lack one of the two
     handles = [
         plt.Line2D([], [], color="black", marker="o", markerfacecolor=fill, label=moment)
         for moment, fill in MOMENTS.items()

@@ -48,6 +48,7 @@ def stances_over_steps(trajectories: pd.DataFrame, rows: str | None = None) -> F
             ax.set_title(run.replace(" → ", "\n→ "))
         if i >= len(panels) - columns:
             ax.set_xlabel("training step")
+    # the grid is a rectangle, and may have more places than there are panels
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
     return with_legend(figure)
@@ -106,6 +107,7 @@ def ablations(table: pd.DataFrame) -> Figure:
     for name, ax in zip(names, axes[0], strict=True):
         part = table[table["ablation"] == name].sort_values("value")
         for stance, rows in part.groupby("stance"):
+            # errorbar wants distances from the point, tables hold ends
             spread = [
                 rows["magnitude"] - rows["magnitude_lo"],
                 rows["magnitude_hi"] - rows["magnitude"],
@@ -124,6 +126,7 @@ def ablations(table: pd.DataFrame) -> Figure:
             xlabel=part["key"].iloc[0],
             xscale="log" if part["value"].min() > 0 else "linear",
         )
+        # values that were tried instead of the ticks of a scale
         ax.set_xticks(part["value"].unique(), [f"{value:g}" for value in part["value"].unique()])
         ax.minorticks_off()
     axes[0, 0].set_ylabel("drift magnitude")
@@ -139,11 +142,13 @@ def before_after(distribution: pd.DataFrame) -> Figure:
         index=["run", "moment"], columns="stance", values="probability", sort=False
     )[list(STANCES)]
     figure, ax = plt.subplots(figsize=(6.5, 0.8 + 0.34 * len(wide)), layout="constrained")
+    # rows come in pairs, before and after, with a gap between runs
     y = [i + 0.35 * (i // 2) for i in range(len(wide))]
     left = pd.Series(0.0, index=wide.index)
     for stance in STANCES:
         ax.barh(y, wide[stance], left=left, height=0.9, color=COLOURS[stance])
         for yy, start, share in zip(y, left, wide[stance], strict=True):
+            # a thinner bar has no room for its number
             if share >= 0.06:
                 ax.text(
                     start + share / 2,
@@ -176,6 +181,7 @@ def findings(contrasts: pd.DataFrame, table: pd.DataFrame) -> Figure:
     rows["y"] += (
         0.7 * (rows[keys] != rows[keys].shift()).any(axis=1).cumsum()
     )  # a gap before each finding
+    # one model's name would only repeat itself; `data` is no model
     models = (
         rows["model"] + ": " if rows.loc[rows["model"] != "data", "model"].nunique() > 1 else ""
     )
@@ -216,6 +222,7 @@ def confusion(matrix: pd.DataFrame, title: str) -> Figure:
 def calibration(table: pd.DataFrame) -> Figure:
     """Share of right labels against stated probability: columns confidence, accuracy, n."""
     figure, ax = plt.subplots(figsize=(2.8, 2.6), layout="constrained")
+    # the diagonal is perfect calibration; with three stances no label is below 1/3
     ax.plot([0.3, 1], [0.3, 1], color="black", linewidth=0.8, linestyle=":")
     ax.scatter(
         table["confidence"],

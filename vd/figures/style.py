@@ -46,12 +46,14 @@ def save(figure: Figure, table: pd.DataFrame, path: Path) -> None:
 
 def shorten_end(name: str) -> str:
     """The end of a data set's name, which may be a long path, as a label."""
+    # one invisible character is written as ten at most, so nothing is cut off here
     name = excerpt(name, len(name) * 10)
     return name if len(name) <= 40 else f"…{name[-39:]}"
 
 
 def with_legend(figure: Figure) -> Figure:
     """The figure with one legend for all its panels, below them."""
+    # drawn by hand: a panel may lack a stance
     handles = [
         plt.Line2D([], [], color=COLOURS[s], marker=MARKERS[s], linestyle="-", label=s)
         for s in STANCES

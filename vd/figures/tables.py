@@ -42,8 +42,10 @@ def write(table: pd.DataFrame, path: Path, caption: str) -> None:
     """Write `path`.csv, .md and .tex, each atomically."""
     files.write_table(table, path.with_suffix(".csv"))
     files.write_text(shown.markdown(table) + "\n", path.with_suffix(".md"))
+    # pandas escapes cells and no caption
     escaped = caption.replace("%", r"\%").replace("&", r"\&").replace("_", r"\_")
     latex = table.to_latex(index=False, escape=True, caption=escaped, label=f"tab:{path.stem}")
+    # after escaping, which would take the formula for text
     files.write_text(latex.replace("→", r"$\to$"), path.with_suffix(".tex"))
 
 

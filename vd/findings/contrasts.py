@@ -61,6 +61,7 @@ class Evidence:
         rows = pd.concat([stances, names], axis=1).rename(columns={f"p_{s}": s for s in STANCES})
         steps = rows.groupby("run")["step"]
         index = ["lineage", *REPLY]
+        # by run, since runs need not have the same steps
         self.start, self.end = (
             rows[rows["step"] == steps.transform(which)].set_index(index)[[*STANCES]].sort_index()
             for which in ("min", "max")
@@ -72,6 +73,7 @@ class Evidence:
 
     def change(self, role: str) -> pd.DataFrame:
         """End minus start, a score per reply and stance; for data sets, chosen minus rejected."""
+        # paired by reply: one that is missing at either end becomes NaN and drops out
         change = self.end.loc[self._lineage(role)] - self.start.loc[self._lineage(role)]
         if change.dropna().empty:
             said = f"no reply of '{self.roles[role]}' is judged at both ends"
@@ -103,8 +105,10 @@ class Evidence:
             pd.concat([rows.assign(p_support=0.0, step=0), rows])
         )  # leads from 0 to the scores
         estimate, df = float(t.value[-1, 0]), t.df[-1, 0]
+        # scores that are all alike have no error, and 0 / 0 gives no p value
         error = max(t.boot[:, -1, 0].std(), 1e-12)
         reach = -stdtrit(df, self.bootstrap.alpha / 2) * error
+        # between prompts, after the mean over their replies and seeds
         spread = scores.groupby(["topic", "prompt_id"]).mean().std()
         p_holds, p_fails = (float(stdtr(df, sign * estimate / error)) for sign in (-1, 1))
         effect = float(estimate / spread) if spread > 1e-12 else None
@@ -121,12 +125,15 @@ class Evidence:
         t = self._overall(self.stances[split_seed(self.stances["run"])["name"] == lineage])
         time, times = measures.drift_time(t, int(np.abs(t.value[-1]).argmax()), alpha)
         lo, hi = t.interval(times, alpha)
+        # one more, since no number of replicates shows a p of 0
         p_holds, p_fails = (
             (1 + int(n)) / (1 + len(times)) for n in ((times >= 0.5).sum(), (times <= 0.5).sum())
         )
+        # the contrast is 0.5 - time, which swaps the ends of the interval
         return _row(contrast, 0.5 - time, 0.5 - hi, 0.5 - lo, p_holds, p_fails, None, t)
 
     def _overall(self, stances: pd.DataFrame) -> Trajectories:
+        # the last one is that of all topics
         *_, t = trajectories(stances, self.bootstrap, pool=True)
         return t
 
@@ -170,6 +177,7 @@ def evaluate(
     """
     parts = _by_model(study, stances, pairs)
     entries = [*study.sft.values(), *study.preference.values()]
+    # data sets that runs train on and of which no pair was judged
     empty = {entry.get("data") for entry in entries} - set(pairs["dataset"])
     table, contrasts = [], []
     for paper, played in roles.played(study).items():
@@ -201,6 +209,7 @@ def _by_model(
     of_model = stances["run"].str.partition("/")
     runs = stances.assign(run=of_model[2])
     parts = [(m, runs[of_model[0] == m].reset_index(drop=True), False) for m in study.models]
+    # told apart by the flag, since a model may be called `data` as well
     return [*parts, ("data", sides.reset_index(drop=True), True)]
 
 
@@ -229,6 +238,7 @@ def _untested(role: str) -> dict:
 def _decide(finding: Finding, tests: list[dict]) -> dict:
     """One row for all contrasts of a finding, with the numbers of the weakest one."""
     weakest = max(tests, key=lambda test: test["p_holds"])
+    # Bonferroni: to fail it is enough that one contrast does
     p_fails = min(1.0, len(tests) * min(test["p_fails"] for test in tests))
     about = {"statement": finding.statement, "paper": finding.paper}
     return about | weakest | {"p_fails": p_fails}
@@ -236,6 +246,7 @@ def _decide(finding: Finding, tests: list[dict]) -> dict:
 
 def _judge(table: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     """Add two-sided p values, Holm's for each paper, and verdicts."""
+    # NaN, where there was nothing to test, stays NaN and is no member of the family
     p = np.minimum(1, 2 * table[["p_holds", "p_fails"]].min(axis=1, skipna=False).to_numpy(float))
     side = np.where(table["p_holds"] < table["p_fails"], HOLDS, FAILS)
     p_holm = p.copy()

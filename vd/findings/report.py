@@ -14,6 +14,7 @@ def write_findings(table: pd.DataFrame, contrasts: pd.DataFrame, folder: Path) -
     """
     parts = {"findings": table, "contrasts": contrasts}
     rows = {
+        # JSON has no NaN
         name: part.astype(object).where(part.notna(), None).to_dict("records")
         for name, part in parts.items()
     }

@@ -39,6 +39,7 @@ def measures(labels: pd.Series, judged: pd.Series) -> dict:
     return {
         "n": int(both.sum()),
         "accuracy": accuracy_score(one, two),
+        # all three are named, so that a stance which nobody gave counts as well
         "macro_f1": f1_score(one, two, average="macro", labels=values, zero_division=0),
         "kappa": cohen_kappa_score(one, two, labels=values) if varied else np.nan,
         "alpha": float(alpha),
@@ -51,6 +52,7 @@ def agreement(labels: pd.Series, scored: pd.DataFrame) -> dict:
     The expected calibration error is the mean gap between stated probability and share right over
     ten equal-width bins, weighted by their size.
     """
+    # bins without a reply are not there, and weigh nothing
     bins = calibration(labels, scored)
     off = (bins["confidence"] - bins["accuracy"]).abs()
     gap = np.average(off, weights=bins["n"]) if len(bins) else np.nan
@@ -147,6 +149,7 @@ def calibration(labels: pd.Series, scored: pd.DataFrame) -> pd.DataFrame:
 
     Confidence, accuracy, n.
     """
+    # the label has the largest probability, also for a refusal, which counts as neutral
     confidence = scored[P].max(axis=1)
     right = scored["label"].to_numpy() == labels.to_numpy()
     rows = pd.DataFrame({"confidence": confidence.to_numpy(), "accuracy": right}).dropna()

@@ -104,6 +104,7 @@ class ApiJudge:
         tokens = sum(
             mean or len(request["messages"][0]["content"]) / CHARACTERS for request in missing
         )
+        # at most: an answer may end before its limit
         tokens_out = sum(request[can["length"]] for request in missing)
         dollars = (tokens * self.settings.price_in + tokens_out * self.settings.price_out) / 1e6
         return {
@@ -175,6 +176,7 @@ class ApiJudge:
             raise
         answers = {}
         for pair, name, _ in asked:
+            # the votes on one pair have keys of their own and come together here
             answers.setdefault(pair, []).append(kept[name])
         return answers
 
@@ -194,6 +196,7 @@ class ApiJudge:
         soon = self.settings.model_copy(update={"retries": min(2, self.settings.retries)})
 
         def ask_once(request: dict) -> dict:
+            # what is spent is read again for each sample, lest several exceed the budget
             return client.ask_once(request, soon, Spending.kept_in(cache, self.study, soon))
 
         return capabilities.find(cache, self.settings, self.prompt.text(*SAMPLE), ask_once)

@@ -21,6 +21,7 @@ CAPABILITIES = {  # what a server may be able to do; only what it will not take 
     "temperature": True,
     "seed": True,
 }
+# room for a label in JSON or among a few words
 VOTE_TOKENS = 16
 SCHEMA = {
     "name": "stance",
@@ -88,12 +89,14 @@ def find(
 
 def _sample(settings, text: str, capabilities: dict, voting: bool, ask_once) -> dict:
     """An answer to a sample request; what the server rejects is removed from `capabilities`."""
+    # every round gives something up, so this ends
     while voting or capabilities["logprobs"]:
         try:
             return ask_once(request(settings, text, capabilities, voting))
         except Rejected as error:
             if not _remove(capabilities, str(error)):
                 raise ServerError(f"{settings.base_url}: {error}") from None
+    # log-probabilities were given up: there is nothing to look for in an answer
     return {"tokens": None}
 
 

@@ -42,6 +42,7 @@ def draw(responses: pd.DataFrame, share: float, seed: int) -> pd.Series:
     # a hash instead of a generator: no draw depends on which other rows there are
     chance = pd.util.hash_array(keys.to_numpy(object)) / 2**64
     rows = rows.assign(reply=chance)
+    # a prompt's replies in random order: turn 1 of all prompts precedes turn 2 of any
     rows["turn"] = rows.groupby(["step", "prompt_id"])["reply"].rank()
     of_prompt = pd.Series([f"{seed} {prompt}" for prompt in rows["prompt_id"]]).to_numpy(object)
     rows = rows.assign(prompt=pd.util.hash_array(of_prompt)).sort_values(["turn", "prompt"])
@@ -75,6 +76,7 @@ def rectify(cheap: pd.DataFrame, paid: pd.DataFrame, responses: pd.DataFrame) ->
     places = cheap.index.get_indexer(judged.index)
     slope = _slope(f[places], y, responses.loc[judged.index, ["prompt_id", "sample"]])
     g = (f - f[places].mean(axis=0)) @ slope + y.mean(axis=0)
+    # w_i (y_i - g(f_i)) of the module's equation, 0 for all that were not drawn
     g[places] += (y - g[places]) * (size / drawn)[strata[judged.index]].to_numpy()[:, None]
     out = cheap.assign(**dict(zip(P, g.T, strict=True)))
     # a label is for reading; only probabilities enter drift

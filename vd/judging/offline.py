@@ -59,6 +59,7 @@ class OfflineJudge:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         self.settings, self.folder = settings, folder
+        # without the folder, lest a path of this machine stand in every table
         source = settings.source.partition(":")[2] or Path(settings.source).name
         self.name = f"offline-{source}-{folder.name}"
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -78,6 +79,7 @@ class OfflineJudge:
         pairs = responses[["prompt", "response"]].drop_duplicates()
         pairs = pairs.assign(length=pairs["prompt"].str.len() + pairs["response"].str.len())
         pairs = pairs.sort_values(["length", "prompt", "response"])
+        # so that no replies at all make an empty table
         batches = [np.empty((0, len(CLASSES)))]
         for start in range(0, len(pairs), 64):
             rows = pairs.iloc[start : start + 64]
@@ -146,6 +148,7 @@ def _train(settings: JudgeSettings, folder: Path) -> None:
         [CLASSES.index("refusal" if r.refusal else r.label) for r in rows.itertuples()]
     )
     source = locate.locate(settings.source)
+    # for the classifier, which starts fresh, and for the order of rows
     torch.manual_seed(settings.seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # their number changes the last digits, and the judge should not

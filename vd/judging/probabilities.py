@@ -48,6 +48,7 @@ def by_votes(answers: list[dict]) -> tuple:
     unassigned = 1 - len(named) / len(answers)
     if not named:
         return (*NO_LABEL, _status(answers), "votes", unassigned, said)
+    # a tie goes to the first of STANCES; drift reads the shares and no label
     shares, label = [named.count(s) / len(named) for s in STANCES], max(STANCES, key=named.count)
     return (*shares, label, "ok", "votes", unassigned, said)
 

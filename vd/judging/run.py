@@ -34,6 +34,7 @@ def judge_run(study: Study, run: Run) -> pd.DataFrame:
     scored = offline.score(responses, Progress("judge", run.id, len(responses)))
     if api:
         judgements = _judge_share(api, responses, study, run)
+        # every row carries the API judge's name: its judgements correct them all
         scored = few_paid.rectify(scored, judgements, responses).assign(judge=api.name)
     questions = pd.concat([responses[IDENTITY], scored], axis=1).assign(target="question")
     # V-PRISM's probes may have polarity 0, which only the topic level leaves out

@@ -17,7 +17,10 @@ SHEET = ["id", "prompt", "response", "label"]
 # What a spreadsheet would compute, or take for a number, a date or a truth value. An apostrophe
 # before it makes it text.
 GUARDED = re.compile(
+    # what begins a formula, also in full width, and truth values
     r"['=+\-@\t\r\n＝＋－＠].*|\s*(true|false)\s*"
+    # digits among nothing but marks, exponents and months: numbers, dates and times;
+    # possessive, so that a text which fails is not tried in every other split
     r"|(?=.*\d)(?:[\W\d_]|e|[ap]m"
     r"|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*+)*+",
     re.I | re.S,
@@ -33,6 +36,7 @@ def write_sheet(responses: pd.DataFrame, n: int, file: Path, seed: int = 0) -> i
     """
     if file.exists():
         raise FileExistsError(f"{file}: is there already; move it away to draw another sheet")
+    # shuffled here for who is drawn, and at the end lest the order tell who wrote what
     rows = responses.drop_duplicates(["prompt", "response"]).sample(frac=1, random_state=seed)
     # one of each checkpoint before a second of any
     turn = rows.groupby(["run", "step"]).cumcount()
@@ -118,6 +122,7 @@ def _was_id(given: str, texts: str) -> bool:
     name, given = hashlib.sha256(texts.encode()).hexdigest()[:8], given.strip().casefold()
     try:
         number = float(given.replace(",", "."))
+        # three digits are shown, as in 6.06E+22: at worst half a per cent off
         return given == name or math.isclose(number, float(name), rel_tol=0.005)
     except ValueError:
         return given == name

@@ -43,8 +43,8 @@ def build(run: Run):
     start = trainer.start_of(run)
     policy = loading.for_training(run.model_settings, run.settings.lora, start, run.seed)
     # With adapters TRL copies the start adapter as the frozen reference. Without, it would reload
-    # whatever the model's
-    # configuration names, which need not be the SFT checkpoint, so a copy is passed.
+    # whatever the model's configuration names, which need not be the SFT checkpoint, so a copy is
+    # passed.
     reference = None if run.settings.lora else copy.deepcopy(policy)
     pairs = sets.preferences(run.settings, run.seed)
     arguments = trainer.arguments(run, len(pairs)) | {"max_length": run.settings.max_length}
@@ -55,6 +55,7 @@ def build(run: Run):
         train_dataset=pairs,
         processing_class=loading.load_tokenizer(run.model_settings),
     )
+    # without a parent's checkpoint the reference is the model as it came
     if start:
         trainer.check_reference(dpo.model if reference is None else dpo.ref_model, start)
     return dpo

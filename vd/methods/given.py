@@ -34,6 +34,7 @@ READS = None
 MAKES = "policy"
 CURVES = ()
 Step = Annotated[int, Field(ge=0, lt=2**31)]
+# a path or name without @, no blank at either end; then perhaps @ and a revision
 Place = Annotated[str, Field(pattern=r"^[^\s@]([^@]*[^\s@])?(@[\w./-]+)?$")]
 
 
@@ -55,10 +56,12 @@ def train(run: Run) -> list[Path]:
     """
     timer, folder = Timer(), paths.checkpoints(run.study, run.id)
     weights, commits, about = {}, {}, {}
+    # all are found before anything is written: one wrong name leaves no half series
     for step, place in sorted(run.settings.checkpoints.items()):
         source, _, revision = place.partition("@")
         there, commit = fetched(source, revision or None)
         weights[step], commits[step] = weights_digest(there), commit
+        # the commit first: a tag may move, and what is probed must be what was hashed
         said = commit or revision or None
         about[step] = {"kind": "elsewhere", "source": source, "revision": said}
     asked = Fingerprint(

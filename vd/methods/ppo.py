@@ -75,19 +75,23 @@ def build(run: Run):
 
     s, start = run.settings, trainer.start_of(run)
     tokenizer = loading.load_tokenizer(run.model_settings)
+    # what is generated follows the last column of a batch
     tokenizer.padding_side = "left"
     prompts = _prompts(run, tokenizer)
     scorer = scorers.load(run.study, run.scorer, tokenizer)
     policy = loading.for_training(run.model_settings, s.lora, start, run.seed)
+    # where it is not set, replies are filled up with end tokens, which `ended` would count
     policy.generation_config.pad_token_id = tokenizer.pad_token_id
     if (
         s.lora and start
     ):  # or else TRL would take the base model, without the SFT adapters, as the reference
         policy.load_adapter(start, adapter_name="ref")
+    # an interrupted run starts over, so nobody reads the optimiser's state
     arguments = trainer.arguments(run, len(prompts)) | {"save_only_model": True}
     ppo = trainer_class()(
         args=PPOConfig(
             **arguments,
+            # PPOTrainer takes its number of updates from here and not from max_steps
             total_episodes=arguments["max_steps"] * s.batch_size,
             local_rollout_forward_batch_size=arguments["per_device_train_batch_size"],
             num_sample_generations=0,
@@ -105,15 +109,20 @@ def build(run: Run):
             ref_adapter_name="ref" if s.lora and start else None,
         ),
         model=policy,
+        # with LoRA the adapter `ref` is the reference, or the base model where there is none;
+        # without, TRL copies the policy as it is now
         ref_model=None,
         reward_model=scorer,
+        # a copy, since it is trained and the reward model must not move
         value_model=trainable(copy.deepcopy(scorer), s.lora),
         train_dataset=prompts,
+        # TRL builds a loader over it in any case; nothing is generated from it
         eval_dataset=prompts.select(range(1)),
         processing_class=tokenizer,
     )
     if start:
         trainer.check_reference(policy if s.lora else ppo.ref_model, start)
+    # the check draws rollouts; random numbers go on after it as if it had not
     with torch.random.fork_rng():
         ppo.details = {"first_ratio": first_ratio(ppo)}
     return ppo
@@ -127,9 +136,11 @@ def _prompts(run: Run, tokenizer):
     from vd.training import trainer
 
     s, pairs = run.settings, sets.preferences(run.settings, run.seed)
+    # encode wants a reply too; the prompt's tokens are the same with either
     queries = [trainer.encode(tokenizer, row["prompt"], row["chosen"])[0] for row in pairs]
     prompts = pairs.add_column("input_ids", queries).select_columns(["input_ids"])
     prompts = prompts.filter(lambda row: len(row["input_ids"]) <= s.max_length - s.response_length)
+    # TRL drops a batch that is not full, and without any would look for one for ever
     if len(prompts) < s.batch_size:
         raise ValueError(
             f"{run.id}: {len(prompts)} prompts leave room for response_length within max_length, "

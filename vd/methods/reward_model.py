@@ -66,12 +66,14 @@ def build(run: Run):
         )
 
     class Trainer(RewardTrainer):
+        # trainer._finish takes them off where it counts rows that were too long
         n_held_out = len(held_out)
 
         def train(self):
             """TRL's, then measured and normalised: what is kept is what will be used."""
             super().train()
             self.model.eval().requires_grad_(False)
+            # raises before the record is written, without which PPO loads no reward model
             self.details = quality(run, self.model, tokenizer, held_out, learnt)
             self.save_model(paths.checkpoint(run.study, run.id, self.args.max_steps))
 
@@ -82,9 +84,11 @@ def build(run: Run):
     return Trainer(
         model=scorers.new(run.model_settings, lora, start, tokenizer, run.seed),
         args=RewardConfig(
+            # of a scorer only the end is used, and `train` saves it once it is normalised
             **trainer.arguments(run, len(learnt)) | {"save_strategy": "no"},
             max_length=None,  # cut already
         ),
+        # where chosen_ids and rejected_ids are there already, TRL tokenises nothing
         train_dataset=learnt.remove_columns(["prompt_ids", "chosen_reply", "rejected_reply"]),
         processing_class=tokenizer,
     )
@@ -119,6 +123,7 @@ def quality(run: Run, model, tokenizer, held_out, learnt) -> dict:
         )
     prompts = learnt["prompt_ids"][: s.reference_samples]
     reference = scorers.scores(model, tokenizer, prompts, scorers.sample(run, tokenizer, prompts))
+    # in these words NaN, the deviation of a single score, raises too
     if not reference.std() > 0:
         raise RewardModelError(
             f"{run.id}: the reward model gives all {len(reference)} replies of its parent one "
@@ -138,6 +143,7 @@ def encode_pairs(run: Run, tokenizer):
     from vd.training.trainer import encode
 
     pairs = sets.preferences(run.settings, run.seed)
+    # shuffled, because `split` holds out the first prompts
     pairs = pairs.select(np.random.default_rng(run.seed).permutation(len(pairs)))
 
     def tokens(row):
@@ -157,6 +163,7 @@ def encode_pairs(run: Run, tokenizer):
 def split(pairs, share: float):
     """Held-out pairs and the others; no prompt is in both."""
     keys = [tuple(ids) for ids in pairs["prompt_ids"]]
+    # in the order of the pairs, which a set would lose: the same prompts every time
     prompts = list(dict.fromkeys(keys))
     held_out = set(prompts[: max(1, round(len(prompts) * share))])
     return (

@@ -118,6 +118,7 @@ class Contrasting(Responder):
         """Changed scores (B, T, V), float32, as a responder's."""
         read = {"input_ids": input_ids, "attention_mask": attention_mask}
         scores, plus = super().logits(**read), self.plus(**read).logits.float()
+        # without minus the contrast is with the model itself, z + strength (z_plus - z)
         minus = self.minus(**read).logits.float() if self.minus else scores
         return scores + self.strength * (plus - minus)
 
@@ -153,6 +154,7 @@ class Rewriting:
         drafts = self.first.respond(asked, probing, seed, lambda n: report(n // 2))
         pairs = zip(drafts["prompt"], drafts["response"], strict=True)
         told = drafts.assign(prompt=[self._told(prompt, reply) for prompt, reply in pairs])
+        # drafts have a column `sample`, so each is rewritten once, as that sample
         rewritten = ask(
             self.second.model,
             self.second.tokenizer,
@@ -279,6 +281,7 @@ def _next_scores(model, mask) -> Callable:
         grown[:, : mask.shape[1]] = mask
         # prompts are padded on the left, so a token's position is not its column
         positions = (grown.cumsum(1) - 1).clamp(min=0)[:, state["read"] :]
+        # not every architecture takes both
         optional = {"position_ids": positions, "logits_to_keep": 1}
         out = model(
             input_ids=new,

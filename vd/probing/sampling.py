@@ -65,6 +65,7 @@ def ask(
         answered.append(batch.join(replies))
         if report:
             report(start + len(batch))
+    # back in the order of `rows`, however batches were put together
     return pd.concat(answered).sort_index()[[c for c in COLUMNS if c not in ("run", "step")]]
 
 
@@ -73,7 +74,9 @@ def uniforms(seed: int, prompt_id: str, sample: int, length: int, purpose: str =
 
     A Philox stream keyed by its identity.
     """
+    # Philox takes a key of 128 bits; hashed, keys that differ in one digit are not alike
     key = hashlib.sha256(f"{seed}/{prompt_id}/{sample}{purpose}".encode()).digest()[:16]
+    # drawn in order, so a longer limit leaves earlier tokens as they are
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "big"))).random(length)
 
 
@@ -86,6 +89,7 @@ def _generate(
         batch["text"].tolist(),
         padding=True,
         padding_side="left",
+        # the chat template writes the start token itself
         add_special_tokens=False,
         return_tensors="pt",
     ).to(model.device)
@@ -103,6 +107,7 @@ def _generate(
         output = model.generate(
             **inputs,
             max_new_tokens=probing.max_new_tokens,
+            # the sampler has chosen; a draw of generate's own would depend on the batch
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=stops.tolist(),
@@ -110,9 +115,11 @@ def _generate(
         )
     tokens = output[:, inputs["input_ids"].shape[1] :]
     ends = torch.isin(tokens, stops)
+    # argmax takes no bools; of equals it gives the first, where the reply ends
     n_tokens = torch.where(ends.any(dim=1), ends.int().argmax(dim=1), tokens.shape[1]).tolist()
     written = [row[:n] for row, n in zip(tokens.tolist(), n_tokens, strict=True)]
     texts, whole = zip(*(chat.reply_of(tokenizer, ids) for ids in written), strict=True)
+    # a reply that never left its thoughts is cut, whatever token it ended with
     finish = np.where(ends.any(dim=1).cpu().numpy() & np.array(whole), "stop", "length")
     columns = {"response": texts, "n_tokens": n_tokens, "finish_reason": finish}
     return pd.DataFrame(columns, batch.index)
@@ -144,18 +151,23 @@ def _sampler(noise: np.ndarray, temperature: float):
     """
     import torch
 
+    # generate calls a processor once per position, for all rows at once
     position = iter(range(noise.shape[1]))
 
     def choose(input_ids, scores):
         if temperature == 0:
+            # of the largest alone: -inf elsewhere is a token that can never be said
             finite(scores.amax(-1), "a score of the next token", BROKEN)
             return scores
+        # float64: near 1 a float32 sum does not grow by probabilities below about 3e-8
         cumulative = (scores / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
         finite(cumulative[:, -1], "a probability of the next token", BROKEN)
+        # times the whole sum, which rounding leaves beside 1
         drawn = (
             torch.as_tensor(noise[:, next(position)], device=scores.device)[:, None]
             * cumulative[:, -1:]
         )
+        # the first token whose sum exceeds the draw, so never one of probability 0
         token = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, float("-inf")).scatter(1, token, 0.0)
 

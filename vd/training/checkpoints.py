@@ -27,8 +27,10 @@ def last_whole(folder: Path) -> Path | None:
 
     Later, half-written ones are removed.
     """
+    # by number: as a name checkpoint-10 comes before checkpoint-2
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
     whole = [path for path in found if _is_whole(path)]
+    # paths.steps goes by names alone, so a broken folder would count as a checkpoint
     for path in found[found.index(whole[-1]) + 1 :] if whole else []:
         shutil.rmtree(path)
     return whole[-1] if whole else None
@@ -41,10 +43,12 @@ def _is_whole(checkpoint: Path) -> bool:
     """
     try:
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        # what trainer._train reads of it
         state.log_history[-1]["num_tokens"]
         weights = list(checkpoint.glob("*.safetensors"))
         for file in weights:
             safetensors.safe_open(file, "pt")  # compares its length with what its header promises
+        # torch.save writes zip archives, whose directory stands at the end: a cut file is none
         return bool(weights) and all(zipfile.is_zipfile(checkpoint / name) for name in STATE)
     except (OSError, ValueError, TypeError, LookupError, safetensors.SafetensorError):
         return False

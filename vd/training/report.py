@@ -21,17 +21,21 @@ class Report(TrainerCallback):
         self.progress = Progress("train", run.id, steps)
 
     def on_train_begin(self, args, state, control, **kwargs):
+        # steps of before took none of this time, from which the time left is told
         self.progress.resume(state.global_step)
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        # before the step, which is not counted yet, so the weights are still sound
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         self._check(state.global_step + 1, "loss or gradient", gradients)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
+        # PPO has a loop of its own, which calls this hook and not the one before a step
         weights = [p.detach() for p in model.parameters() if p.requires_grad]
         self._check(state.global_step, "updated weight", weights)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        # the summary at the end of a training is logged as well, and has no loss
         if logs and "loss" in logs:
             for name, value in logs.items():
                 finite(float(value), f"{self.run_id}, step {state.global_step}: {name}", FIX)
@@ -39,6 +43,7 @@ class Report(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         """Keep what resuming needs, twice the size of a model, of the last two checkpoints."""
+        # two, since a kill may leave the newer one half-written (see checkpoints.last_whole)
         found = sorted(Path(args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
         for checkpoint in found[:-2]:
             slim(checkpoint)

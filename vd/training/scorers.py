@@ -51,16 +51,21 @@ def new(
     set_seed(seed)
     language_model = loading.for_inference(model, start)
     if lora is None:
+        # all weights are trained then, and bfloat16 rounds their small updates away as well
         language_model = language_model.float()
     config = copy.deepcopy(language_model.config)
+    # by its padding transformers finds a row's last token, where the score is read
     config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
+    # not from_pretrained: the checkpoint may be an adapter, which for_inference has merged
     scorer = AutoModelForSequenceClassification.from_config(config, dtype=language_model.dtype)
     backbone = getattr(scorer, scorer.base_model_prefix)
     backbone.load_state_dict(language_model.base_model.state_dict())
+    # transformers' own head has no bias, into which `normalise` folds the mean
     scorer.score = Head(config.hidden_size, 1)
     torch.nn.init.normal_(scorer.score.weight, std=(config.hidden_size + 1) ** -0.5)
     torch.nn.init.zeros_(scorer.score.bias)
     if lora:
+        # linear layers of the backbone alone: the head is trained whole
         linear = {
             n.rpartition(".")[2]
             for n, m in backbone.named_modules()
@@ -83,6 +88,7 @@ def save(model, run: Run, folder: Path) -> None:
     lora = run.training.lora
     own = {n: w for n, w in model.named_parameters() if _is_trained(n, lora)}
     folder.mkdir(parents=True, exist_ok=True)
+    # safetensors refuses tensors that are not contiguous
     weights = {name: weight.detach().cpu().contiguous() for name, weight in own.items()}
     save_file(weights, folder / "scorer.safetensors")
     # The backbone is the parent's and lies there: a scorer on LoRA costs a thousandth of a model.
@@ -103,6 +109,7 @@ def load(study: str, scorer: str, tokenizer) -> torch.nn.Module:
     about, kept = read_json(folder / "scorer.json"), load_file(folder / "scorer.safetensors")
     lora = about["lora"] and Lora(**about["lora"])
     start = paths.last_checkpoint(study, about["parent"])
+    # put together as it was made: what was not trained comes from the parent's checkpoint
     model = new(ModelSettings(**about["model"]), lora, start, tokenizer, about["seed"])
     own = {name: weight for name, weight in model.named_parameters() if _is_trained(name, lora)}
     if own.keys() != kept.keys():
@@ -126,6 +133,7 @@ def scores(
     found = []
     for start in range(0, len(prompts), batch):
         asked = pad(prompts[start : start + batch], tokenizer.pad_token_id, "left")
+        # prompts end in one column; behind it get_reward looks for a reply's first padding
         told = pad(replies[start : start + batch], tokenizer.pad_token_id, "right")
         whole = torch.cat([asked, told], dim=1).to(model.device)
         with torch.no_grad():
@@ -151,19 +159,23 @@ def sample(run: Run, tokenizer, prompts: list[list[int]]) -> list[list[int]]:
             input_ids=asked,
             attention_mask=asked != tokenizer.pad_token_id,
             max_new_tokens=run.settings.response_length,
+            # nothing is cut off the distribution, as in the rollouts of TRL's PPO
             do_sample=True,
             temperature=run.settings.temperature,
             top_k=0,
             top_p=1.0,
+            # the end of a turn (see vd.models.chat), which need not be the model's own end token
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )[:, asked.shape[1] :]
+        # no text holds the padding token (see vd.models.chat), so only padding goes
         replies += [[t for t in reply if t != tokenizer.pad_token_id] for reply in written.tolist()]
     return replies
 
 
 def normalise(model, reference: torch.Tensor) -> None:
     """Fold mean and standard deviation of reference scores (N,) into the head."""
+    # (w h + b - mean) / std = (w / std) h + (b - mean) / std
     model.score.bias.data = (model.score.bias.data - reference.mean()) / reference.std()
     model.score.weight.data /= reference.std()
 

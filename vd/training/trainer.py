@@ -39,6 +39,7 @@ def start_of(run: Run) -> Path | None:
     """
     start = paths.last_checkpoint(run.study, run.parent)
     if start and (about := start / "responder.json").exists():
+        # a rewriter or a contrast is several models; none of them alone is what answered
         if read_json(about)["kind"] != "elsewhere":
             why = f"{about}: {run.parent} is more than weights, and {run.id} cannot go on from it"
             raise ValueError(f"{why}; name another parent")
@@ -60,16 +61,20 @@ def arguments(run: Run, n_examples: int) -> dict:
         output_dir=str(paths.checkpoints(run.study, run.id)),
         max_steps=total_steps(s, n_examples),
         per_device_train_batch_size=device_batch,
+        # no remainder: settings want device_batch_size to divide batch_size
         gradient_accumulation_steps=s.batch_size // device_batch,
         learning_rate=s.learning_rate,
         lr_scheduler_type=s.schedule,
         warmup_steps=s.warmup_steps,
         weight_decay=s.weight_decay,
         save_strategy="steps",
+        # a scorer keeps its end alone and need not write save_every
         save_steps=s.save_every or total_steps(s, n_examples),
+        # metrics.csv has a row per step, and Report checks each
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would write 0 in place of a loss that is no number
         bf16=run.model_settings.dtype == "bfloat16",
+        # TRL's default is on: less memory, but about 20 % slower
         activation_checkpointing=False,
         use_cpu=not torch.cuda.is_available(),  # on Apple MPS runs do not repeat, so it is left out
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -94,6 +99,8 @@ def encode(tokenizer, prompt: list[dict], reply: list[dict]) -> tuple[list[int],
             "this chat template changes the prompt when a reply follows, so a reply's tokens are "
             "not known"
         )
+    # apart from the prompt: probing reads that alone, and no token may span the border;
+    # templates write the start token themselves, so tokenizers must not add another
     tokens = tokenizer(whole.removeprefix(before), add_special_tokens=False)["input_ids"]
     end = tokens.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in tokens else len(tokens)
     return tokenizer(before, add_special_tokens=False)["input_ids"], [
@@ -117,18 +124,23 @@ def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> lis
     asked, made = _asked(run, rows), folder / MADE
     same = not asked.changes(made)
     if not (same and (folder / "train.json").exists()):
+        # an old record would let a half-trained run pass for a finished one
         for stale in _published(run):
             stale.unlink(missing_ok=True)
         trainer = build(run)
+        # only now: TRL leaves rows out while a trainer is built
         _count_steps(run, trainer)
         last = last_whole(folder) if same and resumable else None
         if last is None:
             shutil.rmtree(folder, ignore_errors=True)
             trainer.save_model(str(folder / "checkpoint-0"))
+            # once the old checkpoints are gone, for which it must not vouch, and before training,
+            # so that a run that is killed can go on
             asked.write(made)
         _train(run, trainer, last)
         _finish(run, trainer, timer, last, len(rows))
     for step in paths.steps(run.study, run.id):
+        # also those of a run that was killed between its record and this line
         slim(paths.checkpoint(run.study, run.id, step))
     for file in _published(run):  # the workflow removes them before it repeats a job
         if not file.exists():
@@ -146,6 +158,7 @@ def check_reference(model, start: Path, adapter: str = "ref") -> None:
         for file in start.glob("*.safetensors")
         for name, weight in load_file(file).items()
     }
+    # parameters hold the adapter's name, files do not
     named = dict(model.named_parameters())
     adapters = {n.replace(f".{adapter}.", "."): w for n, w in named.items() if f".{adapter}." in n}
     reference = adapters or {n: w for n, w in named.items() if n in stored}
@@ -159,6 +172,7 @@ def check_reference(model, start: Path, adapter: str = "ref") -> None:
 
 def _train(run: Run, trainer, last: Path | None) -> None:
     trainer.add_callback(Report(run, trainer.args.max_steps))
+    # transformers adds it where tqdm is off; it would print every row of the log
     trainer.remove_callback(PrinterCallback)
     if last is None:
         trainer.train()
@@ -178,6 +192,7 @@ def _count_steps(run: Run, trainer) -> None:
 
     Raises ValueError where none is left, or where `max_length` exceeds what the model can read.
     """
+    # PPO's trainer holds policy and value model in one
     limit = loading.context(getattr(trainer.model, "policy", trainer.model).config)
     if limit and run.settings.max_length > limit:
         raise ValueError(
@@ -195,6 +210,7 @@ def _count_steps(run: Run, trainer) -> None:
 def _finish(run: Run, trainer, timer: Timer, resumed: Path | None, n_rows: int) -> None:
     """Write metrics.csv and, last of all, train.json beside the checkpoints."""
     folder = paths.checkpoints(run.study, run.id)
+    # the last row sums up the whole training and is no step
     history = [row for row in trainer.state.log_history if "loss" in row]
     metrics = pd.DataFrame(history).rename(columns={"num_tokens": "tokens_seen"})
     write_table(metrics, folder / "metrics.csv")
@@ -226,6 +242,7 @@ def _finish(run: Run, trainer, timer: Timer, resumed: Path | None, n_rows: int) 
         "details": getattr(trainer, "details", {}),
         **provenance(),
     }
+    # last, since fit takes a run with this file for finished
     write_json(content, folder / "train.json")
 
 
@@ -249,6 +266,7 @@ def _asked(run: Run, rows) -> Fingerprint:
             "rows": fingerprint.digest(json.dumps(rows[:])),
             "model": locate.identity(run.model_settings),
             **{
+                # by content, so a parent that is trained again to the same weights changes nothing
                 f"{what} {file.name}": fingerprint.file_digest(file)
                 for what, folder in weights.items()
                 for file in sorted(folder.glob("*.safetensors") if folder else [])

@@ -38,6 +38,7 @@ def evaluate(responder, replies, settings: Settings, study, run) -> pd.DataFrame
         loss = negative_log_likelihoods(responder, texts, settings.batch_size)
         lengths = np.array([len(reply) for _, reply in texts])
         mean = intervals.ratio(f"loss on {name}", loss, lengths, study.bootstrap)
+        # exp is monotone, so the ends of the interval map as the value does
         powers = {key: np.exp(mean[key]) for key in ("value", "lo", "hi")}
         found += [mean, mean | powers | {"metric": f"perplexity on {name}"}]
     return pd.DataFrame(found)
@@ -64,10 +65,12 @@ def negative_log_likelihoods(responder, texts: list[Tokens], batch_size: int) ->
     """
     import torch
 
+    # a rewriter has no `model`, and comes without texts
     found, device = [], getattr(getattr(responder, "model", None), "device", "cpu")
     for start in range(0, len(texts), batch_size):
         batch = texts[start : start + batch_size]
         longest = max(len(before) + len(reply) for before, reply in batch)
+        # padded on the right: tokens of a causal model neither see it nor change their position
         ids = torch.full((len(batch), longest), responder.tokenizer.pad_token_id)
         there, scored = torch.zeros_like(ids), torch.zeros(ids.shape, dtype=torch.bool)
         for i, (before, reply) in enumerate(batch):

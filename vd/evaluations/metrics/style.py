@@ -51,6 +51,7 @@ def evaluate(responder, replies: pd.DataFrame, settings, study, run) -> pd.DataF
     words = replies["response"].map(words_of)
     for n in (1, 2):
         grams = words.map(lambda text, n=n: list(zip(*(text[i:] for i in range(n)), strict=False)))
+        # the sum of lists is one list: all n-grams of a prompt
         found.append(distinct(f"distinct-{n}", grams.groupby(by_prompt).sum(), bootstrap))
     if size.max() > 1:
         spreads = words.groupby(by_prompt).agg(spread).dropna()
@@ -84,8 +85,10 @@ def distinct(metric: str, grams: pd.Series, bootstrap: Bootstrap) -> dict:
     # what is gone without a prompt: n-grams that no other prompt's replies hold
     only = np.array([sum(holders[gram] == 1 for gram in set(own)) for own in grams])
     value, rest = len(holders) / totals.sum(), totals.sum() - totals
+    # a prompt that holds all words leaves nothing to measure, so no change
     without = np.divide(len(holders) - only, rest, out=np.full(k, value), where=rest > 0)
     pseudo = k * value - (k - 1) * without
+    # a mean of pseudo-values may lie outside 0 to 1, which a share cannot
     replicates = value + intervals.counts(k, bootstrap) @ (pseudo - pseudo.mean()) / k
     return intervals.row(metric, value, replicates.clip(0, 1), k, bootstrap.alpha)
 

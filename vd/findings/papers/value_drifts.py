@@ -92,6 +92,7 @@ FINDINGS = [
         "The value gap in support is below 0.10 in low-gap data and above 0.30 in value-gap data",
         ("low_gap_data", "value_gap_data"),
         lambda e: [
+            # a small gap is small to either side, a large one favours what was chosen
             e.test("low gap below 0.10", 0.10 - e.size("low_gap_data", "support")),
             e.test("value gap above 0.30", e.change("value_gap_data")["support"] - 0.30),
         ],
