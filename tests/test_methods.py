@@ -230,6 +230,24 @@ def test_checkpoints_start_at_the_parent_and_end_at_the_last_step(place):
     assert not list(folders[-1].glob("optimizer*")), "optimiser state is removed after training"
 
 
+def test_every_run_of_a_chain_starts_where_its_parent_ended(place):
+    def change(study):
+        study["sft"]["more"] = study["sft"]["sft-support"] | {"parent": "sft-support"}
+        study["preference"]["dpo-support"]["parent"] = "sft-support/more"
+        study["preference"]["simpo-support"]["parent"] = "sft-support/more/dpo-support"
+        study["preference"].pop("dpo-pairs")
+        study["findings"] = {}
+
+    study, lineage = study_with(place, change), "tiny-llama/sft-support"
+    train_run(study.run(f"{lineage}/seed-0"))
+    for name in ("more", "dpo-support", "simpo-support"):
+        parent, lineage = f"{lineage}/seed-0", f"{lineage}/{name}"
+        train_run(study.run(f"{lineage}/seed-0"))
+        start = weights(paths.checkpoint("tiny", f"{lineage}/seed-0", 0))
+        ended = weights(paths.last_checkpoint("tiny", parent))
+        assert start.keys() == ended.keys() and all(start[n].equal(ended[n]) for n in start), name
+
+
 def test_metrics_and_record(place):
     study = study_with(place)
     train_run(study.run(SFT_RUN))
@@ -238,6 +256,9 @@ def test_metrics_and_record(place):
     train = files.read_json(paths.record("tiny", SFT_RUN, "train"))
     assert train["run"]["settings"]["learning_rate"] == 1e-3 and train["tokens_seen"] > 0
     assert train["effective_batch_size"] == 8 and train["versions"]["trl"] == "1.12.0"
+    assert train["trainable_parameters"] == sum(
+        weight.numel() for weight in weights(paths.last_checkpoint("tiny", SFT_RUN)).values()
+    )
 
 
 class Interrupted(Exception):

@@ -1,5 +1,7 @@
 """Figures of data sets: their stances, the gap between chosen and rejected, a map of prompts."""
 
+import itertools
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -81,8 +83,9 @@ def topic_map(table: pd.DataFrame) -> Figure:
     colours = [
         c for i, c in enumerate(sns.color_palette("tab20")) if i not in (14, 15)
     ]  # its greys
-    # tab20 alternates dark and light: light ones are taken when dark ones have run out
-    for colour, topic in zip([*colours[::2], *colours[1::2]], known, strict=False):
+    # tab20 alternates dark and light: light ones are taken when dark ones have run out,
+    # and the first again for more than 18 topics
+    for colour, topic in zip(itertools.cycle([*colours[::2], *colours[1::2]]), known, strict=False):
         part = table[table["topic"] == topic]
         ax.scatter(part["x"], part["y"], s=3, color=[colour], linewidth=0, label=topic)
     ax.set(xticks=[], yticks=[])

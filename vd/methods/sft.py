@@ -20,7 +20,7 @@ class Settings(TrainingSettings):
 
 
 def train(run: Run) -> list[Path]:
-    """Fine-tune the base model on prompt-completion data."""
+    """Fine-tune the base model, or the parent's last checkpoint, on prompt-completion data."""
     from vd.training import trainer
 
     return trainer.fit(run, build)
@@ -35,7 +35,9 @@ def build(run: Run):
     examples = sets.sft(run.settings, run.seed)
     arguments = trainer.arguments(run, len(examples)) | {"max_length": run.settings.max_length}
     return SFTTrainer(
-        model=loading.for_training(run.model_settings, run.settings.lora, None, run.seed),
+        model=loading.for_training(
+            run.model_settings, run.settings.lora, trainer.start_of(run), run.seed
+        ),
         args=SFTConfig(**arguments, completion_only_loss=True, packing=False),
         train_dataset=examples,
         processing_class=loading.load_tokenizer(run.model_settings),

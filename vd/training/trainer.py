@@ -137,8 +137,11 @@ def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> lis
             # once the old checkpoints are gone, for which it must not vouch, and before training,
             # so that a run that is killed can go on
             asked.write(made)
+        # before training: a scorer is frozen at its end
+        parameters = _policy(trainer).parameters()
+        trainable = sum(weight.numel() for weight in parameters if weight.requires_grad)
         _train(run, trainer, last)
-        _finish(run, trainer, timer, last, len(rows))
+        _finish(run, trainer, timer, last, len(rows), trainable)
     for step in paths.steps(run.study, run.id):
         # also those of a run that was killed between its record and this line
         slim(paths.checkpoint(run.study, run.id, step))
@@ -192,8 +195,7 @@ def _count_steps(run: Run, trainer) -> None:
 
     Raises ValueError where none is left, or where `max_length` exceeds what the model can read.
     """
-    # PPO's trainer holds policy and value model in one
-    limit = loading.context(getattr(trainer.model, "policy", trainer.model).config)
+    limit = loading.context(_policy(trainer).config)
     if limit and run.settings.max_length > limit:
         raise ValueError(
             f"{run.id}: max_length {run.settings.max_length} exceeds the {limit} tokens that the "
@@ -207,7 +209,14 @@ def _count_steps(run: Run, trainer) -> None:
     trainer.args.max_steps = total_steps(run.settings, len(trainer.train_dataset))
 
 
-def _finish(run: Run, trainer, timer: Timer, resumed: Path | None, n_rows: int) -> None:
+def _policy(trainer):
+    """The model that is kept: PPO's trainer holds policy and value model in one."""
+    return getattr(trainer.model, "policy", trainer.model)
+
+
+def _finish(
+    run: Run, trainer, timer: Timer, resumed: Path | None, n_rows: int, trainable: int
+) -> None:
     """Write metrics.csv and, last of all, train.json beside the checkpoints."""
     folder = paths.checkpoints(run.study, run.id)
     # the last row sums up the whole training and is no step
@@ -230,9 +239,7 @@ def _finish(run: Run, trainer, timer: Timer, resumed: Path | None, n_rows: int) 
             **({"held out": held_out} if held_out else {}),
         },
         "model_revision": locate.revision(run.model_settings),
-        "trainable_parameters": sum(
-            p.numel() for p in trainer.model.parameters() if p.requires_grad
-        ),
+        "trainable_parameters": trainable,
         "checkpoints": list(weights),
         "weights": weights,
         "equal_weights": equal_weights(weights),
