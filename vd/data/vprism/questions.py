@@ -21,7 +21,7 @@ AUXILIARY = set(
         "hasn't haven't",
     )
 )
-# without do and have, mostly main verbs in statements: "the rich have too much" stays as it is
+# without do and have, which may be main verbs: "the rich have too much" is not inverted
 INVERTED = {
     "is",
     "are",
@@ -68,7 +68,7 @@ GREETING = (
     r"(?:(?:hi|hello|hey|hiya|greetings|good (?:morning|afternoon|evening|day))(?: there| "
     r"chat)?\b[\s,.!]*)+"
 )
-# "so many" and "now that" begin what is said; the blank behind keeps the beginning of android
+# "so many" and "now that" begin what is said; white space behind, or android would lose its and
 FILLER = (
     r"(?:(?:so(?! (?:many|much|few|long))|now(?! that)|and|but|well|ok|okay|also|please"
     r"|honestly|then|surely)"
