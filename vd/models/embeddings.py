@@ -29,7 +29,6 @@ def embed(texts: pd.Series, model: ModelSettings = MINILM) -> np.ndarray:
         1
     )  # the number of threads changes the last digits, and with them clusters
     vectors = np.empty((len(texts), encoder.config.hidden_size), dtype=np.float32)
-    # results go back to the texts' own order by `rows`
     for start in range(0, len(texts), 64):
         rows = order[start : start + 64]
         # MiniLM was made for 256 tokens: max_seq_length in its sentence_bert_config.json

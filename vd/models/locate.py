@@ -18,7 +18,6 @@ def locate(source: str) -> str:
     A folder (from the repository's root; `results/` follows VD_RESULTS), the cached folder of an
     embedded or random model, or else the source itself.
     """
-    # hub names and folders are left to transformers; the two kinds of ours are made on first use
     kind, _, name = source.partition(":")
     if kind not in ("embedded", "random"):
         folder = paths.data_file(source)
@@ -51,7 +50,6 @@ def identity(model: ModelSettings) -> str:
     """What a model is, wherever it lies: a hub commit, or a hash of the files in a local folder."""
     folder = Path(locate(model.source))
     if ":" in model.source or not folder.is_dir():
-        # a commit, or the name of a cached folder with the hash of its origin
         return revision(model) or model.source
     digest = hashlib.sha256()
     # by name, since file systems list files in any order
@@ -75,7 +73,7 @@ def loading(name: str | Path, what: str):
     """One line for whatever libraries say of files that are missing, broken or of another kind."""
     try:
         yield
-    # each library has errors of its own, and tokenizers raises bare Exception
+    # libraries raise errors of their own, and tokenizers a bare Exception
     except Exception as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
         fix = "remove the folder and train the run again"
