@@ -22,8 +22,8 @@ def make(name: str, folder: Path) -> None:
         special_tokens=special,
         show_progress=False,
     )
+    # what transformers takes is inside the wrapper
     tokenizer = PreTrainedTokenizerFast(
-        # what transformers takes is inside the wrapper
         tokenizer_object=bpe._tokenizer, pad_token="<|pad|>", eos_token="<|im_end|>"
     )
     tokenizer.chat_template = chat.CHATML

@@ -140,8 +140,8 @@ def to_question(text: str) -> tuple[str, str] | None:
     """
     # typographic apostrophes would hide don't and what's from the rules
     text = _without(GREETING, " ".join(text.split()).replace("’", "'"))
+    # two letters before the mark, so that Roe v. Wade is one sentence
     sentences = [
-        # two letters before the mark, so that Roe v. Wade is one sentence
         _without(TELL_ME, _without(FILLER, s)) for s in re.split(r"(?<=\w\w[.?!])\s+", text) if s
     ]
     sentences = [sentence for sentence in sentences if not GENERIC.match(sentence)]
