@@ -20,6 +20,7 @@ def check_data(study: Study) -> None:
     trained = {(run.training.data, run.reads, run.training.examples): run for run in runs}
     for name in sorted({name for name, *_ in trained}.union(study.vprism.source)):
         reading.check_source(name) if name in PUBLIC else corpus(name)
+    # once more as each run draws from it: its columns must be there, and rows enough
     for (name, reads, _), run in trained.items():
         if name not in PUBLIC:
             draw_rows(run.training, run.seed, *COLUMNS[reads])

@@ -32,11 +32,13 @@ def held_out(study: Study, name: str, rows: int, seed: int = 0) -> pd.DataFrame:
     empty where runs take all rows. The draw depends on the study alone, so all its checkpoints are
     measured on the same rows.
     """
+    # all that any run learns from, and how many rows of this set the runs may take together
     taken, asked = set(), 0
     for (_, run_seed), settings in _trained(study).items():
         taken |= {mark for marks in _marks(sets.draw_rows(settings, run_seed)) for mark in marks}
         if settings.data == name:
             # large sets are streamed: as many rows as runs could take, and ours beyond them
+            # None takes the whole set, and stays once a run asks for it
             asked = None if None in (asked, settings.examples) else asked + settings.examples
     table = sets.corpus(
         name, sft_sets(study)[name].filters, None if asked is None else asked + rows, seed
@@ -44,6 +46,7 @@ def held_out(study: Study, name: str, rows: int, seed: int = 0) -> pd.DataFrame:
     table = table[table["completion"].notna()]
     free = np.array([not taken.intersection(marks) for marks in _marks(table)], dtype=bool)
     table = table[free]
+    # permuted whole and then cut: fewer rows are the first of more
     return table.iloc[np.random.default_rng(seed).permutation(len(table))[:rows]]
 
 
@@ -54,12 +57,14 @@ def _trained(study: Study) -> dict[tuple[str, int], TrainingSettings]:
         if getattr(run.settings, "data", None):
             drawn = run.settings.model_dump(include={"data", "filters", "examples"})
             pairs = isinstance(run.settings, PreferenceSettings)
+            # kind and max_length change no draw; `sft_sets` asks for them
             found[json.dumps([drawn, pairs, run.settings.max_length]), run.seed] = run.settings
     return found
 
 
 def _marks(table: pd.DataFrame) -> list[list[str]]:
     """For each row what is learned from it: history, prompt and each of its replies."""
+    # as JSON, since a history is a list, and sets hold none
     replies = [column for column in TEXTS if column != "prompt" and column in table]
     return [
         [json.dumps([row.get("history") or [], row["prompt"], row[c]]) for c in replies]

@@ -38,6 +38,7 @@ def draw_probes(table: pd.DataFrame, per_topic: int, seed: int) -> pd.DataFrame:
     # Ranks within a polarity, in a random order: the first of each are as many +1 as -1.
     order = table.iloc[np.random.default_rng(seed).permutation(len(table))]
     rank = order.groupby(["topic", "polarity"]).cumcount()
+    # stable, so that rows of one rank stay in their random order; a larger draw keeps the smaller
     order = order.assign(rank=rank, open=order["polarity"] == 0).sort_values(
         ["open", "rank"], kind="stable"
     )
@@ -50,6 +51,7 @@ def _check_probes(found: list[dict], name: str) -> None:
         place = f"probe set '{name}': {row.get('prompt_id') or f'row {number}'}"
         for column, kind in PROBE_COLUMNS.items():
             given = row.get(column)
+            # not isinstance, for which true is a whole number
             if type(given) is not kind:
                 needs = f"every row needs a {kind.__name__}, not {excerpt(repr(given))}"
                 fix = "1, -1 or 0" if column == "polarity" else "a text"

@@ -36,11 +36,14 @@ def read_public(
     """
     check_filters(name, filters)
     public = PUBLIC[name]
+    # max_words is heeded here, the others by the set's function
     own = {key: value for key, value in filters.items() if key != "max_words"}
+    # a mirror is read whole, whatever the set
     stream = public.large and examples is not None and mirror() is None
     place, source = _source(name, seed if stream else None)
     found, seen, dropped = {}, set(), Counter()
     for number, row in source:
+        # a text in place of a row says why it is left out, here and below
         ours = row if isinstance(row, str) else _ours(name, row, own, f"{place}: row {number}")
         if not isinstance(ours, str):
             # 16 bytes instead of the text: a public set may have a million rows.
@@ -74,6 +77,7 @@ def _ours(name: str, row: dict, filters: dict, place: str) -> dict | str:
             return ours
         if found := rows.find_fault(ours):
             return found[0]
+    # before the others, being a ValueError itself
     except Unusable as error:
         return str(error)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -96,6 +100,7 @@ def check_filters(name: str, filters: dict) -> None:
     known = {p.name: p.annotation for p in own_filters(name)} | {"max_words": int}
     for key, value in filters.items():
         kinds = get_args(known[key]) or (known[key],)
+        # 1 may stand for 1.0; true is no number, although Python counts bool as an int
         kinds += (int,) if float in kinds else ()
         fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
         if not fits or (key == "max_words" and value < 1):
@@ -142,6 +147,7 @@ def check_source(name: str) -> None:
     else:
         from datasets import load_dataset_builder
 
+        # builders take no split
         options = {key: value for key, value in PUBLIC[name].options.items() if key != "split"}
         _hub(name, load_dataset_builder, options)
 
@@ -171,6 +177,7 @@ def _source(name: str, seed: int | None) -> tuple[Path | str, Iterator[tuple[int
 def _hub_rows(name: str, found) -> Iterator[dict]:
     """Rows of a data set of the hub; what fails on the way fails in words."""
     rest = iter(found)
+    # each row by way of _hub, since a stream may break at any; a row is a dict, so None is the end
     while (row := _hub(name, lambda hub, revision: next(rest, None), {})) is not None:
         yield row
 
@@ -183,6 +190,7 @@ def _hub(name: str, load: Callable, options: dict):
     file = f"put {public.mirror[0]} into a folder and set VD_DATA_DIR to it"
     try:
         return load(public.hub, revision=public.revision, **options)
+    # the narrowest first: it is an OSError as well
     except DatasetNotFoundError as error:
         page = f"https://huggingface.co/datasets/{public.hub}"
         gated = f"accept its terms at {page} and log in with `hf auth login`, or {file}"

@@ -47,6 +47,7 @@ def turns(value) -> list[dict]:
     """Messages by user and assistant in turn, with role and content alone; raises Unusable."""
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
         raise Unusable("no conversation")
+    # twice as long as needed, so that odd and even numbers of turns compare alike
     roles = ["user", "assistant"] * len(value)
     if [turn.get("role") for turn in value] != roles[: len(value)]:
         raise Unusable("turns do not alternate")
@@ -56,6 +57,7 @@ def turns(value) -> list[dict]:
 def pair(chosen: list[dict], rejected: list[dict]) -> dict | str:
     """A pair from two conversations."""
     chosen, rejected = turns(chosen), turns(rejected)
+    # turns begin with the user's, so an even number ends in a reply
     if not chosen or len(chosen) % 2 or len(chosen) != len(rejected):
         return "turns do not alternate"
     if chosen[:-1] != rejected[:-1]:
@@ -84,6 +86,7 @@ def name(value) -> str | None:
     word = " ".join(str(value).split())
     if not word or word.casefold() in NOTHING:
         return None
+    # a whole number below 0 stays what it is in a spreadsheet
     if word[0] in "=+-@" and not re.fullmatch(r"-?\d+", word):
         raise Unusable(f"'{excerpt(word)}' begins like a formula; write another name")
     if not word.isprintable():
@@ -95,6 +98,7 @@ def find_fault(row: dict) -> tuple[str, str] | None:
     """What is wrong with the texts of a row, and in which column; None if all can be used."""
     column = ""
     try:
+        # `column` outlives the loop: the except clause says where it failed
         for column in filter(row.__contains__, TEXTS):
             text(row[column])
         column = "history"
@@ -136,6 +140,7 @@ def read_own(file: Path, data: str, key: str = "id") -> list[dict]:
         found[number] = row
     if not found:
         raise ValueError(f"{file}: row 1: there is none; add rows, or name another file")
+    # a dict rather than a set, for its order: that of the file
     filled = {c: 0 for row in found.values() for c, value in row.items() if not is_null(value)}
     # One side of a pair that no row fills is a mistake; a column that no row fills is none.
     both = {"chosen", "rejected"} if filled.keys() & {"chosen", "rejected"} else set()
@@ -143,16 +148,20 @@ def read_own(file: Path, data: str, key: str = "id") -> list[dict]:
     columns += [c for c in filled if c not in (*columns, key)]
     table, rows_of = [], {}
     for number, row in found.items():
+        # probes may be named by id, as other rows are
         given = row.get(key) if key == "id" or not is_null(row.get(key)) else row.get("id")
         row = {key: given} | {column: row.get(column) for column in columns}
+        # cells of a CSV are texts; JSON has numbers, so "1" is a mistake there
         if formats.is_csv(file) and isinstance(row.get("polarity"), str):
             row["polarity"] = _whole_number(row["polarity"])
         table.append(_checked(row, key, f"data set '{data}': row {number}"))
+        # as it was normalised: 1 and "1" are one name
         given = table[-1][key]
         if given in rows_of:
             twice = f"{key} must be unique, '{excerpt(given)}' is that of row {rows_of[given]} too"
             raise ValueError(f"data set '{data}': row {number}: {twice}; rename or remove one")
         rows_of |= {given: number} if given else {}
+    # in a second pass, lest a made name be that of a row further down
     for number, row in zip(found, table, strict=True):
         row[key] = row[key] or free_name(f"{formats.stem(file)}-{number}", rows_of)
         rows_of[row[key]] = number
@@ -185,6 +194,7 @@ def _checked(row: dict, key: str, place: str) -> dict:
         there = excerpt(", ".join(column for column in row if not is_null(row[column])) or "none")
         raise ValueError(f"{place}: {found[0]} '{found[1]}'; its columns are {there}; {FIX}")
     try:
+        # columns of other names are carried along into tables, so they are checked as well
         whole = _encodes(json.dumps(row, ensure_ascii=False))
     except RecursionError:
         raise ValueError(f"{place}: nested too deeply; correct or remove it") from None
@@ -195,10 +205,12 @@ def _checked(row: dict, key: str, place: str) -> dict:
 
 def _check_history(history) -> None:
     """Earlier turns end with the assistant's, and may begin with a system message."""
+    # an odd history may hold anything; `turns` below says what is wrong with it
     first = history[0] if isinstance(history, list) and history else None
     if isinstance(first, dict) and first.get("role") == "system":
         text(first.get("content"))
         history = history[1:]
+    # the prompt follows, which is the user's
     if len(turns(history)) % 2:
         raise Unusable("turns do not alternate")
 
@@ -221,6 +233,7 @@ def _check_labels(labels, steps: int) -> None:
 
 def _whole_number(cell: str) -> int | str:
     """A cell of a CSV as the whole number that it shows; as it is, if it shows none."""
+    # one digit will do for polarities; spreadsheets may write +1 or -1.0
     return int(float(cell)) if re.fullmatch(r"\s*[+-]?\d(\.0*)?\s*", cell) else cell
 
 

@@ -77,6 +77,7 @@ def rows_of(name: str, key: str = "id") -> list[dict]:
         known = f"write one of {', '.join([*EMBEDDED, *PUBLIC])}"
         fix = "make it first, or correct its name in the study" if formats.is_file(name) else known
         raise ValueError(f"no data set '{name}' ({file}): {fix}")
+    # ours are checked by tests/test_data.py, and not at every reading
     return list(formats.lines(file)) if name in EMBEDDED else rows.read_own(file, name, key)
 
 
@@ -93,10 +94,12 @@ def card(name: str, filters: dict | None = None, examples: int | None = None) ->
     `corpus`.
     """
     if name in PUBLIC:
+        # not by `corpus`, which would not say what was dropped
         found, dropped = reading.read_public(name, filters or {}, examples)
         found = pd.DataFrame(found)
     else:
         found, dropped = corpus(name, filters), {}  # of a file of ours all or nothing is read
+    # of topics the proposition is the text
     texts = [column for column in (*rows.TEXTS, "proposition") if column in found]
     words = {c: found[c].str.split().str.len().quantile([0.05, 0.5, 0.95]) for c in texts}
     return {
@@ -182,6 +185,7 @@ def draw_rows(settings: TrainingSettings, seed: int, *columns: str) -> pd.DataFr
     table = corpus(name, settings.filters, examples, seed)
     for column in columns:
         if column not in table or table[column].isna().any():
+            # argmax is the first row without a value
             row = table[column].isna().argmax() + 1 if column in table else 1
             what = "list" if column in rows.LISTS else "text"
             raise ValueError(f"data set '{name}': row {row}: no {what} '{column}'; {rows.FIX}")
@@ -191,6 +195,7 @@ def draw_rows(settings: TrainingSettings, seed: int, *columns: str) -> pd.DataFr
     if examples > len(table):
         said = f"{examples} examples asked for, the data set has {len(table)}"
         raise ValueError(f"data set '{name}': {said}; lower `examples` in the study")
+    # sampled without replacement; by seed alone, so that all methods of a seed draw the same rows
     return table.iloc[np.random.default_rng(seed).permutation(len(table))[:examples]]
 
 

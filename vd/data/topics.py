@@ -13,9 +13,8 @@ from vd.models.embeddings import embed
 
 NEAREST = 10  # of 50 probes per topic
 # The closeness that keeps 95 % of the value-laden questions of sft_neutral and value_gap
-# (tests/test_data.py). It keeps
-# no ordinary instruction of sft_neutral, but 46 % of the judge corpus' value-laden questions on
-# other topics.
+# (tests/test_data.py). It keeps no ordinary instruction of sft_neutral, but 46 % of the judge
+# corpus' value-laden questions on other topics.
 THRESHOLD = 0.339
 COLUMNS = ["id", "topic", "prompt", "completion", "chosen", "rejected"]
 COLUMNS += ["chosen_stance", "rejected_stance"]
@@ -30,6 +29,7 @@ def with_topics(name: str, at_most: int) -> pd.DataFrame:
     rows = sets.corpus(name, examples=at_most)
     rows = rows[[column for column in COLUMNS if column in rows]]
     if "topic" not in rows or rows["topic"].isna().all():
+        # only streamed sets heed at_most above; all others came whole
         rows = rows.sample(min(at_most, len(rows)), random_state=0).sort_index()
         rows["topic"] = find_topics(rows["prompt"])
     return rows.assign(dataset=name)
@@ -48,6 +48,7 @@ def closeness(prompts: pd.Series) -> pd.DataFrame:
     """Closeness of each prompt (rows, index kept) to each topic (columns)."""
     probes = sets.corpus("probes")
     similarity = embed(prompts) @ embed(probes["prompt"]).T
+    # unit vectors: products are cosines; each topic takes the closest of its own probes
     near = {
         topic: np.sort(similarity[:, group], axis=1)[:, -NEAREST:].mean(axis=1)
         for topic, group in probes.groupby("topic").indices.items()

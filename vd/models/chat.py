@@ -35,8 +35,8 @@ THOUGHT_TAGS = {*THOUGHTS, *THOUGHTS.values()}
 TAG = re.compile(r"</?[a-z][a-z0-9]*>")
 # Put before every chat template. Without it tokenizers read `<|im_start|>system` in a user's text
 # as the start of a system message. Tokens come in groups that begin alike, so that a text in which
-# no
-# group begins costs next to nothing even for the thousands of added tokens that some models have.
+# no group begins costs next to nothing even for the thousands of added tokens that some models
+# have.
 SAFE = """\
 {%- set enable_thinking = false -%}{%- set thinking = false -%}
 {%- macro strftime_now(format) -%}
@@ -60,13 +60,16 @@ def prepare(tokenizer, source: str, prompt_format: str, vocab_size: int | None =
     `stop_ids` holds every token at which a reply ends. Raises ValueError with the fix.
     """
     place = f"model source '{source}'"
+    # the order matters: a safe template, what ends a turn in it, and last what pads and ends none
     if prompt_format == "response":
         tokenizer.chat_template = RESPONSE_TEMPLATE
+    # all added tokens, special or not: any of them is matched in a text before it is split
     known = dict(tokenizer.added_tokens_decoder)
     template = _one_template(tokenizer.chat_template, place)
     tokenizer.chat_template = _safe(template, known.values()) + template
     if prompt_format == "response" and tokenizer.eos_token_id is None:
         raise ValueError(f"{place}: its tokenizer has no end token; set eos_token in its files")
+    # before the template's takes its place: what the tokenizer calls the end stops replies too
     tokenizer.stop_ids = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     end = _end_of_turn(tokenizer, known, place)
     if end != tokenizer.eos_token_id:
@@ -84,7 +87,9 @@ def reply_of(tokenizer, ids: list[int]) -> tuple[str, bool]:
 
     A reply that never leaves its thoughts says nothing: it is empty and counts as cut.
     """
+    # tags of thoughts may be special tokens, so none is skipped before they are looked for
     text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    # templates may open a thought in the prompt, so a closing tag alone ends one
     ends = [text.rfind(tag) + len(tag) for tag in THOUGHTS.values() if tag in text]
     closed = max(ends, default=0)
     if any(tag in text[closed:] for tag in THOUGHTS):
@@ -93,6 +98,7 @@ def reply_of(tokenizer, ids: list[int]) -> tuple[str, bool]:
         return tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         ).strip(), True
+    # the cut is one in the text and not in the ids, so special tokens are removed by name
     for token in tokenizer.all_special_tokens:
         text = text[:closed] + text[closed:].replace(token, "")
     return text[closed:].strip(), True
@@ -102,6 +108,7 @@ def _one_template(template, place: str) -> str:
     """Some models bring several templates by name; the one named default is for chatting."""
     if isinstance(template, dict):
         names = ", ".join(template)
+        # a single template serves whatever its name
         template = template.get("default") or (
             next(iter(template.values())) if len(template) == 1 else None
         )
@@ -119,13 +126,17 @@ def _one_template(template, place: str) -> str:
 def _safe(template: str, added) -> str:
     """The beginning of a template that makes it safe, see the module's first lines."""
     control = {}
+    # longest first: were ▁▁ broken before ▁▁▁, one ▁▁ would be left of the latter
     for token in sorted({(str(t), t.special) for t in added}, key=lambda t: (-len(t[0]), t)):
         text, special = token
         named = text in template or text in THOUGHT_TAGS  # which read like HTML's
+        # a single character has no second before which a space could stand
         if len(text.strip()) > 1 and (special or named or not TAG.fullmatch(text)):
             control.setdefault(text[:2], []).append(text)
+    # strftime_now asks the clock, so SAFE shadows it by a macro that knows the formats asked for
     formats = sorted(set(re.findall(r"""strftime_now\(\s*["']([^"']*)["']""", template)))
     dates = [(how, TODAY.strftime(how)) for how in formats]
+    # JSON, which Jinja reads as its own lists and texts
     control = json.dumps(list(control.items()), ensure_ascii=False)
     return SAFE.replace("DATES", json.dumps(dates, ensure_ascii=False)).replace("CONTROL", control)
 
@@ -139,11 +150,13 @@ def _end_of_turn(tokenizer, known: dict, place: str) -> int:
     asked, told = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
     fix = "write prompt_format: response in the study, or correct the template"
     try:
+        # the same question as probing asks it and as training shows it, answered
         before = tokenizer.apply_chat_template([asked], tokenize=False, add_generation_prompt=True)
         whole = tokenizer.apply_chat_template([asked, told], tokenize=False)
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"{place}: its chat template fails ({said}); {fix}") from None
+    # white space alone may stand between the prompt and the reply
     reply = whole.removeprefix(before)
     if not whole.startswith(before) or not reply.strip().startswith("So."):
         raise ValueError(
@@ -151,6 +164,7 @@ def _end_of_turn(tokenizer, known: dict, place: str) -> int:
             f"and something else before one that is given; {fix}"
         )
     after = reply.partition("So.")[2].lstrip()
+    # added tokens are never split or merged, so the first id alone tells whether one ends the turn
     ends = tokenizer(after, add_special_tokens=False)["input_ids"]
     if not ends or ends[0] not in {*known, tokenizer.eos_token_id}:
         raise ValueError(
@@ -170,9 +184,11 @@ def _padding(tokenizer, known: dict, template: str, vocab_size: int | None) -> s
     taken = {tokenizer.bos_token_id, *tokenizer.stop_ids, None}
     special = [i for i, token in sorted(known.items(), reverse=True) if token.special]
     unwritten = [i for i in special if str(known[i]) not in template]  # reserved ones come last
+    # the tokenizer's own choice first
     candidates = [tokenizer.pad_token_id, tokenizer.unk_token_id, *unwritten]
     candidates = [i for i in candidates if i not in taken]
     # a padding token of its own that was named the end token too, but that no turn ends in
     candidates += {tokenizer.pad_token_id} & {*tokenizer.stop_ids} - {tokenizer.eos_token_id}
+    # tokenizers may name more tokens than the model has embeddings
     fits = [i for i in candidates if vocab_size is None or i < vocab_size]
     return tokenizer.convert_ids_to_tokens(fits[0]) if fits else None

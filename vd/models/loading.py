@@ -15,8 +15,6 @@ from vd.models import chat
 from vd.models.locate import config, loading, locate
 from vd.study.settings import Lora, ModelSettings
 
-# what EMBEDDED holds
-
 
 def load_tokenizer(model: ModelSettings):
     """The model's tokenizer made fit for measuring, see vd.chat."""
@@ -33,6 +31,7 @@ def load_tokenizer(model: ModelSettings):
 
 def context(config) -> int | None:
     """The longest text, in tokens, that a model can read; None if it does not say."""
+    # models that also read images keep their language model's settings in a part of their own
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
@@ -53,6 +52,7 @@ def _load(name: str | Path, **how):
 
     with loading(name, "model"):
         folder = name if isinstance(name, Path) else locate(name)
+        # of missing weights transformers only warns, and draws them at random
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, output_loading_info=True, **how
         )
@@ -96,8 +96,10 @@ def for_training(model: ModelSettings, lora: Lora | None, start: Path | None, se
     if lora is None:
         trained = load_base(model, "float32") if start is None else _load(start)
     elif start:
+        # else peft freezes the adapters that it loads
         trained = PeftModel.from_pretrained(load_base(model), start, is_trainable=True)
     else:
+        # the base stays in the study's dtype; peft keeps fresh adapters in float32
         trained = get_peft_model(
             load_base(model),
             LoraConfig(
@@ -137,12 +139,14 @@ def from_elsewhere(model: ModelSettings, source: str, revision: str | None = Non
     place = str(folder) if folder.is_dir() else source
     # asked first: transformers would load an adapter onto whatever base its file names
     with loading(source, "adapter_config.json"):
+        # no repository is called embedded:... or random:...
         adapter = ":" not in place and find_adapter_config_file(place, revision=revision)
     if adapter:
         with loading(source, "adapter"):
             merged = _merged(model, place, revision=revision)
         return _ready(merged, model, source), load_tokenizer(model)
     theirs = model.model_copy(update={"source": place, "revision": revision})
+    # finished checkpoints keep no tokenizer, see training/checkpoints.py; theirs is the study's
     bare = folder.is_dir() and not (folder / "tokenizer_config.json").exists()
     return for_inference(theirs, None), load_tokenizer(model if bare else theirs)
 

@@ -28,6 +28,7 @@ def locate(source: str) -> str:
         raise ValueError(
             f"model source '{source}': no such {kind} model; there are {', '.join(known)}"
         )
+    # the folder's name ends in a hash of what it is made from: a change of that makes it anew
     content = EMBEDDED[name].sha256 if kind == "embedded" else str(TINY[name])
     if kind == "random":  # its tokenizer is trained on the probes
         content += (paths.CORPORA / "probes.jsonl").read_text(encoding="utf-8")
@@ -51,6 +52,7 @@ def identity(model: ModelSettings) -> str:
     if ":" in model.source or not folder.is_dir():
         return revision(model) or model.source
     digest = hashlib.sha256()
+    # by name, since file systems list files in any order
     for file in sorted(file for file in folder.iterdir() if file.is_file()):
         digest.update(file.name.encode())
         with open(file, "rb") as content:
@@ -71,6 +73,7 @@ def loading(name: str | Path, what: str):
     """One line for whatever libraries say of files that are missing, broken or of another kind."""
     try:
         yield
+    # libraries raise errors of their own, and tokenizers a bare Exception
     except Exception as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
         fix = "remove the folder and train the run again"

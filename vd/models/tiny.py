@@ -6,8 +6,6 @@ from vd import paths
 from vd.models import chat
 from vd.study.sources import TINY
 
-# what EMBEDDED holds
-
 
 def make(name: str, folder: Path) -> None:
     """Make a random model of a few thousand weights, and a tokenizer trained on the probes."""
@@ -15,6 +13,7 @@ def make(name: str, folder: Path) -> None:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+    # by bytes, so that any text can be read
     bpe = ByteLevelBPETokenizer()
     special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
     bpe.train(
@@ -23,6 +22,7 @@ def make(name: str, folder: Path) -> None:
         special_tokens=special,
         show_progress=False,
     )
+    # what transformers takes is inside the wrapper
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer, pad_token="<|pad|>", eos_token="<|im_end|>"
     )
@@ -31,10 +31,12 @@ def make(name: str, folder: Path) -> None:
         name,
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
+        # else Llama's default, 1, which is <|im_start|> here
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         **TINY[name],
     )
+    # the same weights on every machine; only they are drawn
     torch.manual_seed(0)
     kind = AutoModel if name == "bert" else AutoModelForCausalLM
     kind.from_config(config).save_pretrained(folder)

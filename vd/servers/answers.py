@@ -53,6 +53,7 @@ REVERSAL = re.compile(
     r"than|hard|difficult|whether|if|unless|zero|anti|un|dis|pseudo)"
     rf"[ -]+(?:[\w']+ +){{0,5}}?{LABEL}|[¬!~]\s*{LABEL}"
 )
+# -2024-08-06, -08-06, -0125, -202408, -20240806, @revision
 DATED = re.compile(r"-\d{4}-\d\d-\d\d|-\d\d-\d\d|-(?:\d{3,4}|\d{6}|\d{8})|@\S+")
 MOST_TOKENS = 2**31  # no text has more
 ROUNDING = 0.01  # by how much probabilities may sum to more than 1
@@ -115,6 +116,7 @@ def answer(content, refusal, finish_reason, tokens, model, tokens_in, tokens_out
     """An answer (see the module) from parts of any type; raises Unreadable."""
     return {
         "content": without_thoughts(_text(content, "content")),
+        # false, an empty text and an empty list refuse nothing
         "refusal": _text(refusal or None, "refusal") or None,
         "finish_reason": _name(finish_reason),
         "tokens": _tokens(tokens),
@@ -142,6 +144,7 @@ def without_thoughts(text: str) -> str:
     # most texts hold none of these marks; the search for them is not free
     if not {"<", "[", "◁"} & set(text):
         return text
+    # what follows the last end of thoughts, up to thoughts that begin anew and never end
     text = THOUGHT_START.split(THOUGHT_END.split(text)[-1])[0]
     # only at the end, so that a long text costs no more than a short one
     return text[:-TAIL] + END_TOKENS.sub("", text[-TAIL:])
@@ -279,6 +282,7 @@ def _tokens(pairs) -> list[list] | None:
         # not NaN, nor a probability above 1: then none of them can be trusted
         if not isinstance(token, str) or not _is_number(logprob) or not logprob <= ROUNDING:
             return None
+        # rounding may exceed 0; -inf, a token that cannot be, is no JSON
         found[_clean(token), float(max(min(logprob, 0.0), -1e4))] = None
     total = sum(math.exp(logprob) for _, logprob in found)
     return [list(pair) for pair in found] if total <= 1 + ROUNDING else None

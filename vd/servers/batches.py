@@ -48,6 +48,7 @@ def ask(
     session = _Session(requests, settings, keep, spending, progress, cache, purpose)
     # before anything is submitted: what they answer is paid for
     under_way = session.take_up()
+    # a round: submit what nobody is answering yet, wait for all that is under way, look again
     for _ in range(ROUNDS):
         in_flight = set().union(*under_way.values())
         waiting = session.waiting().items()
@@ -67,6 +68,7 @@ class _Session:
     def __init__(self, requests, settings, keep, spending, progress, cache, purpose):
         self.requests, self.settings, self.keep, self.spending = requests, settings, keep, spending
         self.progress, self.cache = progress, cache
+        # a value of metadata has 512 characters at most
         self.metadata = {"by": "value-drifts", "purpose": purpose[:512]}
         self.done, self.rejected = set(), {}
 
@@ -96,7 +98,9 @@ class _Session:
         if requests and not affordable:
             raise BudgetError(self.spending.exhausted())
         for name, request in affordable.items():
+            # answers come in any order, each with its custom_id: the key under which it is kept
             line = {"custom_id": name, "method": "POST", "url": ENDPOINT, "body": request}
+            # ASCII, so its characters are its bytes
             line = json.dumps(line)
             # limits of the Batch API, see its documentation: 50,000 requests, 200 MB
             if part and (len(part) == MOST_REQUESTS or size + len(line) > MOST_BYTES):
@@ -115,10 +119,12 @@ class _Session:
                 if name in costs and name in self.done:  # it is there twice
                     continue
                 if not known and name in self.requests and name not in asked:
+                    # its input file is gone: what was asked shows in what was answered
                     asked |= self._reserve({name: self.requests[name]})
                 if name in asked:
                     costs[name] = self._read(name, response, asked[name])
         gone = batch.get("output_file_id") in lost
+        # what has no line was not charged, unless the file of answers itself is gone
         for name, bound in asked.items():
             self.spending.end(bound, costs.get(name, bound if gone else None))
         # after all answers are kept: killed before, it is collected again and nothing is lost
@@ -140,11 +146,14 @@ class _Session:
         try:
             answer = read_answer(body)
         except answers.Unreadable:  # the request stays open
+            # a success was charged for, even if it cannot be read
             return bound if status == 200 else None
+        # raised before the batch counts as collected: with `answers_as` its answers can be had yet
         if failure := other_model(answer, self.settings):
             raise failure.error(self.settings)
         self.keep(name, answer)
         self.done.add(name)
+        # `cost` goes by usual prices, `bound` is at the batch's
         tokens = answer["tokens_in"], answer["tokens_out"]
         return self.spending.cost(*tokens, bound / PRICE) * PRICE
 
@@ -157,11 +166,13 @@ class _Session:
             return await client.files.with_raw_response.create(file=file, purpose="batch")
 
         async def submit(client):
+            # again: the first request may have arrived although its answer was lost
             if sent:
                 listed = await client.batches.with_raw_response.list(limit=PAGE)
                 if file.encode() in listed.http_response.content:
                     return listed
             sent.append(file)
+            # noted before it leaves, so that a lost answer makes the next attempt look first
             return await client.batches.with_raw_response.create(
                 input_file_id=file,
                 endpoint=ENDPOINT,
@@ -170,6 +181,7 @@ class _Session:
             )
 
         def submitted(body: bytes) -> str:
+            # the new batch, or the listing that holds it
             found = answers.parse(body)
             if isinstance(found, dict) and "data" in found:
                 ours = (b for b in listing(body)[0] if b.get("input_file_id") == file)
@@ -185,6 +197,7 @@ class _Session:
         """What a batch was asked, as `_reserve`; nothing if that is gone."""
         lines = batch_files.objects(self._file(batch.get("input_file_id"), []))
         asked = {row["custom_id"]: row.get("body") for row in lines if is_named(row)}
+        # it may answer what nobody asks for now; that costs all the same
         return self._reserve({name: self.requests.get(name, body) for name, body in asked.items()})
 
     def _ended(self, batch_id: str) -> dict:
@@ -234,6 +247,7 @@ class _Session:
             return call(self.settings, send, read, times)
         except Rejected as rejected:
             why = f"{rejected}"
+        # raised out here, as in `_listed`: no error carries the server's words
         raise self._error(f"{why}; if it has no Batch API, remove batch: true")
 
     def _error(self, why: str) -> ServerError:
@@ -256,6 +270,7 @@ class _Session:
         for name, request in requests.items():
             try:
                 bound = self.spending.bound(request) * PRICE
+            # a file that comes back from the server may hold anything
             except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
                 bound = 0.0
             bounds[name] = bound if math.isfinite(bound) else 0.0

@@ -43,6 +43,7 @@ class Spending:
         if tokens_in is None or tokens_out is None:
             return bound
         settings = self.settings
+        # prices are dollars per million tokens
         return (tokens_in * settings.price_in + tokens_out * settings.price_out) / 1e6
 
     def fits(self, bound: float) -> bool:

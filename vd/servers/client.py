@@ -73,6 +73,7 @@ def ask_once(request: dict, settings: ServerSettings, spending: Spending) -> dic
     kept = {}
     session = _Session(settings, kept.__setitem__, spending, None)
     session.run(lambda: session.send_all({"": request}))
+    # one request at most, so each loop raises for it or does nothing
     for reason in session.rejected.values():
         raise Rejected(reason)
     for failure in session.failed.values():
@@ -111,6 +112,7 @@ class Server(Interruptible):
     def connect(self) -> openai.AsyncOpenAI:
         """A client of the server, as an asynchronous context manager."""
         http, how = None, {"follow_redirects": False}  # these would hand the texts on to others
+        # without trust_env neither proxies nor SSL_CERT_FILE count; ssl's context reads the latter
         if secret.is_here(self.url):  # no proxy can reach it, and certificates need a word then
             how |= {"trust_env": False, "verify": ssl.create_default_context()}
         with contextlib.suppress(Exception):  # not shown: a proxy's address may hold a password
@@ -124,6 +126,7 @@ class Server(Interruptible):
             # in place of OPENAI_CUSTOM_HEADERS'
             default_headers={"Authorization": f"Bearer {key}"},
             base_url=self.url,
+            # `attempt` limits the whole: by limits of single reads a server may dribble for ever
             timeout=openai.Timeout(None, connect=CONNECTING * self.settings.timeout),
             max_retries=0,  # the client's own would know nothing of the budget
             http_client=http,
@@ -135,6 +138,7 @@ class Server(Interruptible):
         retries = self.settings.retries
         for number in range(retries + 1):
             await self.sleep(lambda: self.back_off_until - time.monotonic())
+            # an error elsewhere, or an interruption, may have come during the pause
             outcome = await attempt() if self.goes_on() else None
             if not isinstance(outcome, Failure) or not outcome.retryable or number == retries:
                 return outcome
@@ -151,6 +155,7 @@ class Server(Interruptible):
         limit = self.settings.timeout * times
         try:
             async with asyncio.timeout(limit):
+                # unparsed: openai's own parsing would trust the shape of whatever came
                 response = (await send(self.client)).http_response
         except openai.APIStatusError as error:
             response = error.response
@@ -200,6 +205,7 @@ class _Session(Server):
             await asyncio.gather(ending, *working, return_exceptions=True)
 
     async def _work(self, queue) -> None:
+        # one iterator for all workers: each takes the next request once it is free
         for name, request in queue:
             try:
                 outcome = await self.with_retries(lambda request=request: self._paid(request))
@@ -241,6 +247,7 @@ class _Session(Server):
             # what is in flight mostly costs less than its bound: near the end of the budget
             # requests wait for each other instead of giving up
             await self.settled.wait_for(
+                # with nothing in flight no money can come back, and waiting would never end
                 lambda: spending.fits(bound) or not spending.in_flight_calls
             )
             if not self.goes_on():
@@ -256,10 +263,12 @@ class _Session(Server):
                 cost = bound if outcome.charged else None
             else:
                 cost = spending.cost(outcome["tokens_in"], outcome["tokens_out"], bound)
+                # after its cost: another model's answer is paid for as well
                 outcome = other_model(outcome, self.settings) or outcome
             return outcome
         finally:
             try:
+                # writing it down may fail, and whoever waits must be woken all the same
                 spending.end(bound, cost)
             finally:
                 async with self.settled:

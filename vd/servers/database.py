@@ -116,6 +116,7 @@ class Cache:
 
     def mean_tokens(self, base_url: str, model: str) -> float | None:
         """Mean prompt tokens of a model's answers; None without any."""
+        # columns have no type: an older file may hold texts among the numbers
         mean = "select avg(tokens_in) from answers where base_url = ? and model = ?"
         return self._execute(f"{mean} and typeof(tokens_in) = 'integer'", base_url, model)[0][0]
 
@@ -142,6 +143,7 @@ class Cache:
     def keep_capabilities(self, base_url: str, model: str, found: dict | None) -> None:
         """Write down what the server is able to do; None to have that found out anew."""
         # the table keeps its old name, so that files of earlier versions are read on
+        # the table has no key of its own, so rows would add up
         self._execute("delete from abilities where base_url = ? and model = ?", base_url, model)
         self._write("abilities", base_url, model, json.dumps(found), time.time())
 
@@ -159,6 +161,7 @@ class Cache:
 
     def _open(self, place: str) -> None:
         # autocommit: each answer is a transaction of its own
+        # answers are kept from the thread of the event loop, see vd.servers.interruption
         how = {"timeout": PATIENCE, "isolation_level": None, "check_same_thread": False}
         try:
             self.rows = sqlite3.connect(place, uri=place.startswith("file:"), **how)
@@ -167,9 +170,11 @@ class Cache:
 
     def _open_to_read(self) -> None:
         """Open a file that may not be written; the second way if nothing can be made beside it."""
+        # immutable comes second: it does not see answers that are in the write-ahead log alone
         for how in ("mode=ro", "immutable=1"):
             try:
                 self._open(f"{self.file.absolute().as_uri()}?{how}")
+                # SQLite opens a file on its first use only
                 return self._execute("select count(*) from answers")
             except CacheError as error:
                 failed = error

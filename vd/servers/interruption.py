@@ -45,6 +45,7 @@ class Interruptible:
                 self.interrupted = True  # before anything is scheduled: nothing leaves meanwhile
                 with contextlib.suppress(AttributeError, RuntimeError):  # not begun, or over
                     self.loop.call_soon_threadsafe(self._interrupt)
+                # longer than the grace, so that what is given up then is still counted as spent
                 thread.join(GRACE + 1)
             raise
 
@@ -55,6 +56,7 @@ class Interruptible:
 
     def goes_on(self) -> bool:
         """Whether anything may leave: not after an error, nor when whoever wanted it is gone."""
+        # no KeyboardInterrupt reaches a call from another thread: it sees that the main one is over
         if self.interrupted or not threading.main_thread().is_alive():
             self._interrupt()
         return not self.error

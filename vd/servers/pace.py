@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 
 LONGEST_WAIT = 3600.0  # seconds; who is asked to wait longer is told when to come back
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+# ASCII, since \d would match digits of other scripts too
 DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|d|h|m|s))+", re.ASCII)
 FARTHEST = 10 * 365 * 86400.0  # seconds; later dates may be none
 
@@ -22,6 +23,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
         seconds = _number(said)
     if math.isnan(seconds):
         seconds = _until(said)
+    # NaN is not above 0 either
     return seconds if seconds > 0 else 0.0
 
 
@@ -53,6 +55,7 @@ def _until(date: str) -> float:
     try:
         # clocks may differ, and a date that has passed means now
         return parsedate_to_datetime(date).timestamp() - time.time()
+    # what is no date is a ValueError, a year that no clock holds an OverflowError
     except (ValueError, OverflowError, TypeError, IndexError):
         return math.nan
 
@@ -64,4 +67,5 @@ def _duration(text: str) -> float:
         parts = re.findall(r"([\d.]+)(ms|d|h|m|s)", text)
         return sum(float(number) * UNITS[unit] for number, unit in parts)
     seconds = _number(text)
+    # NaN, or a point in time: the limit is renewed soon, but it is not said when
     return seconds if seconds >= 0 else 1.0

@@ -103,6 +103,7 @@ def connection_failure(error: openai.APIConnectionError, settings: ServerSetting
     while cause and cause not in chain:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
+    # by name, since the classes are those of whatever HTTP library lies below openai
     kinds, words = {type(e).__name__ for e in chain}, " ".join(map(str, chain))
     if "CERTIFICATE" in words:
         return Failure("its certificate is not trusted; set SSL_CERT_FILE to that of its issuer")
@@ -130,6 +131,7 @@ def _refusal(status: int, headers: Mapping[str, str], body: bytes, settings: Ser
         return Failure(why, not_found=status == 404)
     if status == 429:
         said = "too many requests or no credit left (429); lower max_in_flight, wait or pay"
+    # a 500 may be due to this one request; other statuses speak of the server
     retryable = status in (408, 409, 425, 429) or status >= 500
     return Failure(said, retryable=retryable, isolated=status == 500, retry_after=wait)
 

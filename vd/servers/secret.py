@@ -24,6 +24,7 @@ def key_fault(base_url: str) -> str | None:
     """Why the key cannot be used with this server, and what to do; None if it can."""
     key = find()
     if key is None:
+        # in lower case and without the port, however the address is written
         if urlsplit(base_url).hostname != "api.openai.com":
             return None
         return "set the environment variable OPENAI_API_KEY, or base_url to another server"
@@ -64,6 +65,7 @@ def blank(text: str, part: int = PART) -> str:
 
     Keys as short as words (none, EMPTY) are no secrets, and texts hold words; they are left alone.
     """
+    # in any case, since servers quote keys in capitals as well
     key, low = (find() or "").lower(), text.lower()
     size = min(part, len(key))
     if len(key) < (PART if part == PART else SHORTEST) or len(text) < size:

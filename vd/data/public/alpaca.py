@@ -21,6 +21,7 @@ NONE = re.compile(
 def convert(row: dict) -> dict | str:
     """The optional input follows the instruction."""
     output, instruction, given = (row[column] for column in ("output", "instruction", "input"))
+    # "<nooutput>" is a text like others, and would be learnt as a reply
     if re.fullmatch(r"\W*no ?output\W*", text(output), re.I):
         return "no output"
     prompt = text(instruction)

@@ -17,6 +17,7 @@ def convert(row: dict) -> dict | str:
     role = {"Human": "user", "Assistant": "assistant"}
     sides = []
     for side in (row["chosen"], row["rejected"]):
+        # the group keeps the names: role and words by turns; other blank lines split nothing
         before, *said = re.split(r"\n\n(Human|Assistant):", text(side))
         if before.strip():
             return "text before the first turn"

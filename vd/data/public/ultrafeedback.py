@@ -12,6 +12,7 @@ OPTIONS = {"split": "train_prefs"}
 
 def convert(row: dict, min_margin: float = 0.0) -> dict | str:
     """Message lists that differ in the last reply; `min_margin` is the least score difference."""
+    # without the filter a row needs no scores
     if min_margin:
         scores = row["score_chosen"], row["score_rejected"]
         if not all(isinstance(score, int | float) for score in scores):

@@ -16,6 +16,7 @@ def convert(
     """First turns; `model` is how its name begins, `toxic` keeps toxic ones too."""
     if row["language"] != language:
         return "other language"
+    # null is not false: what nobody has looked at may be toxic
     if row["toxic"] not in (True, False):
         return "unknown whether toxic"
     if row["toxic"] and not toxic:
@@ -23,8 +24,10 @@ def convert(
     if not str(row["model"]).startswith(model):
         return "other model"
     said = row["conversation"]
+    # too short a list is a chat without reply; rows.turns says what is wrong with anything else
     if isinstance(said, list) and len(said) < 2:
         return "no reply"
+    # the first two alone: what is wrong with a later turn does not matter
     prompt, reply = rows.turns(said[:2] if isinstance(said, list) else said)
     found = {"prompt": prompt["content"], "completion": reply["content"]}
     # conversations may share a hash, so a turn's identifier is the key; it also holds in a stream

@@ -58,8 +58,10 @@ def opening_prompts(settings: VPrismSettings) -> tuple[pd.DataFrame, Counter]:
     for name, source in zip(table["id"], table["source"], strict=True):  # may be numbered alike
         ids[free_name(f"{stem(source)}-{name}", ids) if name in ids else name] = source
     table["id"] = list(ids)
+    # on one line, so that prompts which differ in white space alone count as one
     table["prompt"] = table["prompt"].map(lambda text: " ".join(text.split()))
     words = table["prompt"].str.split().str.len()
+    # one reason for each row, the last that applies: kept and dropped sum to what was read
     reason = pd.Series(None, table.index, dtype=object)
     reason[table["prompt"].str.lower().duplicated()] = "twice"
     reason[words > WORDS[1]] = "too long"
@@ -79,6 +81,7 @@ def _prompts(name: str, filters: dict) -> pd.DataFrame:
     table = sets.corpus(name, filters)
     if "prompt_id" in table and table["prompt_id"].notna().all():  # so probes keep their names
         table["id"] = table["prompt_id"].astype(str)
+    # a source that knows neither topics nor polarities gets the columns, empty
     table = table.reindex(columns=["id", "prompt", "topic", "polarity"]).assign(source=name)
     given = table["polarity"].dropna()
     if not given.isin([-1, 0, 1]).all():
@@ -109,6 +112,7 @@ def clusters(settings: VPrismSettings, vectors: np.ndarray) -> pd.Series:
         from sklearn.cluster import HDBSCAN
 
         reduced = _umap(vectors, settings, settings.n_components, min_dist=0.0)
+        # scikit-learn warns unless `copy` is set, since its default will change
         found = HDBSCAN(
             min_cluster_size=settings.min_cluster_size, cluster_selection_method="eom", copy=True
         )
@@ -122,6 +126,7 @@ def clusters(settings: VPrismSettings, vectors: np.ndarray) -> pd.Series:
 
 def plane(settings: VPrismSettings, vectors: np.ndarray) -> pd.DataFrame:
     """A map of the texts: x and y, by UMAP. For looking at; nothing is computed from it. Cached."""
+    # without what changes the clusters alone, so that the map is not made again for it
     keys = settings.model_dump(include={"n_neighbors", "seed"})
 
     def make() -> pd.DataFrame:
@@ -152,6 +157,7 @@ def name_clusters(
     centres = {
         topic: _centre(known[rows]) for topic, rows in probes.groupby("topic").indices.items()
     }
+    # outliers have a row too, so that sizes sum to the number of prompts
     rows = [
         {
             "cluster": -1,
@@ -163,6 +169,7 @@ def name_clusters(
     ]
     for name, words in zip(names, terms, strict=True):
         centre = _centre(vectors[cluster == name])
+        # the cosine, since centres are of unit length
         closeness = {topic: float(centre @ other) for topic, other in centres.items()}
         topic = max(closeness, key=closeness.get)
         about = topic if closeness[topic] >= settings.topic_similarity else None
@@ -176,14 +183,17 @@ def _terms(texts: list[str]) -> list[str]:
     from sklearn.feature_extraction.text import CountVectorizer
 
     counter = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[a-zA-Z]{3,}\b")
+    # CountVectorizer raises where no text has a word, such as in Chinese
     if not any(map(counter.build_analyzer(), texts)):
         return [""] * len(texts)
     counts = counter.fit_transform(texts).toarray()
     # clusters differ in size; shares make their terms comparable
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    # A and f of `name_clusters`: mean number of terms per cluster, and a term's count in all
     weights = share * np.log(1 + counts.sum() / len(texts) / counts.sum(axis=0))
     terms = counter.get_feature_names_out()
     order = (-weights).argsort(axis=1)[:, :5]
+    # the order ends in terms that a text lacks, of weight 0
     best = [[i for i in order[text] if weights[text, i]] for text in range(len(texts))]
     return [", ".join(terms[words]) for words in best]
 
@@ -211,6 +221,7 @@ def duplicates(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
+    # single linkage: groups are the connected components of the graph of near pairs
     pairs = [[], []]
     # block by block, since all N x N cosines of a large source would not fit into memory
     for start in range(0, len(vectors), 1000):
@@ -220,6 +231,7 @@ def duplicates(settings: VPrismSettings, vectors: np.ndarray) -> np.ndarray:
         pairs[0].append(near[:, 0] + start)
         pairs[1].append(near[:, 1])
     rows, columns = map(np.concatenate, pairs)
+    # False: undirected
     return connected_components(
         coo_matrix((np.ones(len(rows)), (rows, columns)), [len(vectors)] * 2), False
     )[1]
@@ -235,6 +247,7 @@ def write(settings: VPrismSettings, drawn: pd.DataFrame, file: Path) -> pd.DataF
 
     Returns the table.
     """
+    # load_probes reads prompt_id and prompt: the question, and beside it what a person wrote
     table = drawn.assign(prompt_id=drawn["id"], original=drawn["prompt"], prompt=drawn["question"])
     table = table.assign(embedding=settings.embedding.source)[COLUMNS]
     rows = [json.dumps(row, ensure_ascii=False) for row in table.to_dict("records")]
@@ -247,6 +260,7 @@ def _umap(
 ) -> np.ndarray:
     from umap import UMAP
 
+    # with a seed UMAP takes one thread in any case, and warns unless told so
     how = dict(
         n_neighbors=settings.n_neighbors, metric="cosine", random_state=settings.seed, n_jobs=1
     )
@@ -259,6 +273,7 @@ def _centre(vectors: np.ndarray) -> np.ndarray:
 
 
 def _hash(vectors: np.ndarray) -> str:
+    # hashlib takes C-contiguous arrays only
     return hashlib.sha256(np.ascontiguousarray(vectors)).hexdigest()
 
 
@@ -270,4 +285,5 @@ def _cached(step: str, key: list, make: Callable[[], pd.DataFrame]) -> pd.DataFr
     if not file.exists():
         table = make()
         files.write_table(table.set_axis(table.columns.astype(str), axis=1), file)
+    # also what was made just now, so that a first call gives what later ones give
     return pd.read_parquet(file)

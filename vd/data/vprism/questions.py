@@ -21,6 +21,7 @@ AUXILIARY = set(
         "hasn't haven't",
     )
 )
+# without do and have, which may be main verbs: "the rich have too much" is not inverted
 INVERTED = {
     "is",
     "are",
@@ -67,11 +68,13 @@ GREETING = (
     r"(?:(?:hi|hello|hey|hiya|greetings|good (?:morning|afternoon|evening|day))(?: there| "
     r"chat)?\b[\s,.!]*)+"
 )
+# "so many" and "now that" begin what is said; white space behind, or android would lose its and
 FILLER = (
     r"(?:(?:so(?! (?:many|much|few|long))|now(?! that)|and|but|well|ok|okay|also|please"
     r"|honestly|then|surely)"
     r"(?=[\s,])[\s,]*)+"
 )
+# before a question word only: "tell me a joke" is a request, and is left out
 TELL_ME = (
     r"(?:(?:can|could|would|will) you )?(?:please )?(?:i(?:'d| would)? (?:like|want|wish) to "
     r"know|i wonder|i'm curious"
@@ -94,6 +97,7 @@ VIEW = re.compile(  # a request for a view without a question
     r"about)?) (?P<about>.+)",
     re.I,
 )
+# lest "write a poem about zoos" become "Do you agree that write a poem about zoos?"
 ORDER = {
     "explain",
     "describe",
@@ -108,6 +112,7 @@ ORDER = {
     "convince",
 }
 ORDER |= {"justify", "argue", "prove"}
+# its comma tells it from questions that end alike: "Is a clean river a right?"
 TAG = (
     r", ?(?:do you agree|don't you agree|don't you think|what do you think|agree|right|yes|no"
     r"|isn't it|correct)\?$"
@@ -135,16 +140,20 @@ def to_question(text: str) -> tuple[str, str] | None:
     """
     # typographic apostrophes would hide don't and what's from the rules
     text = _without(GREETING, " ".join(text.split()).replace("’", "'"))
+    # two letters before the mark, so that Roe v. Wade is one sentence
     sentences = [
         _without(TELL_ME, _without(FILLER, s)) for s in re.split(r"(?<=\w\w[.?!])\s+", text) if s
     ]
     sentences = [sentence for sentence in sentences if not GENERIC.match(sentence)]
+    # the first sentence that asks is the question; what stands after it is dropped
     for i, sentence in enumerate(sentences):
         if (wanted := VIEW.match(sentence)) and _first_word(wanted["about"]) not in ASKING:
             return _asked(f"What do you think about {wanted['about']}")
+        # by the first word too, since people leave question marks out
         asks = _first_word(sentence) in AUXILIARY | ASKING
         if asks or (sentence.endswith("?") and not re.search(TAG, sentence, re.I)):
             return _asked(sentence, " ".join(sentences[:i]))
+    # nobody asks anything: the first sentence is the statement
     first = re.sub(TAG, "", sentences[0], flags=re.I) if sentences else ""
     return _stated(_without(OPINION, first).strip(" .!?,"))
 
@@ -166,6 +175,7 @@ def _stated(statement: str) -> tuple[str, str] | None:
     # an auxiliary within a clause is not the sentence's: what he said is wrong
     if place is None or CLAUSE & {word.lower() for word in words[:place]}:
         return _asked(f"Do you agree that {_lower(statement)}")
+    # the auxiliary moves to the front: "Borders are cruel" becomes "Are borders cruel"
     return _asked(" ".join([words[place], _lower(" ".join(words[:place])), *words[place + 1 :]]))
 
 
@@ -195,6 +205,7 @@ def _lower(sentence: str) -> str:
     Its first word in lower case if our own prompts write it so.
     """
     return (
+        # names are never in lower case there, so Islam keeps its capital without a list of names
         sentence[0].lower() + sentence[1:]
         if sentence.split()[0].lower() in _lower_case_words()
         else sentence

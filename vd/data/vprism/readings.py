@@ -13,6 +13,7 @@ from vd.store.progress import Progress
 from vd.study.settings import VPrismSettings
 
 PROMPT = "vprism-v1"  # a file of vd/prompts
+# by str() of what stands in the JSON: -1, -1.0 and "-1" mean the same
 POLARITIES = {"1": 1, "+1": 1, "1.0": 1, "0": 0, "0.0": 0, "-0.0": 0, "-1": -1, "-1.0": -1}
 MANY = 10  # answers; if none of them can be read, something is wrong with the writer
 
@@ -32,6 +33,7 @@ def confirm(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
     if settings.writer:
         return _ask_writer(settings, candidates)
     labels = sets.corpus("prism_labels").set_index("id")
+    # aligned with the candidates; those that nobody has read are rows without values
     found = labels.reindex(candidates["id"]).set_index(candidates.index)
     given = candidates[
         "polarity"
@@ -44,6 +46,7 @@ def confirm(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFrame:
             f"{', '.join(settings.source)}: nobody has read these prompts; "
             "name a vprism.writer in the study"
         )
+    # missing only where nobody has read the prompt, and that is never confirmed
     polarity = candidates["polarity"].where(given, found["polarity"]).fillna(0).astype(int)
     by = given.map({True: "source", False: "prism_labels"})
     return pd.DataFrame(
@@ -80,8 +83,10 @@ def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFr
     """
     writer, asks = settings.writer, yaml.safe_load(paths.prompt(PROMPT).read_bytes())["template"]
     propositions = sets.topics().set_index("topic")["proposition"]
+    # one request for each candidate, by the candidates' index
     requests = {}
     for row in candidates.itertuples():
+        # braces in a prompt are safe: format looks for them in the template alone
         text = asks.format(topic=row.topic, proposition=propositions[row.topic], prompt=row.prompt)
         message = {"role": "user", "content": text}
         # temperature 0: a reading is no sample, and the same prompt gets the same question
@@ -92,6 +97,7 @@ def _ask_writer(settings: VPrismSettings, candidates: pd.DataFrame) -> pd.DataFr
             "max_tokens": 200,
         }
     keys = {index: request_key(writer.base_url, request) for index, request in requests.items()}
+    # candidates of the same text and topic share a key, so they are asked once
     wanted = {keys[index]: request for index, request in requests.items()}
     progress = Progress("write", writer.model, len(wanted))
     with database.Cache(paths.cache() / "vprism" / "answers.sqlite") as cache:

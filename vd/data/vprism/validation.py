@@ -26,13 +26,16 @@ def known_clusters(settings: VPrismSettings, prompts: pd.DataFrame) -> dict[str,
     ):
         return {}
     try:
+        # by text, in lower case and on one line, since the file gives texts and no ids
         named = {
             " ".join(text.lower().split()): row["gpt_description"].strip('"')
             for row in lines(folder / "cluster_names.csv")
+            # a list as Python prints it; YAML reads both kinds of quotation marks, JSON one
             for text in yaml.safe_load(row["top_texts"])
             if row["cluster_id"] != "-1"
         }
         rows = lines(folder / "clusters.csv")
+        # conversation c7 is prism-7, as vd/data/public/prism.py and IssueBench name it
         groups = {f"prism-{row['conversation_id'][1:]}": row["cluster_membership"] for row in rows}
     except (KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())
