@@ -4,6 +4,7 @@ Half the price, and nothing asked twice.
 """
 
 import json
+from unittest import mock
 
 import pytest
 from api_server import BROKEN, RIGHT, ApiServer
@@ -145,6 +146,18 @@ def test_the_budget_holds_for_batches(server):
     with pytest.raises(client.BudgetError, match="the budget is used up"):
         judge(server, batch=True, budget_calls=9).judge(replies(20))
     assert sizes(server) == [8] and spent()[0] == 9
+    assert_right(replies(20), judge(server, batch=True, budget_calls=21).judge(replies(20)))
+    assert sizes(server) == [8, 12]
+
+
+def test_what_is_under_way_is_collected_though_no_budget_is_left(server, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(batches._Session, "collect", mock.Mock(side_effect=KeyboardInterrupt))
+        judge(server, batch=True, budget_calls=9).judge(replies(20))
+    assert sizes(server) == [8] and server.batches["batch-0"]["polls"] == 0
+    with pytest.raises(client.BudgetError, match="the budget is used up"):
+        judge(server, batch=True, budget_calls=9).judge(replies(20))
+    assert sizes(server) == [8] and server.batches["batch-0"]["polls"] > 0
     assert_right(replies(20), judge(server, batch=True, budget_calls=21).judge(replies(20)))
     assert sizes(server) == [8, 12]
 

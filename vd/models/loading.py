@@ -17,7 +17,7 @@ from vd.study.settings import Lora, ModelSettings
 
 
 def load_tokenizer(model: ModelSettings):
-    """The model's tokenizer made fit for measuring, see vd.chat."""
+    """The model's tokenizer made fit for measuring, see vd.models.chat."""
     from transformers import AutoTokenizer
 
     with loading(model.source, "tokenizer"):

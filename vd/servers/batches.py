@@ -51,8 +51,12 @@ def ask(
     # a round: submit what nobody is answering yet, wait for all that is under way, look again
     for _ in range(ROUNDS):
         in_flight = set().union(*under_way.values())
-        waiting = session.waiting().items()
-        under_way |= session.submit({name: r for name, r in waiting if name not in in_flight})
+        waiting = {n: r for n, r in session.waiting().items() if n not in in_flight}
+        submitted = session.submit(waiting)
+        # what is under way is paid for and may cost less than its bound: it is waited for first
+        if waiting and not submitted and not under_way:
+            raise BudgetError(spending.exhausted())
+        under_way |= submitted
         for batch, asked in under_way.items():
             session.collect(batch, asked)
         under_way = {}
@@ -93,10 +97,8 @@ class _Session:
     def submit(self, requests: dict[str, dict]) -> dict[str, dict[str, float]]:
         """Submit as many as the budget allows, in as many batches as their size asks for."""
         batches, part, size = {}, {}, 0
-        affordable = self._affordable(requests)
         # some are submitted although not all fit: what they answer is kept for later
-        if requests and not affordable:
-            raise BudgetError(self.spending.exhausted())
+        affordable = self._affordable(requests)
         for name, request in affordable.items():
             # answers come in any order, each with its custom_id: the key under which it is kept
             line = {"custom_id": name, "method": "POST", "url": ENDPOINT, "body": request}
