@@ -74,4 +74,5 @@ def filters_of(name: str) -> list[str]:
 
 def own_filters(name: str) -> list[inspect.Parameter]:
     """The filters that a public data set has of its own, as its function declares them."""
+    # without the first parameter, which is the row
     return list(inspect.signature(PUBLIC[name].convert).parameters.values())[1:]

@@ -51,6 +51,7 @@ def method_of(section: str, entry: dict):
         raise LookupError(f"no method {shown(method)}; write one of {', '.join(known)}{fix}")
     module = imported("methods", method)
     _check(module, file)
+    # after the check of READS and MAKES, which decide the section
     if _section(module) != section:
         fit = ", ".join(
             name for name in known if _section(plugins.load("methods", name)) == section
@@ -83,6 +84,7 @@ def _defined(file: Path, changed: int) -> set[str]:
         body = ast.parse(file.read_text(encoding="utf-8")).body
     except (SyntaxError, ValueError):
         return NEEDED  # importing it will say what is wrong
+    # Settings and train may be defined, imported or assigned: `Settings = PreferenceSettings`.
     names = {node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     for node in body:
         if isinstance(node, ast.ImportFrom):

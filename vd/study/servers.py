@@ -58,6 +58,7 @@ class ServerSettings(Settings):
     @field_validator("base_url")
     @classmethod
     def _address(cls, url: str) -> str:
+        # Records and tables hold the address, so no password or key may be a part of it.
         if re.search(r"[?#@]", url):
             raise ValueError("write the address alone; a key goes into OPENAI_API_KEY")
         if not ADDRESS.fullmatch(url) or not _has_place(url):
@@ -68,6 +69,7 @@ class ServerSettings(Settings):
 
     @model_validator(mode="after")
     def _priced(self):
+        # at prices of zero nothing is ever spent, and the budget would stop nobody
         if self.budget_dollars is not None and not self.price_in + self.price_out:
             raise PydanticCustomError("price", "budget_dollars needs price_in and price_out")
         return self
