@@ -49,6 +49,7 @@ def of_runs(study, runs: dict) -> Mistakes:
     """What is wrong with runs, one by one and together."""
     trained = [run for run in runs.values() if run.training]
     yield from _missing(study, runs)
+    # here and not with the study's entries, since a recipe's writer is one of the runs
     yield from recipes.mistakes(study)
     for run in trained:
         key, settings = f"{run.section}.{run.name}", run.training

@@ -67,6 +67,7 @@ def _base(path: Path, name: object) -> Path:
     try:
         return find(name)
     except StudyError as error:
+        # told of the key `extends`, which is where to correct it
         raise study_error(path, [(KEY, str(error))]) from None
 
 

@@ -31,7 +31,9 @@ def misnamed(name: str, what: str, reserved: tuple[str, ...] = ()) -> str | None
     """What is wrong with the name of a run, model or study; None if nothing is."""
     if not NAME.fullmatch(name):
         return f"not a {what} name; use {RULE}"
+    # a run id ends in seed-S, and is taken apart there
     taken = name.lower() in reserved or name.lower().startswith("seed-")
+    # Runs may be called like files: they lie below their model's folder, where there are none.
     if taken or DEVICE.fullmatch(name) or (what != "run" and FILE.fullmatch(name)):
         why = f"not a {what} name, since something else is called so"
         return f"{why}; write another, such as my-{what}"
@@ -48,6 +50,7 @@ def find(name: str) -> Path:
         raise StudyError(f"{folder}: {failure.strerror}; {fix}") from None
     known = sorted(file.removesuffix(".yaml") for file in files if file.endswith(".yaml"))
     known = [other for other in known if not misnamed(other, "study", COMMANDS)]
+    # the name of the study, where its file or its path is given
     plain = re.sub(r"(?i)\.ya?ml$", "", name.rpartition("/")[2])
     if plain != name and plain in known:
         fix = f"a study is named without folder and ending; write {plain}"
@@ -65,6 +68,7 @@ def find(name: str) -> Path:
 
 def study_error(path: Path, mistakes: Iterable[tuple[str, str]]) -> StudyError:
     """An error with all mistakes (key or line, what is wrong and what to write), one a line."""
+    # once each: an entry makes the same mistake in its run of every model, seed and parent
     lines = dict.fromkeys(f"{path}: {key}: {what}" for key, what in mistakes)
     return StudyError("\n".join(lines))
 

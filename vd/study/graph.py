@@ -57,6 +57,7 @@ def settings_of(section: str, entry: dict, recipes: dict[str, str]) -> MethodSet
     # A method declares only what it needs; where a run starts is the same matter for all of them.
     own = {key: value for key, value in entry.items() if key not in Lineage.model_fields}
     if isinstance(own.get("data"), str):
+        # the name of a recipe stands for the file that it makes
         own["data"] = recipes.get(own["data"], own["data"])
     return method_of(section, entry).Settings(**own)
 

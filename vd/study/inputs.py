@@ -50,6 +50,7 @@ def models(study) -> Mistakes:
     for name, model in study.models.items():
         yield from _model(f"models.{word(name)}", model, writes=True)
     yield from _source("judge.source", study.judge.source)
+    # beyond these positions the encoder has no embeddings
     if _encoder(study.judge.source) and study.judge.max_length > POSITIONS:
         why = f"{study.judge.source} reads {POSITIONS} tokens"
         yield "judge.max_length", f"{why}; write at most that"
@@ -77,6 +78,7 @@ def vprism(study) -> Mistakes:
     if mistakes or any(is_file(name) for name in settings.source):
         return
     ours = [row for name in settings.source for row in embedded(name)]
+    # Labels of PRISM's prompts are kept in vd/corpora; rows with a polarity are probes.
     read = "prism" in settings.source or any("polarity" in row for row in ours)
     if not read and not settings.writer:
         fix = "add prism or probes, or name a vprism.writer"
@@ -98,6 +100,7 @@ def probes(study) -> Mistakes:
     else:
         yield from data("probing.probes", name, "probes")
         counts = Counter(row.get("topic") for row in embedded(name))
+        # as many as the smallest topic has, for that many are drawn from each
         held = min(counts.values(), default=None)
     if held and wanted and wanted > held:
         yield "probing.per_topic", f"there are {held} probes a topic; write at most that"
@@ -117,6 +120,7 @@ def prompt(study) -> Mistakes:
         # filled in as the judge does it, so that a misspelt field shows before anything is trained
         content["template"].format(definitions="", labels="", question="", reply="")
         right = set(content["labels"]) == set(STANCES)
+    # what parsing, a missing key or field, and values of other kinds raise
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):
         right = False
     if not right:
@@ -181,6 +185,7 @@ def _own(key: str, name: str, use: str) -> Mistakes:
     file = paths.data_file(name)
     # os.path, since Path.is_file raises for a name that is too long
     if not os.path.isfile(file):
+        # `any` stands for any study: the folder of all results is asked for
         if use == "probes" or not file.is_relative_to(paths.results("any").parent):
             yield key, f"no file {word(str(file))}; make it first, or correct its name"
     elif use == "probes" and name.endswith(".jsonl") and (lacks := NEEDS[use] - _columns(file)):

@@ -93,6 +93,7 @@ def load_study(name: str) -> Study:
     name = str(name)  # Snakemake makes a number of `--config study=2024`
     path = find(name)
     content = extends.expand(path, read(path))
+    # before validation, to which `name` would be a second value of the same argument
     if "name" in content:
         raise StudyError(f"{path}: name: remove it; a study is named by its file")
     try:

@@ -43,6 +43,7 @@ def method_of(section: str, entry: dict):
     method = entry.get("method", "sft" if section == "sft" else None)
     known, file = methods(), f"vd/methods/{method}.py"
     if method not in known:
+        # Adding a file is advice only for a name that a file can have, and where there is none.
         new = isinstance(method, str) and method.isidentifier()
         there = new and (paths.ROOT / file).exists()
         add = f"add {file} with {', '.join(sorted(NEEDED))}"
