@@ -105,6 +105,7 @@ def _judge(study: Study, dry_run: bool) -> None:
         judged = judge.judge(replies, Progress("judge", study.name, len(replies)))
     except (StudyError, ServerError, CacheError) as error:
         sys.exit(f"{error}")
+    # each answer is kept as it arrives (vd/servers/kept.py), so nothing has been paid for in vain
     except KeyboardInterrupt:
         sys.exit("interrupted; answers so far are kept, run again to go on")
     print(", ".join(f"{n:,} {status}" for status, n in judged["status"].value_counts().items()))
@@ -130,6 +131,7 @@ def _sheet(study: Study, n: int) -> None:
 
 def _responses(study: Study) -> list:
     files = [file for run in study.runs() if (file := paths.responses(study.name, run)).exists()]
+    # replies of some runs suffice: a study may be half done
     if not files:
         sys.exit(
             f"{_short(paths.results(study.name))}: no replies yet; "
