@@ -64,6 +64,7 @@ def declared(name: str) -> Public:
     )
 
 
+# All at once: their files import nothing heavy, and mistakes are told with all names.
 PUBLIC = {name: declared(name) for name in plugins.names(ROOM)}
 
 

@@ -27,6 +27,7 @@ def _has_place(url: str) -> bool:
             ipaddress.ip_address(host)
     except ValueError:
         return False
+    # 0 lets a server choose a port; none can be reached there
     return port != 0
 
 
@@ -63,6 +64,7 @@ class ServerSettings(Settings):
             raise ValueError("write the address alone; a key goes into OPENAI_API_KEY")
         if not ADDRESS.fullmatch(url) or not _has_place(url):
             raise ValueError("write http:// or https://, the server's name, and mostly /v1")
+        # openai's client adds /chat/completions by itself
         if url.rstrip("/").endswith("/completions"):
             raise ValueError("leave out what follows /v1")
         return url

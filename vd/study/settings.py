@@ -94,6 +94,7 @@ class RolloutSettings(PreferenceSettings):
 
     # both as in TRL's PPOConfig
     response_length: Count = 53  # tokens of a rollout
+    # never 0: rollouts are drawn, and scores are divided by it
     temperature: float = Field(0.7, ge=0.01, le=10)  # at which rollouts are sampled
 
     @model_validator(mode="after")
