@@ -11,11 +11,13 @@ from pathlib import Path
 
 # Executed notebooks are evidence: progress bars and advice of libraries do not belong in them.
 # A variable that is already set wins.
+# Before any import of these libraries, which read the variables once, when they are imported.
 for _name, _value in {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",  # forked workers after threads warn otherwise
+    # trl.experimental, where PPO and SimPO come from, warns on import
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }.items():
     os.environ.setdefault(_name, _value)
@@ -38,14 +40,18 @@ def _find_home() -> None:
 
     folder = Path(tempfile.gettempdir(), f"value-drifts-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
+    # lstat: of a link it tells who made the link, and not whose folder it leads to
     if folder.lstat().st_uid != os.getuid():  # somebody else could lay files there
         folder = Path(tempfile.mkdtemp(prefix="value-drifts-"))
+    # Named before HOME changes: the hub's library looks for both below the home folder.
     hub = home / ".cache" / "huggingface"
     if hub.is_dir():
         os.environ.setdefault("HF_HUB_CACHE", str(hub / "hub"))
         os.environ.setdefault("HF_TOKEN_PATH", str(hub / "token"))
+    # in the environment, so that Snakemake, its jobs and their kernels inherit it
     os.environ["HOME"] = str(folder)
     os.environ.setdefault("USER", str(os.getuid()))  # a user without a name has no home either
 
 
+# on import of any part of vd: the libraries take their folders from HOME when imported
 _find_home()

@@ -20,6 +20,7 @@ def main() -> None:
         prog="python -m vd",
         description="Without options: what the study will do.",
     )
+    # argparse alone would print its usage first, several lines for one mistake
     parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message}; see --help\n")
     parser.add_argument("study", help="a file of notebooks/configs, without its ending")
     parser.add_argument("--dry-run", action="store_true", help="with --judge: only say its cost")
@@ -69,6 +70,7 @@ def _plan(study: Study) -> None:
 
 
 def _check_data(study: Study) -> None:
+    # Imported in the functions: saying what a study will do needs none of the heavy libraries.
     from vd.data.checks import check_data
 
     try:
@@ -92,15 +94,18 @@ def _judge(study: Study, dry_run: bool) -> None:
         judge = load_api_judge(study)
         if judge is None:
             sys.exit(f"{paths.config(study.name)}: judge.api: missing; write at least its model")
+        # Run by run, as 04_judge draws: strata are steps and topics, which runs have in common.
         tables = [judge.drawn(pd.read_parquet(file)) for file in _responses(study)]
         replies = pd.concat(tables, ignore_index=True)
         print(judge.cost_line(replies))
         if dry_run:
             return
+        # no launcher reads a file of progress here, so it goes to the terminal
         os.environ.setdefault("VD_PROGRESS", "/dev/stderr")
         judged = judge.judge(replies, Progress("judge", study.name, len(replies)))
     except (StudyError, ServerError, CacheError) as error:
         sys.exit(f"{error}")
+    # each answer is kept as it arrives (vd/servers/kept.py), so nothing has been paid for in vain
     except KeyboardInterrupt:
         sys.exit("interrupted; answers so far are kept, run again to go on")
     print(", ".join(f"{n:,} {status}" for status, n in judged["status"].value_counts().items()))
@@ -126,6 +131,7 @@ def _sheet(study: Study, n: int) -> None:
 
 def _responses(study: Study) -> list:
     files = [file for run in study.runs() if (file := paths.responses(study.name, run)).exists()]
+    # replies of some runs suffice: a study may be half done
     if not files:
         sys.exit(
             f"{_short(paths.results(study.name))}: no replies yet; "

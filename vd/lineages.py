@@ -10,6 +10,7 @@ A run id is also the run's folder under results/<study>/ and the column `run` of
 import pandas as pd
 
 BASE = "base"  # lineage of an untrained model
+# the lineage is greedy: it may hold slashes, which models and seeds may not
 ID = r"^(?P<model>[^/]+)/(?P<lineage>.*)/seed-(?P<seed>[^/]+)$"
 
 

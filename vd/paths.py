@@ -65,6 +65,7 @@ def checkpoint(study: str, run_id: str, step: int) -> Path:
 
 def steps(study: str, run_id: str) -> list[int]:
     """Steps of the checkpoints that lie on disk, ascending; the base model has none."""
+    # as numbers: as texts, checkpoint-10 would come before checkpoint-2
     return sorted(
         int(p.name.partition("-")[2]) for p in checkpoints(study, run_id).glob("checkpoint-*")
     )
@@ -165,4 +166,5 @@ def made(study: str, notebook: str, run_id: str | None = None) -> Path:
 
 
 def _from_root(name: str) -> Path:
+    # an absolute path replaces ROOT, so only relative ones are meant from there
     return ROOT / Path(name).expanduser()

@@ -13,6 +13,7 @@ from vd import paths
 
 def names(room: str) -> list[str]:
     """Names of what a folder of vd holds, such as those in `methods` or `data.public`."""
+    # listed, not imported: a file that is broken matters only to what loads it
     files = (paths.ROOT / "vd").joinpath(*room.split(".")).glob("*.py")
     return sorted(file.stem.replace("_", "-") for file in files if file.stem != "__init__")
 

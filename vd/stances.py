@@ -26,6 +26,7 @@ def to_topic(stances: pd.DataFrame, polarity: pd.Series) -> pd.DataFrame:
     stances = stances[stances["prompt_id"].map(polarity).ne(0)]
     flip = stances["prompt_id"].map(polarity).eq(-1)
     topic = stances.assign(target="topic")
+    # Without labels: pandas aligns columns on assignment, which would undo the swap.
     swapped = stances.loc[flip, ["p_oppose", "p_support"]].to_numpy()
     topic.loc[flip, ["p_support", "p_oppose"]] = swapped
     topic.loc[flip, "label"] = stances.loc[flip, "label"].replace(FLIPPED)

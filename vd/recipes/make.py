@@ -49,6 +49,7 @@ def make_recipe(study: Study, name: str) -> dict:
     _write_rows(kept[recipe.COLUMNS], from_whom, folder / paths.RECIPE_DATA)
     files.write_table(tried, folder / TRIED)
     files.write_table(yield_table(tried), folder / "yield.csv")
+    # every reply and not the rows: what was dropped has been paid for as well
     replies = pd.concat(making.replies, ignore_index=True)
     card = {
         "name": name,

@@ -76,6 +76,7 @@ def yield_table(rows: pd.DataFrame) -> pd.DataFrame:
             "kept": rows["dropped"].eq("").astype(int),
         }
     )
+    # each row twice: under its topic and under the sum of all
     both = pd.concat([counted, counted.assign(topic="all")])
     table = both.groupby("topic", sort=False).sum().reset_index()
     return table.assign(share=table["kept"] / table["asked"])
@@ -93,6 +94,7 @@ def cost(replies: pd.DataFrame, kept: int, server: WriterSettings | None) -> dic
     read, written = (
         float(replies[name].sum(skipna=False)) for name in ("prompt_tokens", "reply_tokens")
     )
+    # prices are in dollars for a million tokens
     dollars = (read * server.price_in + written * server.price_out) / 1e6
     found = {
         "prompt_tokens": read,

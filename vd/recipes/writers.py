@@ -108,7 +108,9 @@ class RunWriter:
             # The whole file again for each batch: it is small beside what the batch took to write.
             files.write_table(kept, self.file)
             progress(done := done + len(batch))
+        # `kept` holds replies of earlier sizes too: what was asked now is looked up, in its order
         found = kept.set_index("key").loc[keyed["key"]].set_index(asked.index)
+        # only `stop` means whole; any other reason why a reply ended is its failure
         failure = found["finish_reason"].where(found["finish_reason"] != "stop", "")
         return pd.DataFrame(
             {
@@ -219,6 +221,7 @@ def _reply(answer: dict) -> dict:
     """An answer of a server (see vd.servers.answers) as a row."""
     # One request that the server will not answer, such as one too long, costs its row alone.
     if "rejected" in answer:
+        # unknown, and so is the sum of all (see `cost` in vd/recipes/making.py)
         nothing = {"prompt_tokens": float("nan"), "reply_tokens": float("nan")}
         return {"response": "", "failure": "rejected", **nothing}
     reply, reason = answer["content"].strip(), answer["finish_reason"]

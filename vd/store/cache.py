@@ -17,12 +17,14 @@ def kept(folder: Path, make: Callable[[Path], None]) -> Path:
 
     What is there needs no right to write, so a cache may be shared and read-only.
     """
+    # without the lock, whose file could not be made in a cache that is read-only
     if folder.exists():
         return folder
     part = folder.with_name(f"{folder.name}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
+            # asked again: another process may have made it while this one waited
             if not folder.exists():
                 shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
                 part.mkdir()
@@ -31,10 +33,13 @@ def kept(folder: Path, make: Callable[[Path], None]) -> Path:
                     for file in part.iterdir():  # safetensors are written for their owner alone
                         if file.is_file():
                             file.chmod(part.stat().st_mode & 0o666)
+                    # last of all, so that a folder that is there is whole
                     part.rename(folder)
                 finally:
                     shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
+        # The last two mean a file in the place of a folder. No other error, such as a full disk, is
+        # mended by another VD_CACHE.
         refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
         if error.errno not in refused:
             raise

@@ -26,10 +26,13 @@ def replace(path: Path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its place, since a rename across file systems is not atomic; with its ending, by which
+    # matplotlib chooses a format and papermill knows a notebook.
     part = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield part
         with open(part, "rb") as file:
+            # before the rename, or a power cut could leave the new name with an empty file
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:
@@ -40,6 +43,7 @@ def remove_parts(folder: Path) -> None:
     """Remove what `replace` left in a folder, and below it, in processes that were killed."""
     for part in folder.rglob("*.part*"):
         pid = re.search(r"\.(\d+)\.part(\.\w+)?$", part.name)
+        # A living process still writes its part; a name without a number was not made by `replace`.
         if pid and not psutil.pid_exists(int(pid[1])):
             part.unlink(missing_ok=True)
 

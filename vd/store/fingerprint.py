@@ -73,11 +73,13 @@ class Fingerprint:
         write_text(self.text + "\n", record)
 
     def _changes(self, before: dict) -> Iterator[str]:
+        # Through JSON, as the record went: a tuple, say, comes back as a list.
         now = json.loads(self.text)
         for part in ("settings", "data", "code"):
             for name in sorted(now[part].keys() | before[part].keys()):
                 # Only for settings: code and data that are new were not there to be used.
                 new = part == "settings" and name not in before[part] and name in self.defaults
+                # missing is `...`, since None is a value that a setting may have
                 if not new and now[part].get(name, ...) != before[part].get(name, ...):
                     yield f"{part} {name}"
 
@@ -119,6 +121,7 @@ def code(*roots: str, sources: Iterable[str] = (), without: Iterable[str] = ()) 
     }
     whole = "\n".join(sources)  # cells share their names
     wanted = {*roots, *_used(ast.parse(whole), None, whole)}
+    # Each name leads to those that it uses, until there is none that was not seen.
     while wanted:
         name = wanted.pop()
         place, symbol = _place(name)
@@ -135,6 +138,7 @@ def code(*roots: str, sources: Iterable[str] = (), without: Iterable[str] = ()) 
 
 def digest(*texts: str) -> str:
     """A short hash of texts."""
+    # surrogatepass: half a character in a text could not be encoded otherwise
     content = "\n".join(texts).encode("utf-8", "surrogatepass")
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -174,6 +178,8 @@ def _behind(place: str, symbol: str, source: str) -> set[str]:
 
 def _used(tree: ast.AST, place: str | None, source: str) -> set[str]:
     """Dotted names of vd that a piece of code mentions; `source` holds its imports."""
+    # `drift.table` counts as that function alone, but the word `drift` by itself would count as all
+    # of its module: so attributes come first, and their words are not counted again.
     known, own = _names(source), _symbols(place) if place else {}
     found, seen = set(), set()
     for node in ast.walk(tree):
@@ -195,6 +201,7 @@ def _used(tree: ast.AST, place: str | None, source: str) -> set[str]:
 def _names(source: str) -> dict[str, str]:
     """What the imports of a piece of code bring from vd, anywhere in it: local to dotted name."""
     found = {}
+    # `from vd ... import` is the one form in which vd's modules are imported.
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "vd":
             for alias in node.names:
@@ -225,8 +232,10 @@ def _parsed(source: str) -> dict[str, list[ast.AST]]:
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # the docstring
         else:
+            # such as a loop or a call: it is run whenever the module is imported
             names = [EFFECTS]
         for name in names:
+            # a list, since a constant may be added to further down
             found.setdefault(name, []).append(node)
     return found
 

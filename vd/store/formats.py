@@ -22,6 +22,7 @@ FORMATS = {  # first bytes of what people take for text in UTF-8
     b"PAR1": "Parquet",
 }
 BARE_CR = "\ue00d"  # stands for a carriage return within a text while a CSV is read
+# The default, 131,072 characters, is less than a long text; this fits a C long everywhere.
 csv.field_size_limit(2**31 - 1)
 
 
@@ -68,12 +69,16 @@ def records(file: Path) -> Iterator[tuple[int, list[str]]]:
     Fields are separated by comma, semicolon or tab, whichever parts the header most. A carriage
     return alone belongs to a text, unless the header ends in one.
     """
+    # At once and not by lines: a field in quotation marks may go over several.
     text = _decoded(b"".join(_raw_lines(file)), f"{file}").removeprefix("\ufeff")
     text = re.sub(r"\Asep=.\r?\n", "", text)  # a line by which spreadsheets name the separator
     header, end, _ = re.split(r"(\r\n|\n|\r|\Z)", text, maxsplit=1)
+    # csv would end a record at it, where it stands outside of quotation marks
     if end != "\r":
         text = re.sub(r"\r(?!\n)", BARE_CR, text)
     separator = max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
+    # newline='' keeps \r\n within texts; strict refuses stray quotation marks, which csv would
+    # otherwise read in some way or other.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         for record in reader:
@@ -95,6 +100,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, dict | str]]:
             continue
         if len(record) < len(columns):
             yield number, "fewer fields than columns"
+        # empty cells beyond the header hold nothing that could be lost
         elif any(record[len(columns) :]):
             yield number, "more fields than columns"
         else:
@@ -118,15 +124,18 @@ def _parsed(text: str, place: str) -> dict | str:
         return "nested too deeply"
     except _Twice:
         return "a key is there twice"
+    # int() refuses more than 4,300 digits, with an error that has no position
     except ValueError as error:
         said = f"{error.msg}, character {error.pos + 1}" if hasattr(error, "pos") else str(error)
         raise ValueError(f"{place}: not JSON ({said}); every line must be one object") from None
+    # the file is one JSON array, which is no mistake of a single row
     if isinstance(row, list) and row and all(isinstance(part, dict) for part in row):
         raise ValueError(f"{place}: a JSON array; every line must be one object")
     return row if isinstance(row, dict) else "not an object"
 
 
 def _object(pairs: list[tuple]) -> dict:
+    # json by itself keeps the last of equal keys, in silence
     found = dict(pairs)
     if len(found) < len(pairs):
         raise _Twice
@@ -139,6 +148,8 @@ def _raw_lines(file: Path) -> Iterator[bytes]:
     try:
         with open(file, "rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
+        # As bytes, whose lines end at \n alone: texts may hold U+2028 and U+0085, at which
+        # `splitlines` would cut them.
         with gzip.open(file) if packed else open(file, "rb") as content:
             for number, line in enumerate(content, start=1):  # noqa: B007
                 yield line
@@ -151,6 +162,7 @@ def _raw_lines(file: Path) -> Iterator[bytes]:
 
 def _decoded(raw: bytes, place: str) -> str:
     looks = next((what for start, what in FORMATS.items() if raw.startswith(start)), None)
+    # UTF-16 without a byte-order mark: in ASCII every other byte is zero
     if not looks and b"\0" in raw[:4]:
         looks = "UTF-16"
     try:
@@ -158,6 +170,7 @@ def _decoded(raw: bytes, place: str) -> str:
             return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         looks = "Latin-1 or Windows-1252"
+        # a CSV, which is decoded as a whole
         if b"\n" in raw[:-1]:
             place += f": line {raw[: error.start].count(10) + 1}"
     fix = "save it as UTF-8 (in a spreadsheet: as 'CSV UTF-8')"

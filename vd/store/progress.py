@@ -25,6 +25,7 @@ def say(words: str) -> None:
     or where it cannot be written, nothing is said.
     """
     if "VD_PROGRESS" in os.environ:
+        # Opened anew for each line and appended to: jobs that run at once share the file.
         with suppress(OSError), open(os.environ["VD_PROGRESS"], "a", encoding="utf-8") as log:
             log.write(f"{datetime.now():%H:%M:%S}  {words}\n")
 
@@ -47,6 +48,7 @@ class Progress:
         if now - self.last < self.every and done < self.total:
             return
         self.last = now
+        # by the pace of this process, without the units that were done before it began
         left = (now - self.start) / max(done - self.first, 1) * (self.total - done)
         units = f"{done}/{self.total}  about {left:.0f} s left"
         say(f"{self.stage:<6} {self.run_id}  {units}  {note}".rstrip())

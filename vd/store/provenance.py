@@ -24,6 +24,7 @@ def provenance() -> dict:
             "system": platform.platform(),
             "processor": _processor(),
             "cores": os.cpu_count(),
+            # Snakemake sets it to the number of threads of the job
             "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
             "accelerator": _accelerator(),
         },

@@ -25,6 +25,7 @@ def visible(text: str) -> str:
 
 def excerpt(text: str, width: int = 60) -> str:
     """The beginning of a text on one line: never more than `width` characters."""
+    # white space first, since `visible` writes line ends out
     line = visible(" ".join(text.split()))
     return line if len(line) <= width else line[: width - 1] + "…"
 

@@ -64,6 +64,7 @@ def declared(name: str) -> Public:
     )
 
 
+# All at once: their files import nothing heavy, and mistakes are told with all names.
 PUBLIC = {name: declared(name) for name in plugins.names(ROOM)}
 
 
@@ -74,4 +75,5 @@ def filters_of(name: str) -> list[str]:
 
 def own_filters(name: str) -> list[inspect.Parameter]:
     """The filters that a public data set has of its own, as its function declares them."""
+    # without the first parameter, which is the row
     return list(inspect.signature(PUBLIC[name].convert).parameters.values())[1:]

@@ -49,6 +49,7 @@ def of_runs(study, runs: dict) -> Mistakes:
     """What is wrong with runs, one by one and together."""
     trained = [run for run in runs.values() if run.training]
     yield from _missing(study, runs)
+    # here and not with the study's entries, since a recipe's writer is one of the runs
     yield from recipes.mistakes(study)
     for run in trained:
         key, settings = f"{run.section}.{run.name}", run.training
@@ -57,6 +58,7 @@ def of_runs(study, runs: dict) -> Mistakes:
         yield from inputs.filters(f"{key}.filters", settings.data, settings.filters)
         yield from _numbers(key, settings)
         yield from _start(key, run, runs.get(run.parent))
+    # scorers are never probed, so their steps count for nothing here
     yield from _checkpoints(
         study.probing.checkpoints, [run.training for run in trained if run.makes == "policy"]
     )
@@ -130,10 +132,14 @@ def _start(key: str, run, parent) -> Mistakes:
 def _numbers(key: str, settings) -> Mistakes:
     """Numbers of a run against the number of its examples, where that is known."""
     rows, held = _rows(settings), rows_of(settings.data)
+    # What follows would only repeat this mistake with other numbers.
     if held and rows > held:
         yield f"{key}.examples", f"'{settings.data}' has {held}; write at most that, or remove it"
         return
+    # steps of epochs are counted on the rows that are trained on, not on held-out ones
     yield from _warm_up(key, settings, _learnt(settings, rows))
+    # Settings with a scorer are PPO's. TRL drops a batch of prompts that is not full, so none would
+    # be left.
     if rows and rows < settings.batch_size and hasattr(settings, "scorer"):
         why = f"a batch takes {settings.batch_size} prompts, and there are {rows}"
         yield f"{key}.batch_size", f"{why}; lower it"
@@ -167,6 +173,7 @@ def _steps(settings, rows: int | None) -> int | None:
 def _checkpoints(wanted: str | list[int], trained: list) -> Mistakes:
     """Steps that are named are saved by some run."""
     for step in wanted if isinstance(wanted, list) else []:
+        # One run is enough: the others are probed at those of the steps that they have.
         if not any(_saves(settings, step) for settings in trained):
             spacings = ", ".join(map(str, sorted({settings.save_every for settings in trained})))
             why = f"no run saves step {step}, where save_every is {spacings}"
@@ -175,6 +182,7 @@ def _checkpoints(wanted: str | list[int], trained: list) -> Mistakes:
 
 def _saves(settings, step: int) -> bool:
     last = _steps(settings, _rows(settings))
+    # As long as the number of rows is unknown, any multiple may be saved.
     return step == last or (step % settings.save_every == 0 and (last is None or step < last))
 
 
@@ -190,6 +198,7 @@ def _ablation(key: str, ablation, lineages: dict) -> Mistakes:
             yield f"{key}.key", f"'{varied}' is not a key of {name}; write a key of all its runs"
         else:
             values.append(getattr(run.settings, ablation.key))
+    # by type: to isinstance, true and false are integers
     if not all(type(value) in (int, float) for value in values):
         yield f"{key}.key", f"'{varied}' is not a number in all its runs; write a key that is"
     elif len(values) == len(ablation.runs) and len(set(values)) == 1:

@@ -27,6 +27,7 @@ def expand(path: Path, content: dict) -> dict:
     circle.
     """
     merged = {}
+    # from the file that extends none to the study's own, which has the last word
     for _, own in reversed(list(_chain(path, content))):
         merged = _merge(merged, own)
     merged.pop(KEY, None)
@@ -38,6 +39,7 @@ def located(path: Path, mistakes: Iterable[tuple[str, str]]) -> Iterator[tuple[s
 
     A mistake stays one of the extending file: the other may be right by itself.
     """
+    # read again, since the merged content does not say which file wrote what
     chain = list(_chain(path, read(path)))
     for key, what in mistakes:
         holder = next((file for file, content in chain if _holds(content, key)), path)
@@ -65,6 +67,7 @@ def _base(path: Path, name: object) -> Path:
     try:
         return find(name)
     except StudyError as error:
+        # told of the key `extends`, which is where to correct it
         raise study_error(path, [(KEY, str(error))]) from None
 
 
@@ -90,4 +93,6 @@ def _holds(content: dict, key: str) -> bool:
     own = content.get(section)
     if not rest or section not in MERGED or not isinstance(own, dict):
         return section in content
+    # Names may hold dots, as ppo-kl-0.5 does, so a key cannot be split at them. The dot at the end
+    # keeps `sft-a` from standing for `sft-ab`.
     return any(f"{rest}.".startswith(f"{word(str(name))}.") for name in own)

@@ -31,7 +31,9 @@ def misnamed(name: str, what: str, reserved: tuple[str, ...] = ()) -> str | None
     """What is wrong with the name of a run, model or study; None if nothing is."""
     if not NAME.fullmatch(name):
         return f"not a {what} name; use {RULE}"
+    # a run id ends in seed-S, and is taken apart there
     taken = name.lower() in reserved or name.lower().startswith("seed-")
+    # Runs may be called like files: they lie below their model's folder, where there are none.
     if taken or DEVICE.fullmatch(name) or (what != "run" and FILE.fullmatch(name)):
         why = f"not a {what} name, since something else is called so"
         return f"{why}; write another, such as my-{what}"
@@ -48,6 +50,7 @@ def find(name: str) -> Path:
         raise StudyError(f"{folder}: {failure.strerror}; {fix}") from None
     known = sorted(file.removesuffix(".yaml") for file in files if file.endswith(".yaml"))
     known = [other for other in known if not misnamed(other, "study", COMMANDS)]
+    # the name of the study, where its file or its path is given
     plain = re.sub(r"(?i)\.ya?ml$", "", name.rpartition("/")[2])
     if plain != name and plain in known:
         fix = f"a study is named without folder and ending; write {plain}"
@@ -65,6 +68,7 @@ def find(name: str) -> Path:
 
 def study_error(path: Path, mistakes: Iterable[tuple[str, str]]) -> StudyError:
     """An error with all mistakes (key or line, what is wrong and what to write), one a line."""
+    # once each: an entry makes the same mistake in its run of every model, seed and parent
     lines = dict.fromkeys(f"{path}: {key}: {what}" for key, what in mistakes)
     return StudyError("\n".join(lines))
 
@@ -78,6 +82,8 @@ def explain(prefix: str, content: dict, refused: ValidationError) -> Iterator[tu
         if any(other.startswith(f"{key}.") for other in found):
             continue  # the value may be of two kinds, and is of the other one
         if isinstance(errors[0]["input"], list) and len(errors) > 1:
+            # The key takes a word or a list and was given a list: what is wrong within the list
+            # counts.
             others = [e for e in errors if e["type"] not in ("string_type", "literal_error")]
             errors = others or errors
         yield key, " or ".join(dict.fromkeys(map(fix, errors)))
@@ -92,6 +98,7 @@ def fix(e: dict) -> str:
         return "unknown key; remove it or correct its spelling"
     if kind == "missing":
         return f"missing; {MISSING.get(e['loc'][-1], 'add it')}"
+    # first, since an empty value is refused as one of a wrong kind
     if given is None:
         return "empty; write a value, or remove the key"
     if isinstance(given, str) and kind.startswith(("float", "int", "greater_than", "less_than")):
@@ -122,6 +129,7 @@ def _key(prefix: str, content: dict, e: dict) -> str:
     """The key of an error as the file has it, without pydantic's words for kinds of values."""
     parts, value = [prefix] if prefix else [], content
     for i, part in enumerate(e["loc"]):
+        # Followed along the value: the location also names members of unions, which are no keys.
         there = range(len(value)) if isinstance(value, list) else value
         if isinstance(there, dict | range) and part in there:
             value = value[part]
@@ -145,6 +153,7 @@ def _wanted(e: dict) -> str:
 
 def _as_number(given: str) -> str:
     """What to write for a number that YAML reads as text."""
+    # YAML 1.1 takes 1e-4 for text and 1.0e-4 for a number: what is missing is the point.
     mantissa, _, exponent = given.lower().partition("e")
     try:
         number = repr(float(mantissa)) + (f"e{int(exponent)}" if exponent else "")

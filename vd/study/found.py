@@ -25,6 +25,7 @@ def imported(room: str, name: str) -> ModuleType:
     try:
         return plugins.load(room, name)
     except Exception as error:  # somebody's own
+        # on one line, whatever the error holds
         said = word(" ".join(f"{type(error).__name__}: {error}".split()))
         raise LookupError(
             f"{file_of(room, name)} cannot be imported ({said}); correct it"

@@ -57,6 +57,7 @@ def settings_of(section: str, entry: dict, recipes: dict[str, str]) -> MethodSet
     # A method declares only what it needs; where a run starts is the same matter for all of them.
     own = {key: value for key, value in entry.items() if key not in Lineage.model_fields}
     if isinstance(own.get("data"), str):
+        # the name of a recipe stands for the file that it makes
         own["data"] = recipes.get(own["data"], own["data"])
     return method_of(section, entry).Settings(**own)
 
@@ -93,6 +94,7 @@ def expand(study) -> dict[str, Run]:
     Entries whose parent or scorer is nowhere are left out; `missing` names them.
     """
     found, written = {}, list(entries(study))
+    # by model and seed: a parent and a scorer are of the same model and seed as their run
     for model, settings in study.models.items():
         for seed in study.seeds:
             base = _base(study.name, model, settings, seed)
@@ -102,6 +104,7 @@ def expand(study) -> dict[str, Run]:
 
 def missing(study) -> Iterator[tuple[Entry, str, str, int]]:
     """Parents and scorers that no run is: entry, key, lineage and seed."""
+    # One model will do: entries are the same for all.
     written, model = list(entries(study)), next(iter(study.models))
     for seed in study.seeds:
         base = _base(study.name, model, study.models[model], seed)
@@ -109,6 +112,7 @@ def missing(study) -> Iterator[tuple[Entry, str, str, int]]:
         for entry, parent in _wanted(written, seed):
             if parent is not None and parent not in there:
                 yield entry, "parent", parent, seed
+            # only where the parent is there, beside which the scorer may be named
             elif _scorer(entry) and not _find(_scorer(entry), parent, there):
                 yield entry, "scorer", _scorer(entry), seed
 

@@ -37,6 +37,7 @@ POSITIONS = 512  # that the encoders in vd/study/sources.py can read
 def to_be_made(study) -> dict[str, Path]:
     """Data files that a study reads and that are not there yet: name in the study, file."""
     names = {run.training.data for run in study.runs().values() if run.training}
+    # the workflow makes those itself
     names -= set(made_by_recipes(study).values())
     names |= {name for name in study.vprism.source if is_file(name)}
     files = {name: paths.data_file(name) for name in sorted(names) if is_file(name)}
@@ -48,6 +49,7 @@ def models(study) -> Mistakes:
     for name, model in study.models.items():
         yield from _model(f"models.{word(name)}", model, writes=True)
     yield from _source("judge.source", study.judge.source)
+    # beyond these positions the encoder has no embeddings
     if _encoder(study.judge.source) and study.judge.max_length > POSITIONS:
         why = f"{study.judge.source} reads {POSITIONS} tokens"
         yield "judge.max_length", f"{why}; write at most that"
@@ -71,9 +73,11 @@ def vprism(study) -> Mistakes:
             mistakes += data("vprism.source", name, "prompts")
             mistakes += filters("vprism.filters", name, settings.filters)
     yield from mistakes
+    # A file may be made later, so neither its rows nor who has read them is known.
     if mistakes or any(is_file(name) for name in settings.source):
         return
     ours = [row for name in settings.source for row in embedded(name)]
+    # Labels of PRISM's prompts are kept in vd/corpora; rows with a polarity are probes.
     read = "prism" in settings.source or any("polarity" in row for row in ours)
     if not read and not settings.writer:
         fix = "add prism or probes, or name a vprism.writer"
@@ -81,6 +85,7 @@ def vprism(study) -> Mistakes:
     if not all(map(embedded, settings.source)):
         return
     n = len(ours)
+    # UMAP cuts n_neighbors to n - 1 with a warning; its spectral start needs n_components + 1 < n.
     for key, most in (("n_neighbors", n - 1), ("n_components", n - 2), ("min_cluster_size", n)):
         if getattr(settings, key) > most:
             yield f"vprism.{key}", f"its sources hold {n} prompts; write at most {most}"
@@ -94,6 +99,7 @@ def probes(study) -> Mistakes:
     else:
         yield from data("probing.probes", name, "probes")
         counts = Counter(row.get("topic") for row in embedded(name))
+        # as many as the smallest topic has, for that many are drawn from each
         held = min(counts.values(), default=None)
     if held and wanted and wanted > held:
         yield "probing.per_topic", f"there are {held} probes a topic; write at most that"
@@ -104,13 +110,16 @@ def prompt(study) -> Mistakes:
     if not study.judge.api:
         return
     file, key = paths.prompt(study.judge.api.prompt), "judge.api.prompt"
+    # not `exists`: ../prompts/stance-v1 leads to a file too, and is no name
     if file not in paths.PROMPTS.glob("*.yaml"):
         yield key, f"no file {word(str(file))}; write stance-v1 or add it"
         return
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        # filled in as the judge does it, so that a misspelt field shows before anything is trained
         content["template"].format(definitions="", labels="", question="", reply="")
         right = set(content["labels"]) == set(STANCES)
+    # what parsing, a missing key or field, and values of other kinds raise
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):
         right = False
     if not right:
@@ -123,6 +132,7 @@ def data(key: str, name: str, use: str) -> Mistakes:
     fit = _fitting(use)
     if name in PUBLIC:
         kind = PUBLIC[name].kind
+        # rows of every kind have prompts
         if use != "prompts" and kind != use:
             others = [other for other, entry in PUBLIC.items() if entry.kind == use]
             where = "of public sets write" if others else "write"
@@ -162,7 +172,9 @@ def embedded(name: str) -> list[dict]:
 
 def rows_of(name: str) -> int | None:
     """How many rows a data set has at most; None where that takes more than counting lines."""
+    # A record of a CSV may go over several lines, and a packed file would have to be unpacked.
     if name.endswith(".jsonl") and os.path.isfile(file := paths.data_file(name)):
+        # with the time of the last change, so that a file that was written anew is counted anew
         return _lines(file, os.stat(file).st_mtime_ns)
     return len(embedded(name)) or None
 
@@ -170,7 +182,9 @@ def rows_of(name: str) -> int | None:
 def _own(key: str, name: str, use: str) -> Mistakes:
     """A file is there, or can be made later; one of probes begins as such. vd.data reads it all."""
     file = paths.data_file(name)
+    # os.path, since Path.is_file raises for a name that is too long
     if not os.path.isfile(file):
+        # `any` stands for any study: the folder of all results is asked for
         if use == "probes" or not file.is_relative_to(paths.results("any").parent):
             yield key, f"no file {word(str(file))}; make it first, or correct its name"
     elif use == "probes" and name.endswith(".jsonl") and (lacks := NEEDS[use] - _columns(file)):
@@ -181,6 +195,7 @@ def _own(key: str, name: str, use: str) -> Mistakes:
 def _model(key: str, model, writes: bool = False) -> Mistakes:
     """A model's source can be one, and has revisions if one is named."""
     yield from _source(f"{key}.source", model.source, writes)
+    # embedded:minilm, random:bert and the like, or a folder
     ours = ":" in model.source or os.path.exists(paths.ROOT / model.source)
     if model.revision is not None and ours:
         yield f"{key}.revision", "only models of the hub have revisions; remove it"
@@ -214,6 +229,7 @@ def _misfit(name: str, own: str, value: object) -> str | None:
     if own != "max_words":
         kind = next(f.annotation for f in own_filters(name) if f.name == own)
     try:
+        # strict, as all settings are: otherwise '200' would pass for a number
         strict = ConfigDict(strict=True, allow_inf_nan=False)
         TypeAdapter(kind, config=strict).validate_python(value)
     except ValidationError as error:
@@ -237,6 +253,7 @@ def _fitting(use: str) -> list[str]:
 def _columns(file: Path) -> set[str]:
     """Keys of the first row of a .jsonl file; none if that cannot be read."""
     try:
+        # utf-8-sig drops a byte-order mark, which json refuses
         with open(file, encoding="utf-8-sig") as lines:
             row = json.loads(next(line for line in lines if line.strip()))
     except (OSError, ValueError, RecursionError, StopIteration):

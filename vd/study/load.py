@@ -93,6 +93,7 @@ def load_study(name: str) -> Study:
     name = str(name)  # Snakemake makes a number of `--config study=2024`
     path = find(name)
     content = extends.expand(path, read(path))
+    # before validation, to which `name` would be a second value of the same argument
     if "name" in content:
         raise StudyError(f"{path}: name: remove it; a study is named by its file")
     try:
@@ -103,6 +104,7 @@ def load_study(name: str) -> Study:
     for section in SECTIONS:
         for entry_name, entry in getattr(study, section).items():
             mistakes += _mistakes(study, section, entry_name, entry)
+    # Runs can be made only of entries that are right by themselves.
     mistakes = mistakes or list(checks.of_runs(study, study.runs()))
     if mistakes:
         raise study_error(path, extends.located(path, mistakes))
@@ -114,6 +116,7 @@ def _mistakes(study: Study, section: str, name: str, entry: dict) -> list[tuple[
     key = f"{section}.{word(name)}"
     form = Continued if section == "preference" else Lineage
     try:
+        # Two sets of keys in one entry: those of every run, and those of its method.
         form(**{k: v for k, v in entry.items() if k in Lineage.model_fields})
         settings_of(section, entry, made_by_recipes(study))
     except ValidationError as error:

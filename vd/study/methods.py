@@ -43,6 +43,7 @@ def method_of(section: str, entry: dict):
     method = entry.get("method", "sft" if section == "sft" else None)
     known, file = methods(), f"vd/methods/{method}.py"
     if method not in known:
+        # Adding a file is advice only for a name that a file can have, and where there is none.
         new = isinstance(method, str) and method.isidentifier()
         there = new and (paths.ROOT / file).exists()
         add = f"add {file} with {', '.join(sorted(NEEDED))}"
@@ -51,6 +52,7 @@ def method_of(section: str, entry: dict):
         raise LookupError(f"no method {shown(method)}; write one of {', '.join(known)}{fix}")
     module = imported("methods", method)
     _check(module, file)
+    # after the check of READS and MAKES, which decide the section
     if _section(module) != section:
         fit = ", ".join(
             name for name in known if _section(plugins.load("methods", name)) == section
@@ -83,6 +85,7 @@ def _defined(file: Path, changed: int) -> set[str]:
         body = ast.parse(file.read_text(encoding="utf-8")).body
     except (SyntaxError, ValueError):
         return NEEDED  # importing it will say what is wrong
+    # Settings and train may be defined, imported or assigned: `Settings = PreferenceSettings`.
     names = {node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     for node in body:
         if isinstance(node, ast.ImportFrom):

@@ -31,6 +31,8 @@ def read(path: Path) -> dict:
     meaning."""
     text = _text(path)
     try:
+        # Nodes are looked through before values are made of them: values have no lines, a key that
+        # was written twice is one by then, and aliases may have unfolded to millions.
         loader = Loader(text)
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
@@ -52,6 +54,7 @@ def _text(path: Path) -> str:
     except OSError as failure:
         why = f"{failure.strerror}; a study is a file that can be read"
         raise StudyError(f"{path}: {why}") from None
+    # before decoding, which would blame a byte and not the encoding
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise StudyError(f"{path}: line 1: this is UTF-16; save the file as UTF-8")
     try:
@@ -60,6 +63,7 @@ def _text(path: Path) -> str:
         line = content[: failure.start].count(b"\n") + 1
         why = f"byte {content[failure.start]:#04x} is not UTF-8; save the file as UTF-8"
         raise StudyError(f"{path}: line {line}: {why}") from None
+    # looked for here, since YAML's own error about it names no line
     if control := yaml.reader.Reader.NON_PRINTABLE.search(text):
         line = text[: control.start()].count("\n") + 1
         why = f"control character U+{ord(control.group()):04X}; remove it, and save as UTF-8"
@@ -86,6 +90,8 @@ class _Reading:
     def wrong(self, node: yaml.Node, depth: int = 0) -> Iterator[tuple[int, str]]:
         """(line, mistake) for what means nothing, or something else than it says."""
         line = node.start_mark.line + 1
+        # An alias is the very node that it names. Each node is looked through once, or nested
+        # aliases would take exponential time.
         if id(node) in self.sizes:
             if self.sizes[id(node)] is None:
                 yield line, "an alias that contains itself; write its keys out"
@@ -102,6 +108,7 @@ class _Reading:
             yield from _wrong_keys(node)
         for part in _parts(node):
             yield from self.wrong(part, depth + 1)
+        # counted at each alias, as if written out, which is what making values of it would cost
         self.sizes[id(node)] = 1 + sum(self.sizes.get(id(part)) or 0 for part in _parts(node))
         if not depth and self.sizes[id(node)] > LARGEST:
             yield line, f"aliases write out to more than {LARGEST:,} values; remove some"
@@ -149,6 +156,7 @@ def _wrong_scalar(node: yaml.ScalarNode) -> Iterator[str]:
     elif kind in NUMBERS:
         if len(node.value) > 100 or not math.isfinite(float(node.value)):
             yield f"{said}: too large; write a smaller number"
+    # only by a tag, as in `!!bool perhaps`, which would raise KeyError later
     elif kind == "bool" and node.value.lower() not in yaml.SafeLoader.bool_values:
         yield f"{said}: neither true nor false; remove its tag"
     elif kind == "timestamp":

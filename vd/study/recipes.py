@@ -66,6 +66,7 @@ def mistakes(study) -> Mistakes:
     """What is wrong with a study's recipes, by themselves and together: (key, mistake and fix)."""
     found = [wrong for name in study.recipes for wrong in _of_one(study, name)]
     yield from found
+    # what a writer has been trained on can be followed only through entries that are right
     if found:
         return
     # A circle would be reported by the workflow as one of files, which nobody wrote.

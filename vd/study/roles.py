@@ -105,6 +105,7 @@ def of_study(study) -> Mistakes:
 
 def of_runs(study, runs: dict) -> Mistakes:
     """Roles are played by those who can, and the runs of a paper can be compared."""
+    # Any model and seed will do: section, method and data are those of the entry.
     lineages = {run.lineage: run for run in runs.values()}
     for name, roles in played(study).items():
         key, named = f"findings.{name}", roles.model_dump(exclude_none=True)
@@ -145,6 +146,7 @@ def _common_seeds(key: str, named: dict[str, str], runs: dict) -> Mistakes:
     """Findings compare runs on the same seeds."""
     trained = [run for run in runs.values() if run.training]
     seeds = {name: {run.seed for run in trained if run.lineage == name} for name in named.values()}
+    # left out are data sets and the base model, which is there for every seed
     seeds = {name: those for name, those in seeds.items() if those}
     if seeds and not set.intersection(*seeds.values()):
         said = ", ".join(f"{name} {sorted(those)}" for name, those in seeds.items())

@@ -24,6 +24,7 @@ class Run(Settings):
     method: str | None  # a file of vd/methods; None for the base model
     reads: Reads | None  # None: it trains on nothing
     makes: Makes
+    # Otherwise a dump, and so a record, holds the keys of MethodSettings alone, which has none.
     settings: SerializeAsAny[MethodSettings] | None
     seed: int
     parent: str | None  # run id whose last checkpoint is this run's step 0

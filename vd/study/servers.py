@@ -27,6 +27,7 @@ def _has_place(url: str) -> bool:
             ipaddress.ip_address(host)
     except ValueError:
         return False
+    # 0 lets a server choose a port; none can be reached there
     return port != 0
 
 
@@ -58,16 +59,19 @@ class ServerSettings(Settings):
     @field_validator("base_url")
     @classmethod
     def _address(cls, url: str) -> str:
+        # Records and tables hold the address, so no password or key may be a part of it.
         if re.search(r"[?#@]", url):
             raise ValueError("write the address alone; a key goes into OPENAI_API_KEY")
         if not ADDRESS.fullmatch(url) or not _has_place(url):
             raise ValueError("write http:// or https://, the server's name, and mostly /v1")
+        # openai's client adds /chat/completions by itself
         if url.rstrip("/").endswith("/completions"):
             raise ValueError("leave out what follows /v1")
         return url
 
     @model_validator(mode="after")
     def _priced(self):
+        # at prices of zero nothing is ever spent, and the budget would stop nobody
         if self.budget_dollars is not None and not self.price_in + self.price_out:
             raise PydanticCustomError("price", "budget_dollars needs price_in and price_out")
         return self

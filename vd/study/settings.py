@@ -60,6 +60,7 @@ class Optimisation(Settings):
     @field_validator("device_batch_size")
     @classmethod
     def _divides(cls, size: int | None, others) -> int | None:
+        # a batch_size that was refused is not in `data`, and is reported by itself
         if size and others.data.get("batch_size", size) % size:
             raise ValueError(f"must divide batch_size {others.data['batch_size']}")
         return size
@@ -91,11 +92,14 @@ class PreferenceSettings(TrainingSettings):
 class RolloutSettings(PreferenceSettings):
     """What methods need that write replies while they train, and those that score such replies."""
 
+    # both as in TRL's PPOConfig
     response_length: Count = 53  # tokens of a rollout
+    # never 0: rollouts are drawn, and scores are divided by it
     temperature: float = Field(0.7, ge=0.01, le=10)  # at which rollouts are sampled
 
     @model_validator(mode="after")
     def _leaves_room(self):
+        # max_length counts prompt and rollout together
         if self.response_length >= self.max_length:
             why = "response_length must be below max_length, or no prompt has room"
             raise PydanticCustomError("length", why)
@@ -134,7 +138,8 @@ class JudgeSettings(Settings):
     learning_rate: PositiveFloat = 5.0e-5
     batch_size: Count = 16
     max_length: int = Field(384, ge=8, lt=2**31)  # tokens of question and reply together
-    # a seeded subset to train on, of at least 1,500 rows; None takes the whole judge corpus
+    # A seeded subset to train on; at least 1,500 rows are left whichever questions are held out.
+    # None takes all others.
     examples: int | None = Field(None, gt=0, le=1500)
     seed: Seed = 0
     api: ApiJudgeSettings | None = (

@@ -42,6 +42,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
+        # nothing is turned into another kind: '5' is no number, and 1 is not true
         strict=True,
         frozen=True,
         allow_inf_nan=False,

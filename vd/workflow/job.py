@@ -25,9 +25,12 @@ def main() -> None:
     """
     parent, made, made_from, _, notebook, output, *options = sys.argv[1:]
     launch.end_with(int(parent))
+    # With several GPUs transformers' Trainer multiplies the batch by their number, and results
+    # would depend on the machine.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one GPU; empty means none
     for name in filter(re.compile(LAUNCHED).fullmatch, list(os.environ)):
         del os.environ[name]
+    # the last option is the run, or the study where the job is not about one
     job = f"{Path(notebook).stem} {options[-1]}"
     failed = Path(output).with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
@@ -40,6 +43,7 @@ def main() -> None:
             if part.exists():
                 part.rename(failed)
             sys.exit(f"{job}: {_in_short(error)}\nthe notebook, with all of the error: {failed}")
+    # last of all: with this record the job counts as finished
     files.write_text(made_from + "\n", Path(made))
     say(f"done   {job}")
 
@@ -51,6 +55,7 @@ def _execute(words: list[str]) -> None:
     from papermill.cli import papermill
 
     quiet = ["--kernel", "python3", "--no-progress-bar", "--log-level", "CRITICAL"]
+    # Otherwise click ends the process itself, after a success as well, and no record is written.
     papermill([*words, *quiet], standalone_mode=False)
 
 

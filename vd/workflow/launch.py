@@ -48,6 +48,8 @@ def main() -> None:
     check_names(study, options)
     check_places(study)
     dry = any(re.fullmatch(DRY, option) for option in options)
+    # By default SIGTERM ends Python at once, and `snakemake` could not end Snakemake; 143 is 128 +
+    # SIGTERM, as shells say it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _show(f"\n== Study {study}")
     _about(study)
@@ -82,6 +84,9 @@ def snakemake(
     `show` is given every line at once, and the progress of jobs between them. Where this process
     ends or is interrupted, Snakemake and its jobs end.
     """
+    # Incomplete files are what a kill leaves, and Snakemake would stop at them. Its triggers other
+    # than mtime read notes of one checkout, where records decide (vd/workflow/plan.py). Its default
+    # scheduler solves an integer program to choose jobs; greedy is the fast one.
     command = [sys.executable, "-m", "snakemake", "--snakefile", paths.NOTEBOOKS / "Snakefile"]
     command += ["--directory", directory(study), "--nolock", "--rerun-incomplete"]
     command += ["--rerun-triggers", "mtime", "--scheduler", "greedy", "--quiet", *quiet]
@@ -99,6 +104,7 @@ def snakemake(
                     if show and not said[0].startswith("usage:"):
                         show(line)
         except BaseException:
+            # not terminate: on SIGTERM Snakemake waits for the jobs that run
             process.kill()
             raise
     time.sleep(2 * POLL if show else 0)  # until the last progress is shown
@@ -118,11 +124,13 @@ def hold(study: str) -> None:
     Called by the Snakefile before jobs are chosen. What killed processes left is removed then: jobs
     that live on, half-written files and the locks of Snakemake.
     """
+    # popped, since a workflow that is started further down has another parent
     if launcher := os.environ.pop("VD_LAUNCHER", None):
         end_with(int(launcher))
     check_places(study)
     folder = paths.results(study).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    # First the lock: without it, what lies there may belong to a process that works.
     _lock(study, folder / RUNNING)
     _kill_left(str(folder))
     os.environ |= {"VD_WORKFLOW": str(folder), "VD_PROGRESS": str(folder / RUNNING)}  # for jobs
@@ -136,9 +144,13 @@ def end_with(parent: int) -> None:
     """Let this process and all below it end once `parent`, the process that started it, is gone."""
 
     def watch():
+        # A process that loses its parent gets another one, even after kill -9, which sends no
+        # signal.
         while os.getppid() == parent:
             time.sleep(POLL)
+        # One by one: kernels have sessions of their own, so no signal to the group reaches them.
         _kill(psutil.Process().children(recursive=True))
+        # sys.exit would end this thread alone
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -166,10 +178,12 @@ def check_places(study: str) -> None:
 
 def _wrong_with(variable: str, study: str) -> str | None:
     if variable in ("VD_CONFIGS", "VD_DATA_DIR"):
+        # not set, it means a folder of the checkout, which is there
         there = paths.place(variable).is_dir()
         return None if there else "no such folder; make it or unset the variable"
     of_study = {"VD_RESULTS": paths.results, "VD_FIGURES": paths.figures}.get(variable)
     folder = of_study(study) if of_study else paths.cache()
+    # the deepest folder that exists: what is below can be made if this one can be written to
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not there.is_dir():
         return f"{there} is a file; name a folder"
@@ -183,6 +197,7 @@ def _wrong_with(variable: str, study: str) -> str | None:
 
 
 def _lock(study: str, file: Path) -> None:
+    # mode w would wipe who has the lock, before it is known whether anybody has it
     lock = open(file, "a+", encoding="utf-8")  # noqa: SIM115 # for as long as this process lives
     until = time.monotonic() + PATIENCE
     while True:
@@ -211,6 +226,7 @@ def _kill_left(folder: str) -> None:
     """End jobs of a workflow that ended, by the folder that they inherited from it."""
     mine = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
     others = [process for process in psutil.process_iter(["environ"]) if process.pid not in mine]
+    # no environment is known of other users' processes
     _kill([p for p in others if (p.info["environ"] or {}).get("VD_WORKFLOW") == folder])
 
 
@@ -235,6 +251,7 @@ def _follow(study: str, pid: int, show: Callable[[str], None]) -> None:
     while not file.exists():
         time.sleep(POLL)
     with open(file, encoding="utf-8", errors="replace") as log:
+        # An earlier run's file may still be there; this one's begins with its process.
         while not log.readline().startswith(f"process {pid} "):
             time.sleep(POLL)
             log.seek(0)

@@ -14,6 +14,7 @@ def make(study: str, *targets: Path) -> None:
     """
     missing = [target for target in targets if not target.exists()]
     if missing:
+        # as the Snakefile writes them, for Snakemake compares names of files as texts
         names = [os.path.relpath(target, launch.directory(study)) for target in missing]
         code, said = launch.snakemake(study, ["--", *names])
         if code:

@@ -60,6 +60,7 @@ def made_from(study: Study) -> dict[tuple[str, str | None], Fingerprint]:
 
 def changed(record: Path, asked: Fingerprint) -> list[str]:
     """What differs from what a job was made from; nothing for a job that was never made."""
+    # that one is made in any case: Snakemake finds its record missing, an output
     return asked.changes(record) if record.exists() else []
 
 
@@ -77,7 +78,9 @@ class _Plan:
         made = made_by_recipes(study).values()
         self.on_files = [run for run in self.trained if run.training.data not in made]
         self.trained_on = [run.training.data for run in self.on_files]
+        # tables and figures show runs in this order
         self.order = {"runs": list(self.runs)}
+        # Kept for one plan and no longer: files may change before the next.
         self.code, self.content = cache(_code), cache(_content)
         self.built = self._built()
         self.probes = self.built if study.asks_vprism else ({}, [study.probing.probes])
@@ -150,6 +153,7 @@ class _Plan:
         return settings | {"probing": self.study.probing, "shown": shown}, data
 
     def _stance_profile(self) -> Reads:
+        # data sets are judged by the offline judge alone
         judge = self.study.judge.model_copy(update={"api": None})
         there = [name for name in SHOWN_IF_THERE if reading.mirrored(name)]
         sets = sorted({f"{run.reads} {run.training.data}" for run in self.trained})
@@ -258,6 +262,7 @@ def _files(source: str) -> dict[str, str]:
     """The files of a model that is a local folder: names, with sizes and times."""
     folder = paths.data_file(source)  # one in results/ may lie elsewhere, see vd/paths.py
     there = sorted(file for file in folder.glob("*") if file.is_file()) if folder.is_dir() else []
+    # Not hashes, which would read gigabytes of weights whenever a study is planned.
     stats = {file.name: file.stat() for file in there}
     return {name: f"{stat.st_size} {stat.st_mtime:.0f}" for name, stat in stats.items()}
 

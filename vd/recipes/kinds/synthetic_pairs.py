@@ -55,6 +55,7 @@ def make(making: "Making") -> pd.DataFrame:
     replies = asked[["side"]].join(making.ask(asked[["prompt_id", "prompt"]]))
     pairs = prompts.assign(**{f"{side}_stance": stance for side, stance in SIDES.items()})
     for side in SIDES:
+        # by place, since requests of either side are in the order of the prompts
         own = replies[replies["side"] == side].reset_index(drop=True)
         pairs[side], pairs[f"{side}_failure"] = own["response"], own["failure"]
     # A cut reply may break off before its "not": whoever checks wants whole ones.
@@ -76,11 +77,13 @@ def judge_sides(pairs: pd.DataFrame, judge) -> pd.DataFrame:
     whole = judged[judged["dropped"] == ""]
     for side in SIDES:
         columns = ["label", "p_support", "p_neutral", "p_oppose"]
+        # with nothing to judge the columns are there all the same
         scored = pd.DataFrame(columns=columns)
         if len(whole):
             scored = judge.score(whole[["prompt", side]].rename(columns={side: "response"}))
         judged = judged.join(scored[columns].add_prefix(f"{side}_"))
     wrong = [judged[f"{side}_label"] != judged[f"{side}_stance"] for side in SIDES]
+    # A missing label differs from any stance, so pairs that were dropped before keep their reason.
     other = judged["dropped"].eq("") & (wrong[0] | wrong[1])
     return judged.assign(dropped=judged["dropped"].mask(other, "another stance"))
 
