@@ -275,6 +275,20 @@ def test_a_model_that_was_replaced_in_its_folder_is_another_model(tmp_path):
     assert found == TRAINING | {"01_given", "03_probe"}
 
 
+def test_a_servers_answers_are_made_from_how_it_is_asked(code):
+    """A recipe that a server writes, in a study whose judge is offline; one by a run is not."""
+    study, edit = load_study("smoke"), ("servers/client.py", "CONNECTING = ", "CONNECTING = 1 + ")
+    entry = study.recipes["pairs"] | {"writer": {"model": "m"}}
+    served = study.model_copy(update={"recipes": {"pairs": entry}})
+    assert jobs_touched(served, lambda: code(*edit)) == {("09_recipe", "recipes/pairs")}
+
+
+def test_an_assignment_for_its_effect_counts(code):
+    draw = "    _ = np.random.rand()\n    answered = []"
+    edit = ("probing/sampling.py", "    answered = []", draw)
+    assert "03_probe" in touched(lambda _: code(*edit))
+
+
 def test_defaults_of_evaluations_and_recipes_count():
     """They are settings as those of runs are, whether a study writes them or not."""
     study = load_study("smoke")

@@ -4,7 +4,7 @@ A name after `data:` in a study is one of
 
     an embedded corpus     vd/corpora/<name>.jsonl, described in vd/corpora/README.md
     a file of yours        a path, from the repository's root or absolute, that ends as one of
-                           formats.ENDINGS, with prompt and completion, or prompt, chosen and rejected
+                           formats.ENDINGS, with prompt and completion, or prompt, chosen, rejected
     a public data set      from the mirror folder VD_DATA_DIR if that is set, else from the hub
     (vd/data/public)
 

@@ -104,4 +104,5 @@ def _is_unread(statement: ast.stmt, read: set[str]) -> bool:
     # To store in an attribute or an element changes an object that others may read.
     plain = all(isinstance(node, ast.Name | ast.Tuple) for node in stored)
     names = {node.id for node in stored if isinstance(node, ast.Name)}
-    return plain and bool(names) and not names & read
+    # what is called _ was assigned for an effect, such as a draw of random numbers
+    return plain and bool(names) and not names & read and "_" not in names

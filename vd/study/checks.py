@@ -51,9 +51,12 @@ def of_runs(study, runs: dict) -> Mistakes:
     yield from _missing(study, runs)
     # here and not with the study's entries, since a recipe's writer is one of the runs
     yield from recipes.mistakes(study)
+    made = {file: name for name, file in made_by_recipes(study).items()}
     for run in trained:
         key, settings = f"{run.section}.{run.name}", run.training
-        if settings.data not in made_by_recipes(study).values():
+        if settings.data in made:
+            yield from recipes.data(study, f"{key}.data", made[settings.data], run.reads)
+        else:
             yield from inputs.data(f"{key}.data", settings.data, run.reads)
         yield from inputs.filters(f"{key}.filters", settings.data, settings.filters)
         yield from _numbers(key, settings)

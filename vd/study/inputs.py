@@ -196,7 +196,7 @@ def _model(key: str, model, writes: bool = False) -> Mistakes:
     """A model's source can be one, and has revisions if one is named."""
     yield from _source(f"{key}.source", model.source, writes)
     # embedded:minilm, random:bert and the like, or a folder
-    ours = ":" in model.source or os.path.exists(paths.ROOT / model.source)
+    ours = ":" in model.source or os.path.exists(paths.data_file(model.source))
     if model.revision is not None and ours:
         yield f"{key}.revision", "only models of the hub have revisions; remove it"
 
@@ -205,7 +205,7 @@ def _source(key: str, name: str, writes: bool = False) -> Mistakes:
     """A source is known, a folder with a model, or could be a name of the hub."""
     known = [f"embedded:{n}" for n in sources.EMBEDDED] + [f"random:{n}" for n in sources.TINY]
     fit = ", ".join(other for other in known if not (writes and _encoder(other)))
-    folder = paths.ROOT / name
+    folder = paths.data_file(name)
     if name in known:
         if writes and _encoder(name):
             yield key, f"{name} is an encoder and writes no text; write {fit}, or another model"

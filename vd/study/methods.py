@@ -16,7 +16,7 @@ import functools
 from pathlib import Path
 from typing import get_args
 
-from vd import paths, plugins
+from vd import paths
 from vd.study.file import shown
 from vd.study.found import check_settings, imported
 from vd.study.runs import Makes, Reads
@@ -54,9 +54,7 @@ def method_of(section: str, entry: dict):
     _check(module, file)
     # after the check of READS and MAKES, which decide the section
     if _section(module) != section:
-        fit = ", ".join(
-            name for name in known if _section(plugins.load("methods", name)) == section
-        )
+        fit = ", ".join(name for name in known if _fits(name, section))
         what = SECTIONS[section]
         raise LookupError(f"'{method}' is no method of this section, whose methods {what}: {fit}")
     if section == "preference" and not hasattr(module, "CURVES"):
@@ -72,6 +70,13 @@ def _check(module, file: str) -> None:
             raise LookupError(f"{file}: {name} is {getattr(module, name)!r}; write one of {known}")
 
 
+def _fits(name: str, section: str) -> bool:
+    try:
+        return _section(imported("methods", name)) == section
+    except LookupError:  # another method is broken, which is no matter of this entry
+        return False
+
+
 def _section(module) -> str:
     if module.MAKES == "scorer":
         return "scorers"
@@ -80,7 +85,7 @@ def _section(module) -> str:
 
 @functools.cache
 def _defined(file: Path, changed: int) -> set[str]:
-    """Names of a module's top level, found without importing it: some of vd/methods load torch."""
+    """Names of a module's top level, found without importing it."""
     try:
         body = ast.parse(file.read_text(encoding="utf-8")).body
     except (SyntaxError, ValueError):
@@ -90,6 +95,7 @@ def _defined(file: Path, changed: int) -> set[str]:
     for node in body:
         if isinstance(node, ast.ImportFrom):
             names |= {alias.asname or alias.name for alias in node.names}
-        elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
     return names

@@ -77,6 +77,16 @@ def mistakes(study) -> Mistakes:
             yield f"recipes.{name}.writer", f"{why}; name a run that is there before"
 
 
+def data(study, key: str, name: str, reads: str) -> Mistakes:
+    """What a recipe makes is what the run that names it reads."""
+    try:
+        makes = recipe_of(study.recipes[name]).KIND
+    except LookupError:  # said of the recipe itself
+        return
+    if makes != reads:
+        yield key, f"recipe {word(name)} makes {makes}; name data that hold {reads}"
+
+
 def _of_one(study, name: str) -> Mistakes:
     key = f"recipes.{word(name)}"
     if name not in study.recipes:

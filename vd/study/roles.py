@@ -144,8 +144,8 @@ def _can(run, kind: Kind, methods: list[str]) -> bool:
 
 def _common_seeds(key: str, named: dict[str, str], runs: dict) -> Mistakes:
     """Findings compare runs on the same seeds."""
-    trained = [run for run in runs.values() if run.training]
-    seeds = {name: {run.seed for run in trained if run.lineage == name} for name in named.values()}
+    own = [run for run in runs.values() if not run.is_base]
+    seeds = {name: {run.seed for run in own if run.lineage == name} for name in named.values()}
     # left out are data sets and the base model, which is there for every seed
     seeds = {name: those for name, those in seeds.items() if those}
     if seeds and not set.intersection(*seeds.values()):

@@ -269,7 +269,12 @@ def _files(source: str) -> dict[str, str]:
 
 def _without(study: Study, notebook: str) -> frozenset[str]:
     """Parts of vd that change no number of a notebook in this study."""
-    server = study.vprism.writer if notebook == "00_data" else study.judge.api
+    if notebook == "00_data":
+        server = study.vprism.writer
+    elif notebook == "09_recipe":
+        server = any(not isinstance(entry["writer"], str) for entry in study.recipes.values())
+    else:
+        server = study.judge.api
     return frozenset({*(() if server else SERVERS), *(() if notebook in DRAWN else FIGURES)})
 
 
