@@ -216,6 +216,17 @@ def test_all_checkpoints_and_no_weights_for_style(evaluated, monkeypatch):
     assert set(table["step"]) == {0, 2, 4}
 
 
+def test_a_run_whose_parent_is_not_evaluated_evaluates_step_0_itself(evaluated, monkeypatch):
+    few, found = evaluated
+    one = few.run("tiny-llama/sft-support/seed-0")
+    alone = few.model_copy(update={"evaluations": {"style": {"runs": ["sft-support"]}}})
+    assert list(alone.evaluated()) == [one.id]
+    monkeypatch.setattr(run.files, "write_table", lambda *_: None)
+    table = run.evaluate_run(alone, one)
+    expected = found[one.id].query("evaluation == 'style'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(table, expected)
+
+
 def test_what_is_missing_is_named_with_the_fix(evaluated):
     few, _ = evaluated
     child = few.run("tiny-llama/sft-support/dpo-support/seed-0")

@@ -46,6 +46,7 @@ PAIRS = "results/changed/recipes/pairs/data.jsonl or value_gap"  # of the prefer
         ),
         ("sft.sft-support.parent", "sft-support", "sft.sft-support.parent: no run 'sft-support'"),
         (f"{DPO}.parent", "sft-support/reward", "gives scores and writes no texts"),
+        ("evaluations.style.runs", ["nobody"], "evaluations.style.runs: no run 'nobody'; there ar"),
         # what a recipe makes is what a run reads
         ("sft.sft-neutral.data", "pairs", "sft.sft-neutral.data: recipe pairs makes pairs; name"),
         (f"{PPO}.scorer", "nobody", f"{PPO}.scorer: no scorer 'nobody'; there are sft-support/re"),

@@ -34,15 +34,21 @@ def evaluate_run(
 ) -> pd.DataFrame:
     """Evaluations of a run's checkpoints, written to evaluations.csv; columns in `COLUMNS`.
 
-    `wanted` holds the settings of each evaluation by name, the study's if left out. Step 0 of a
-    run with a parent is its parent's last checkpoint, whose rows are taken over. Raises
-    FileNotFoundError if the run is not probed yet or its parent not evaluated.
+    `wanted` holds the settings of each evaluation by name, those that the study asks of the run if
+    left out. Step 0 of a run with a parent is its parent's last checkpoint, whose rows are taken
+    over where it is evaluated as well. Raises FileNotFoundError if the run is not probed yet, or a
+    parent not evaluated that should be.
     """
-    wanted = study.evaluation_settings() if wanted is None else wanted
+    of_parent = {}
+    if run.parent:
+        parent = study.runs()[run.parent]
+        of_parent = study.evaluation_settings(parent) if wanted is None else wanted
+    wanted = study.evaluation_settings(run) if wanted is None else wanted
+    shared = {name: own for name, own in wanted.items() if name in of_parent}
     replies = pd.read_parquet(_there(paths.responses(study.name, run.id), "probe the run"))
-    plan = _plan(sorted(replies["step"].unique()), wanted, bool(run.parent))
+    plan = _plan(sorted(replies["step"].unique()), wanted, shared)
     progress = Progress("evaluate", run.id, len(plan))
-    parts = [_taken_over(study, run, wanted)] if run.parent else []
+    parts = [_taken_over(study, run, shared)] if shared else []
     for done, (step, names) in enumerate(plan.items(), start=1):
         own = {name: wanted[name] for name in names}
         parts.append(_checkpoint(study, run, step, replies[replies["step"] == step], own))
@@ -54,15 +60,18 @@ def evaluate_run(
     return table
 
 
-def _plan(steps: list[int], wanted: dict, has_parent: bool) -> dict[int, list[str]]:
+def _plan(steps: list[int], wanted: dict, shared: dict) -> dict[int, list[str]]:
     """Names of the evaluations of each checkpoint that the run has to evaluate itself."""
     # the ends of what was probed, which may be less than what was trained
     asked = {
         name: {steps[0], steps[-1]} if settings.checkpoints == "ends" else set(steps)
         for name, settings in wanted.items()
     }
-    plan = {step: [name for name in wanted if step in asked[name]] for step in steps}
-    return {step: names for step, names in plan.items() if names and not (has_parent and step == 0)}
+    plan = {
+        step: [n for n in wanted if step in asked[n] and not (step == 0 and n in shared)]
+        for step in steps
+    }
+    return {step: names for step, names in plan.items() if names}
 
 
 def _taken_over(study: Study, run: Run, wanted: dict) -> pd.DataFrame:

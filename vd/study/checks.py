@@ -67,6 +67,7 @@ def of_runs(study, runs: dict) -> Mistakes:
     )
     by_lineage = {run.lineage: run for run in runs.values()}
     yield from roles.of_runs(study, runs)
+    yield from evaluations.of_runs(study, runs)
     for name, ablation in study.ablations.items():
         yield from _ablation(f"ablations.{word(name)}", ablation, by_lineage)
 

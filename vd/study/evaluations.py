@@ -32,6 +32,16 @@ def settings_of(name: str, entry: dict) -> EvaluationSettings:
     return module.Settings(**entry)
 
 
+def of_runs(study, runs: dict) -> Mistakes:
+    """Runs that an evaluation names are there and write replies."""
+    there = dict.fromkeys(run.lineage for run in runs.values() if run.makes == "policy")
+    for name, own in study.evaluation_settings().items():
+        for lineage in own.runs or ():
+            if lineage not in there:
+                known = ", ".join(there)
+                yield f"evaluations.{name}.runs", f"no run {shown(lineage)}; there are {known}"
+
+
 def mistakes(study) -> Mistakes:
     """What is wrong with a study's evaluations: (key, mistake and fix)."""
     for name, entry in study.evaluations.items():

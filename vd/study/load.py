@@ -66,9 +66,16 @@ class Study(Settings):
         """The runs that are probed and judged, by id."""
         return {run_id: run for run_id, run in self.runs().items() if run.makes == "policy"}
 
-    def evaluation_settings(self) -> dict[str, EvaluationSettings]:
-        """The settings of each evaluation, by name."""
-        return {name: settings_of_one(name, own) for name, own in self.evaluations.items()}
+    def evaluation_settings(self, run: Run | None = None) -> dict[str, EvaluationSettings]:
+        """The settings of each evaluation, or of each that a run is asked for, by name."""
+        found = {name: settings_of_one(name, own) for name, own in self.evaluations.items()}
+        if run is None:
+            return found
+        return {n: own for n, own in found.items() if own.runs is None or run.lineage in own.runs}
+
+    def evaluated(self) -> dict[str, Run]:
+        """The runs that some evaluation is asked for, by id."""
+        return {i: run for i, run in self.policies().items() if self.evaluation_settings(run)}
 
     @property
     def asks_vprism(self) -> bool:

@@ -12,7 +12,7 @@ paper is a file of vd/findings/papers, which holds
     TITLE       what it is called, with its arXiv number
     Roles       settings, each declared by `role`, which says what may play it
     COMPARED    roles that a finding sets against each other, so that no two may be the same
-    FINDINGS    what it reports, see vd/findings/contrasts.py
+    FINDINGS    what it reports, see vd/findings/finding.py
 
 Checks yield (key, mistake and fix).
 """

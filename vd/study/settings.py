@@ -127,6 +127,7 @@ class EvaluationSettings(Settings):
     asks_model: ClassVar[bool] = True
 
     checkpoints: Literal["ends", "all"] = "ends"  # the first and last one, or all that were probed
+    runs: Names | None = None  # their lineages, where an evaluation costs much; None takes all
 
 
 class JudgeSettings(Settings):

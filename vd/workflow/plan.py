@@ -44,10 +44,11 @@ def jobs_of(study: Study) -> list[tuple[str, str | None]]:
     """All jobs by notebook and what they are for: None (the study), a run, or recipes/<name>."""
     jobs = [(notebook, None) for notebook in OF_STUDY]
     jobs += [("09_recipe", f"recipes/{name}") for name in study.recipes]
+    evaluated = study.evaluated()
     for run in study.runs().values():
         notebooks = [training_notebook(run)]
         if run.makes == "policy":
-            notebooks += ["03_probe", "04_judge"] + ["04_evaluate"] * bool(study.evaluations)
+            notebooks += ["03_probe", "04_judge"] + ["04_evaluate"] * (run.id in evaluated)
         jobs += [(notebook, run.id) for notebook in notebooks if notebook]
     return jobs
 
@@ -107,7 +108,8 @@ class _Plan:
             return [f"{plugins.module('methods', self.runs[about].method)}.train"]
         if notebook == "04_evaluate":
             room = "evaluations.metrics"
-            return [f"{plugins.module(room, name)}.evaluate" for name in study.evaluations]
+            wanted = study.evaluation_settings(self.runs[about])
+            return [f"{plugins.module(room, name)}.evaluate" for name in wanted]
         if notebook == "08_findings":
             return [f"{plugins.module('findings.papers', p)}.FINDINGS" for p in study.findings]
         if notebook == "09_recipe":
@@ -183,7 +185,7 @@ class _Plan:
         drawn = [(r.training, r.seed) for r in self.trained]
         draws = {f"{s.data} {s.filters} {s.examples} {seed}" for s, seed in drawn}
         study = self.study
-        settings = {"evaluations": study.evaluation_settings(), "bootstrap": study.bootstrap}
+        settings = {"evaluations": study.evaluation_settings(run), "bootstrap": study.bootstrap}
         return settings | {"draws": sorted(draws)}, [*self.trained_on, *_vocabulary(run)]
 
     def _recipe(self, name: str) -> Reads:
