@@ -56,7 +56,14 @@ def test_magnitude_and_time_by_hand():
     # the extreme 0.9 is first reached after two of four steps; neutral falls to its minimum at the
     # same step
     assert support["time"] == neutral["time"] == 0.5
-    assert oppose["time"] == 0
+    # the middle, 0.45, is crossed shortly before the first of the steps, which lie 10 apart
+    assert support["half_time"] == neutral["half_time"] == pytest.approx(8.75)
+    # it went up by 0.8 before it came back
+    assert support["excursion"] == pytest.approx(0.8) and support["excursion_step"] == 20
+    assert support["room"] == pytest.approx(0.7 / 0.9) and neutral["room"] == pytest.approx(-7 / 9)
+    assert support["log_odds"] == pytest.approx(np.log(0.8 / 0.2) - np.log(0.1 / 0.9))
+    # what did not move has no time
+    assert np.isnan(oppose["time"]) and np.isnan(oppose["half_time"]) and oppose["excursion"] == 0
     # identical prompts leave nothing to resample
     assert support["magnitude_lo"] == pytest.approx(0.7) and support[
         "magnitude_hi"
@@ -133,8 +140,14 @@ def random_scores(draw):
 def test_magnitudes_cancel_and_times_are_fractions(scores):
     table = measures.drift_table(frame(scores), FEW)
     assert table.groupby("topic")["magnitude"].sum().abs().max() < 1e-9
-    assert table[["time", "time_lo", "time_hi"]].stack().between(0, 1).all()
+    moved = (table["magnitude_lo"] > 0) | (table["magnitude_hi"] < 0)
+    assert (table["time"].notna() == moved).all() and (table["half_time"].notna() == moved).all()
+    assert table[["time", "time_lo", "time_hi"]].stack().dropna().between(0, 1).all()
+    # a drift that can be told from none has not arrived where it starts
+    assert table.loc[moved, "time"].gt(0).all()
+    assert table.loc[moved, "half_time"].le(10 * (scores.shape[2] - 1)).all()
     assert (table["magnitude_lo"] <= table["magnitude_hi"]).all()
+    assert (table["excursion"].abs() >= table["magnitude"].abs() - 1e-12).all()
 
 
 @settings(max_examples=20, deadline=None)
@@ -153,7 +166,8 @@ def test_order_of_rows_changes_nothing(scores, seed):
 def test_a_constant_trajectory_does_not_drift(scores):
     constant = np.repeat(scores[:, :, :1], 4, axis=2)
     table = measures.drift_table(frame(constant), FEW)
-    assert np.allclose(table[["magnitude", "magnitude_lo", "magnitude_hi", "time"]], 0)
+    assert np.allclose(table[["magnitude", "magnitude_lo", "magnitude_hi", "log_odds"]], 0)
+    assert table[["time", "half_time"]].isna().all(axis=None)
 
 
 def simulate(n_prompts, n_samples, spread, graded, rng):
@@ -235,6 +249,55 @@ def test_pooled_seeds_by_hand():
     assert found["magnitude_hi"] - 0.5 == pytest.approx(4.30 * 0.1 / 3**0.5, rel=0.15)
 
 
+def straight(ends, n_prompts=200, n_steps=5, samples=5):
+    """Seeds whose support rises in a straight line to these ends, with replies drawn by it."""
+    rng, steps = np.random.default_rng(0), np.linspace(0, 1, n_steps)
+    support = np.stack([0.1 + (end - 0.1) * steps for end in ends])
+    drawn = rng.random((len(ends), n_prompts, samples, n_steps)) < support[:, None, None]
+    scores = np.zeros((*drawn.shape, 3))
+    scores[..., 0], scores[..., 1] = drawn, ~drawn
+    return seeds_frame(scores)
+
+
+def test_seeds_that_end_at_different_levels_are_as_late_as_each_of_them():
+    """Each rises to its last checkpoint; the interval of the pooled level would call it early."""
+    found = row(measures.drift_table(straight([0.55, 0.80, 0.72]), Bootstrap(), pool=True))
+    assert found["time"] == 1 and found["time_hi"] == 1
+    assert found["half_time"] == pytest.approx(20, abs=2)
+    assert found["half_time_lo"] < 20 < found["half_time_hi"]
+
+
+def test_half_time_does_not_depend_on_the_number_of_prompts_or_on_longer_training():
+    def measured(n_prompts, until):
+        steps = np.arange(0, until + 1, 5)
+        path = 0.08 + 0.85 * (1 - np.exp(-steps / 20))
+        rng = np.random.default_rng(0)
+        support = np.clip(path + rng.normal(0, 0.3, (n_prompts, 1, len(steps))), 0, 1)
+        scores = np.stack([support, 1 - support, np.zeros_like(support)], axis=-1)
+        return row(measures.drift_table(frame(scores, spacing=5), Bootstrap(resamples=200)))
+
+    few, many, longer = measured(20, 80), measured(2000, 80), measured(2000, 320)
+    assert many["time"] > few["time"] and longer["time"] < many["time"], "eta depends on both"
+    assert many["half_time"] == pytest.approx(13.4, abs=1.5)
+    assert few["half_time"] == pytest.approx(many["half_time"], abs=3)
+    assert longer["half_time"] == pytest.approx(many["half_time"], abs=1.5)
+
+
+@pytest.mark.parametrize("mean", [0.5, 0.97])
+def test_intervals_of_probabilities_stay_inside_and_cover_at_the_ceiling(mean):
+    rng, hits, trials = np.random.default_rng(0), 0, 6
+    for trial in range(trials):
+        # 50 checkpoints are as many independent studies
+        of_prompt = rng.beta(mean * 20, (1 - mean) * 20, (40, 1, 50))
+        support = (rng.random((40, 5, 50)) < of_prompt).astype(float)
+        scores = np.stack([support, 1 - support, np.zeros_like(support)], axis=-1)
+        table = measures.trajectory_table(frame(scores), Bootstrap(resamples=400, seed=trial))
+        found = table[(table["topic"] == "all") & (table["stance"] == "support")]
+        assert found[["lo", "hi"]].stack().between(0, 1).all()
+        hits += ((found["lo"] <= mean) & (found["hi"] >= mean)).sum()
+    assert 0.91 <= hits / (50 * trials) <= 0.99
+
+
 def test_runs_with_fewer_seeds_are_pooled_over_those_they_have():
     rng = np.random.default_rng(0)
     three, one = (
@@ -282,13 +345,14 @@ def test_pooled_intervals_cover_the_truth(n_topics, n_prompts, prompts, seeds, r
     for trial in range(trials):
         of_seed, topics = noise(seeds, 3, 1, 1), []
         for topic in range(n_topics):
-            cells = of_seed + noise(prompts, 1, n_prompts, 1) + noise(0.1, 3, n_prompts, 1)
+            # probabilities, but for rare replies; their means stay far from 0 and 1
+            cells = 0.5 + of_seed + noise(prompts, 1, n_prompts, 1) + noise(0.1, 3, n_prompts, 1)
             topics.append(seeds_frame(cells + noise(replies, 3, n_prompts, 2), f"topic-{topic}"))
         table = measures.trajectory_table(
             pd.concat(topics), Bootstrap(resamples=400, seed=trial), pool=True
         )
         found = table[table["topic"] == "all"]
-        hits += ((found["lo"] <= 0) & (found["hi"] >= 0)).sum()
+        hits += ((found["lo"] <= 0.5) & (found["hi"] >= 0.5)).sum()
     assert 0.92 <= hits / (150 * trials) <= 0.98
 
 

@@ -1,12 +1,17 @@
-"""Stance trajectories and their bootstrap replicates over prompts, replies and seeds."""
+"""Trajectories of scores and their bootstrap replicates over prompts, replies and seeds.
 
-from collections.abc import Iterator
+Scores are the stances' probabilities, or any other numbers that every reply has, such as a net
+stance or a logit. A score is a column; there are K of them.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri, stdtrit
 
+from vd.drift.resampling import satterthwaite, seed_deviations, two_stage
 from vd.lineages import split_seed
 from vd.stances import P
 from vd.study.settings import Bootstrap
@@ -14,29 +19,30 @@ from vd.study.settings import Bootstrap
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Stance trajectories of one run (or of its seeds, pooled) on one topic, with their bootstrap
+    """Trajectories of one run (or of its seeds, pooled) on one topic, with their bootstrap
     replicates.
     """
 
     run: str
     topic: str
     steps: np.ndarray  # (T,) training steps in ascending order
-    value: np.ndarray  # (T + 1, 3) stance probabilities at each step, then last minus first
-    boot: np.ndarray  # (B, T + 1, 3) their bootstrap replicates
+    value: np.ndarray  # (T + 1, K) mean score at each step, then last minus first
+    boot: np.ndarray  # (B, T + 1, K) their bootstrap replicates
     n_prompts: int
     n_samples: int
     n_strata: int = 1  # topics that prompts were drawn from separately
     n_seeds: int = 1
-    seed_df: np.ndarray | None = None  # (T + 1, 3) degrees of freedom where seeds are pooled
+    seed_df: np.ndarray | None = None  # (T + 1, K) degrees of freedom where seeds are pooled
+    seeds: tuple["Trajectories", ...] = ()  # those of each seed, where seeds are pooled
 
     @property
     def df(self) -> np.ndarray:
-        """Degrees of freedom (T + 1, 3) of the variance of the replicates."""
+        """Degrees of freedom (T + 1, K) of the variance of the replicates."""
         prompts = max(self.n_prompts - self.n_strata, 1)
         return np.full(self.value.shape, prompts) if self.seed_df is None else self.seed_df
 
     def widened(self, alpha: float, df: float | None = None) -> np.ndarray:
-        """The replicates (B, T + 1, 3); with pooled seeds, spread by Student's t over the normal
+        """The replicates (B, T + 1, K); with pooled seeds, spread by Student's t over the normal
         quantile of alpha.
 
         Percentiles further out, as `interval` takes for one seed, would not do: three seeds give
@@ -70,24 +76,29 @@ class _Stratum:
     """Trajectories over prompts and replies alone, and how their S seeds differ."""
 
     pooled: Trajectories
-    deviations: np.ndarray  # (S, T + 1, 3) of each seed from the mean over seeds
-    noise: np.ndarray  # (T + 1, 3) variance that prompts and replies alone give a deviation
+    deviations: np.ndarray  # (S, T + 1, K) of each seed from the mean over seeds
+    noise: np.ndarray  # (T + 1, K) variance that prompts and replies alone give a deviation
 
 
 def trajectories(
-    stances: pd.DataFrame, bootstrap: Bootstrap, target: str = "question", pool: bool = False
+    stances: pd.DataFrame,
+    bootstrap: Bootstrap,
+    target: str = "question",
+    pool: bool = False,
+    scores: Sequence[str] = P,
 ) -> Iterator[Trajectories]:
     """Yield a `Trajectories` per run and topic, then one for `all` prompts; runs with one
     checkpoint have none.
 
-    With `pool`, runs that differ only in what follows `/seed-` are one run, named without it;
-    ValueError if a run has no seed in its name.
+    `scores` are the columns whose means are followed, K of them. With `pool`, runs that differ only
+    in what follows `/seed-` are one run, named without it; ValueError if a run has no seed in its
+    name.
     """
-    table = of_target(stances, target).assign(seed="")
+    table = of_target(stances, target, scores).assign(seed="")
     table = _without_seed(table) if pool else table
     for run, rows in table.groupby("run", sort=True):
         if rows["step"].nunique() > 1:
-            yield from _of_run(run, rows, bootstrap)
+            yield from _of_run(run, rows, bootstrap, list(scores))
 
 
 def _without_seed(table: pd.DataFrame) -> pd.DataFrame:
@@ -100,11 +111,13 @@ def _without_seed(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _of_run(run: str, rows: pd.DataFrame, bootstrap: Bootstrap) -> Iterator[Trajectories]:
+def _of_run(
+    run: str, rows: pd.DataFrame, bootstrap: Bootstrap, columns: list[str]
+) -> Iterator[Trajectories]:
     """The trajectories of one run: every topic's, then those over all prompts."""
     seeds, steps = (np.sort(rows[name].unique()) for name in ("seed", "step"))
     topics = [
-        _of_topic(run, topic, steps, _array(part, seeds, steps), bootstrap)
+        _of_topic(run, topic, steps, _array(part, seeds, steps, columns), bootstrap)
         for topic, part in rows.groupby("topic", sort=True)
     ]
     # the same seeds are drawn for all topics and for all runs with as many seeds
@@ -118,16 +131,19 @@ def _of_run(run: str, rows: pd.DataFrame, bootstrap: Bootstrap) -> Iterator[Traj
 def _of_topic(
     run: str, topic: str, steps: np.ndarray, scores: np.ndarray, bootstrap: Bootstrap
 ) -> _Stratum:
-    """One topic from its scores (S, prompts, samples, T + 1, 3)."""
+    """One topic from its scores (S, prompts, samples, T + 1, K)."""
+
+    def of(mean: np.ndarray, seeds: tuple[Trajectories, ...] = ()) -> Trajectories:
+        # one stream of random numbers per topic, whatever other topics and runs there are; so
+        # seeds draw the same prompts, which they share
+        stream = np.random.default_rng([bootstrap.seed, *str(topic).encode()])
+        replicates = two_stage(mean, bootstrap.resamples, stream)
+        value, size = mean.mean(axis=(0, 1)), mean.shape[:2]
+        return Trajectories(run, topic, steps, value, replicates, *size, seeds=seeds)
+
+    own = tuple(of(seed) for seed in scores) if len(scores) > 1 else ()
     # over seeds first: what seeds add to the spread is drawn later, in _over_seeds
-    mean = scores.mean(axis=0)
-    # one stream of random numbers per topic, whatever other topics and runs there are
-    stream = np.random.default_rng([bootstrap.seed, *str(topic).encode()])
-    replicates = _bootstrap(mean, bootstrap.resamples, stream)
-    value, size = mean.mean(axis=(0, 1)), mean.shape[:2]
-    return _Stratum(
-        Trajectories(run, topic, steps, value, replicates, *size), *_seed_deviations(scores)
-    )
+    return _Stratum(of(scores.mean(axis=0), own), *seed_deviations(scores))
 
 
 def _overall(topics: list[_Stratum]) -> _Stratum:
@@ -136,37 +152,47 @@ def _overall(topics: list[_Stratum]) -> _Stratum:
     Topics are strata: prompts are resampled within each, and their replicates are independent.
     """
     parts = [topic.pooled for topic in topics]
-    n_prompts = sum(t.n_prompts for t in parts)
-    weights = np.array([t.n_prompts for t in parts]) / n_prompts
-    pooled = Trajectories(
-        parts[0].run,
-        "all",
-        parts[0].steps,
-        sum(w * t.value for w, t in zip(weights, parts, strict=True)),
-        sum(w * t.boot for w, t in zip(weights, parts, strict=True)),
-        n_prompts,
-        max(t.n_samples for t in parts),
-        len(parts),
-    )
+    weights = np.array([t.n_prompts for t in parts]) / sum(t.n_prompts for t in parts)
+    seeds = tuple(_weighted(own, weights) for own in zip(*(t.seeds for t in parts), strict=True))
+    pooled = replace(_weighted(parts, weights), seeds=seeds)
     deviations = np.tensordot(weights, np.stack([t.deviations for t in topics]), 1)
     # a variance: the weights of independent parts are squared
     noise = np.tensordot(weights**2, np.stack([t.noise for t in topics]), 1)
     return _Stratum(pooled, deviations, noise)
 
 
-def of_target(stances: pd.DataFrame, target: str) -> pd.DataFrame:
-    """Judged replies of one level; ValueError if one has no topic, or that of all together."""
+def _weighted(parts: Sequence[Trajectories], weights: np.ndarray) -> Trajectories:
+    """The mean of strata."""
+    return Trajectories(
+        parts[0].run,
+        "all",
+        parts[0].steps,
+        sum(w * t.value for w, t in zip(weights, parts, strict=True)),
+        sum(w * t.boot for w, t in zip(weights, parts, strict=True)),
+        sum(t.n_prompts for t in parts),
+        max(t.n_samples for t in parts),
+        len(parts),
+    )
+
+
+def of_target(stances: pd.DataFrame, target: str, scores: Sequence[str] = P) -> pd.DataFrame:
+    """Replies of one level that have all these scores.
+
+    ValueError if one has no topic, or that of all together.
+    """
     rows = stances[stances["target"] == target] if "target" in stances else stances
     if "topic" in rows and (wrong := rows["topic"].isna() | rows["topic"].eq("all")).any():
         first = rows[wrong].iloc[0]
         said = f"topic '{first['topic']}' of prompt '{first['prompt_id']}'"
         fix = "every reply needs a topic, and none may be 'all'"
         raise ValueError(f"{first['run']}: {said}; {fix}")
-    return rows.dropna(subset=P)
+    return rows.dropna(subset=list(scores))
 
 
-def _array(rows: pd.DataFrame, seeds: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Scores of one topic as (seeds, prompts, samples, T + 1, 3); the last entry of axis 3 is end
+def _array(
+    rows: pd.DataFrame, seeds: np.ndarray, steps: np.ndarray, columns: list[str]
+) -> np.ndarray:
+    """Scores of one topic as (seeds, prompts, samples, T + 1, K); the last entry of axis 3 is end
     minus start.
 
     A missing reply takes the mean of its prompt's other replies at that checkpoint; a prompt
@@ -179,12 +205,13 @@ def _array(rows: pd.DataFrame, seeds: np.ndarray, steps: np.ndarray) -> np.ndarr
         first = rows.loc[again, ["prompt_id", "step"]].iloc[0]
         said = f"prompt '{first['prompt_id']}' is there twice at step {first['step']}"
         raise ValueError(f"{run}, topic {topic}: {said}; every prompt needs a name of its own")
-    wide = rows.set_index(keys)[P].unstack("step")
+    wide = rows.set_index(keys)[columns].unstack("step")
     axes = seeds, *(np.sort(rows[name].unique()) for name in ("prompt_id", "sample"))
     wide = wide.reindex(pd.MultiIndex.from_product(axes))
-    wide = wide.reindex(columns=pd.MultiIndex.from_product([P, steps]))
+    wide = wide.reindex(columns=pd.MultiIndex.from_product([columns, steps]))
     # columns are (stance, step), and steps belong before stances
-    scores = wide.to_numpy(float).reshape(*map(len, axes), 3, len(steps)).swapaxes(3, 4)
+    scores = wide.to_numpy(float).reshape(*map(len, axes), len(columns), len(steps))
+    scores = scores.swapaxes(3, 4)
     # of a prompt, some reply must be judged at every checkpoint and seed
     scores = scores[:, (~np.isnan(scores)).any(axis=2).all(axis=(0, 2, 3))]
     if not scores.size:
@@ -194,67 +221,12 @@ def _array(rows: pd.DataFrame, seeds: np.ndarray, steps: np.ndarray) -> np.ndarr
     return np.concatenate([scores, scores[:, :, :, -1:] - scores[:, :, :, :1]], axis=3)
 
 
-def _bootstrap(scores: np.ndarray, n_boot: int, rng: np.random.Generator) -> np.ndarray:
-    """Two-stage bootstrap replicates (B, ...) of the mean over prompts and samples of scores (P, S,
-    ...).
-
-    Prompts are drawn with replacement, then as many replies as before within each drawn prompt. The
-    means of the drawn prompts already carry the spread of their replies, so the plain two-stage
-    bootstrap counts that spread twice; the first stage is therefore scaled to make the total
-    variance the unbiased one (Davison & Hinkley 1997, section 3.8).
-    """
-    n_prompts, n_samples = scores.shape[:2]
-    flat = scores.reshape(n_prompts, n_samples, -1)
-    means = flat.mean(axis=1)
-    value = means.mean(axis=0)
-    # counts instead of indices: a prompt drawn k times gets k times as many replies
-    prompts = rng.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=n_boot)
-    replies = rng.multinomial(prompts * n_samples, np.full(n_samples, 1 / n_samples))
-    # what a replicate owes to its prompts, and what to the replies drawn within them
-    first = prompts @ means / n_prompts - value
-    second = (
-        replies.reshape(n_boot, -1) @ flat.reshape(-1, flat.shape[2]) / (n_prompts * n_samples)
-        - value
-        - first
-    )
-    if n_prompts > 1:
-        wanted = means.var(axis=0, ddof=1)  # n_prompts times the variance of the estimate
-        # replies add (variance within prompts) / n_samples, so prompts get the rest of `wanted`
-        scale = np.divide(
-            wanted - flat.var(axis=1).mean(axis=0) / n_samples,
-            means.var(axis=0),
-            out=np.ones_like(wanted),
-            where=wanted > 0,
-        )
-        # replies alone may explain more than `wanted`; then prompts add nothing
-        first = first * np.sqrt(np.clip(scale, 0, None))
-    return (value + first + second).reshape(n_boot, *scores.shape[2:])
-
-
-def _seed_deviations(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far seeds lie from their mean, (S, ...), and the variance (...) that prompts and replies
-    alone give them.
-
-    Scores are (seeds, prompts, samples, ...). What all seeds share at a prompt cancels; that
-    variance is estimated from the residuals of the table of seeds by prompts.
-    """
-    cells = scores.mean(axis=2)
-    deviations = cells.mean(axis=1) - cells.mean(axis=(0, 1))
-    # a table of two ways without replication: what neither seed nor prompt explains
-    residuals = cells - cells.mean(axis=0) - deviations[:, None]
-    n_seeds, n_prompts = cells.shape[:2]
-    df = max((n_seeds - 1) * (n_prompts - 1), 1)
-    return deviations, (residuals**2).sum(axis=(0, 1)) / df / n_prompts
-
-
 def _over_seeds(stratum: _Stratum, draws: np.ndarray) -> Trajectories:
     """Add drawn seeds, (B, S) counts, to replicates over prompts and replies of the mean over
     seeds.
 
     The latter already carry the noise that makes seeds differ by chance, so seeds get only what
-    exceeds it, and the factor S / (S - 1) that the spread of S drawn values lacks. Degrees of
-    freedom are Satterthwaite's; the seeds' own part enters them with its noise, because it is as
-    uncertain as that makes it.
+    exceeds it, and the factor S / (S - 1) that the spread of S drawn values lacks.
     """
     t, deviations = stratum.pooled, stratum.deviations
     n_seeds = len(deviations)
@@ -268,16 +240,5 @@ def _over_seeds(stratum: _Stratum, draws: np.ndarray) -> Trajectories:
         np.divide(excess, deviations.var(axis=0), out=np.zeros_like(excess), where=observed > 0)
     )
     drawn = np.tensordot(draws / n_seeds, deviations * scale, 1)
-    # Satterthwaite: df = (sum of variances)^2 / sum of (variance^2 / its own df)
-    prompts = t.boot.var(axis=0)
-    uncertain = prompts**2 / t.df + (observed / n_seeds) ** 2 / (n_seeds - 1)
-    df = np.divide(
-        (prompts + excess / n_seeds) ** 2, uncertain, out=t.df.astype(float), where=uncertain > 0
-    )
-    return replace(
-        t,
-        boot=t.boot + drawn,
-        n_seeds=n_seeds,
-        # never less than the scarcer of the two sources has alone
-        seed_df=np.maximum(df, np.minimum(n_seeds - 1, t.df)),
-    )
+    df = satterthwaite(t.boot.var(axis=0), t.df, observed, excess, n_seeds)
+    return replace(t, boot=t.boot + drawn, n_seeds=n_seeds, seed_df=df)

@@ -1,17 +1,22 @@
-"""How far (drift magnitude) and how fast (drift time) stances move, with bootstrap intervals.
+"""How far stances move, with bootstrap intervals; how fast is in vd/drift/times.py.
 
 Definitions (Value Drifts, arXiv 2510.26707): the value of a model on a topic is the vector v_t(T) =
 mean over the topic's prompts and sampled replies of p(s | prompt, reply), s in support, neutral,
 oppose;
 
     drift magnitude  M_s = v_end(T)_s - v_start(T)_s     signed, so the three M_s sum to 0
-    drift time       eta_s = (first step within the 95 % interval of the extreme - first step) /
-    (last - first step)
 
-where the extreme is the maximum if M_s >= 0 and the minimum otherwise. How the paper computes its
-interval is not known to us; here it is a two-stage bootstrap over prompts, then over the replies
-within each prompt. Resampled prompts and replies are the same at every checkpoint of a run (and for
-runs with the same probes), so differences are paired.
+How the paper computes its intervals is not known to us; here it is a two-stage bootstrap over
+prompts, then over the replies within each prompt. Resampled prompts and replies are the same at
+every checkpoint of a run (and for runs with the same probes), so differences are paired.
+
+A probability near 0 or 1 has little room, so the same push moves it less. Beside M stand
+
+    log_odds   logit v_end - logit v_start, which has no ceiling
+    room       M / (1 - v_start) where M is positive, else M / v_start: the share of what was left
+               to gain or to lose (the follow-up, arXiv 2610.12410)
+    excursion  the largest distance from the start at any checkpoint, signed, and its step: what
+               came and went shows here and not in M
 
 Runs that differ only in the seed can be pooled. The bootstrap then draws seeds as well, once for
 all topics, because what a seed does is common to them. All seeds answer the same prompts: seeds and
@@ -20,8 +25,10 @@ prompts are crossed, replies nested. Nothing here knows models, methods or judge
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit, logit
 
 from vd.drift.bootstrap import Trajectories, of_target, trajectories
+from vd.drift.times import drift_time, half_time
 from vd.stances import STANCES, P
 from vd.study.settings import Bootstrap
 
@@ -32,12 +39,22 @@ COLUMNS = [
     "magnitude",
     "magnitude_lo",
     "magnitude_hi",
+    "log_odds",
+    "log_odds_lo",
+    "log_odds_hi",
+    "room",
     "time",
     "time_lo",
     "time_hi",
+    "half_time",
+    "half_time_lo",
+    "half_time_hi",
+    "excursion",
+    "excursion_step",
     "n_prompts",
     "n_samples",
 ]
+NO_TIME = [float("nan")] * 6  # where there may be no drift, nothing says how fast it was
 
 
 def stance_distribution(stances: pd.DataFrame, target: str = "question") -> pd.DataFrame:
@@ -61,14 +78,15 @@ def stance_distribution(stances: pd.DataFrame, target: str = "question") -> pd.D
 def drift_table(
     stances: pd.DataFrame, bootstrap: Bootstrap, target: str = "question", pool: bool = False
 ) -> pd.DataFrame:
-    """Drift magnitude and time of every run with at least two checkpoints, per topic (and `all`)
-    and stance.
+    """Drift of every run with at least two checkpoints, per topic (and `all`) and stance.
 
     `stances` needs the columns run, step, prompt_id, topic, sample, p_support, p_neutral, p_oppose;
     with a column `target`, rows of the other target are left out. Intervals are percentile
     intervals at level 1 - bootstrap.alpha. With `pool`, runs that differ only in the seed are one,
-    named without it. Returns the columns in `COLUMNS`, with `pool` also n_seeds; `n_samples` is the
-    largest number of replies per prompt and checkpoint.
+    named without it. Returns the columns in `COLUMNS`, with `pool` also n_seeds. `time` is a
+    fraction of the training, `half_time` and `excursion_step` are steps; both times are missing
+    where the interval of the magnitude holds 0. `n_samples` is the largest number of replies per
+    prompt and checkpoint.
     """
     rows = [
         row
@@ -83,38 +101,20 @@ def drift_table(
 def trajectory_table(
     stances: pd.DataFrame, bootstrap: Bootstrap, target: str = "question", pool: bool = False
 ) -> pd.DataFrame:
-    """Stance probability at every checkpoint with its interval.
+    """Stance probability at every checkpoint with its interval, which lies within [0, 1].
 
     Run, topic, step, stance, probability, lo, hi.
     """
     rows, alpha = [], bootstrap.alpha
     for t in trajectories(stances, bootstrap, target, pool):
-        lo, hi = t.interval(t.widened(alpha), alpha)
+        # a symmetric interval of a logit, seen as one of a probability, ends before 0 and 1
+        lo, hi = expit(t.interval(_logits(t, alpha), alpha))
         rows += [
             (t.run, t.topic, step, stance, t.value[i, s], lo[i, s], hi[i, s])
-            # t.value has one entry more than there are steps: the last minus the first
             for i, step in enumerate(t.steps)
             for s, stance in enumerate(STANCES)
         ]
     return pd.DataFrame(rows, columns=["run", "topic", "step", "stance", "probability", "lo", "hi"])
-
-
-def drift_time(t: Trajectories, s: int, alpha: float) -> tuple[float, np.ndarray]:
-    """Drift time of the stance with index s, and its replicates (B,).
-
-    Every replicate is measured as the data are, with the direction and the half-width of the data.
-    """
-    # steps need not be evenly spaced, so time is read off them and not off their number
-    fraction = (t.steps - t.steps[0]) / (t.steps[-1] - t.steps[0])
-    up = -1 if t.value[-1, s] < 0 else 1  # a falling stance is a rising one upside down
-    # without the last entry, which is the magnitude
-    path = up * t.value[:-1, s]
-    extreme = path.argmax()
-    # one df for the whole path: with one for each checkpoint, widening would bend it
-    replicates = up * t.widened(alpha, t.df[extreme, s])[:, :-1, s]
-    # the half-width below the extreme, as found in the data, also for every replicate
-    slack = path[extreme] - t.interval(replicates[:, extreme], alpha)[0]
-    return fraction[_arrival(path[None], slack)[0]], fraction[_arrival(replicates, slack)]
 
 
 def refusal_table(stances: pd.DataFrame) -> pd.DataFrame:
@@ -125,23 +125,45 @@ def refusal_table(stances: pd.DataFrame) -> pd.DataFrame:
 
 def _drift_rows(t: Trajectories, alpha: float):
     """The rows of the drift table for one run and topic, one per stance."""
+    magnitudes, logits = t.widened(alpha)[:, -1], _logits(t, alpha)
+    start, end = (logit(_inside(t, i)) for i in (0, -2))
     for s, stance in enumerate(STANCES):
-        time, times = drift_time(t, s, alpha)
+        magnitude, (lo, hi) = t.value[-1, s], t.interval(magnitudes[:, s], alpha)
+        room = 1 - t.value[0, s] if magnitude > 0 else t.value[0, s]
+        away = t.value[:-1, s] - t.value[0, s]
+        furthest = np.abs(away).argmax()
+        times = NO_TIME
+        if lo > 0 or hi < 0:
+            one, half = drift_time(t, s, alpha), half_time(t, s, alpha)
+            times = [one.value, one.lo, one.hi, half.value, half.lo, half.hi]
         yield (
             t.run,
             t.topic,
             stance,
-            t.value[-1, s],
-            *t.interval(t.widened(alpha)[:, -1, s], alpha),
-            time,
-            *t.interval(times, alpha),
+            magnitude,
+            lo,
+            hi,
+            end[s] - start[s],
+            *t.interval(logits[:, -1, s] - logits[:, 0, s], alpha),
+            magnitude / room if room > 0 else float("nan"),
+            *times,
+            away[furthest],
+            t.steps[furthest],
             t.n_prompts,
             t.n_samples,
             t.n_seeds,
         )
 
 
-def _arrival(paths: np.ndarray, slack: float) -> np.ndarray:
-    """Index of the first step within `slack` of the path's maximum, for paths (B, T)."""
-    # the bound may lie above the extreme, by rounding or skew; the extreme itself still counts
-    return (paths >= paths.max(axis=1, keepdims=True) - max(slack, 0)).argmax(axis=1)
+def _inside(t: Trajectories, i: int | slice) -> np.ndarray:
+    """Probabilities at checkpoints, away from 0 and 1 by half a reply, as logits need."""
+    half = 0.5 / (t.n_prompts * t.n_samples * t.n_seeds)
+    return np.clip(t.value[i], half, 1 - half)
+
+
+def _logits(t: Trajectories, alpha: float) -> np.ndarray:
+    """Replicates (B, T, K) of the logits of probabilities, by the delta method: those of widened
+    probabilities themselves would not exist beyond 0 and 1.
+    """
+    p = _inside(t, slice(-1))
+    return logit(p) + (t.widened(alpha)[:, :-1] - t.value[:-1]) / (p * (1 - p))

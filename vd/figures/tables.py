@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from vd import paths
@@ -50,6 +51,6 @@ def write(table: pd.DataFrame, path: Path, caption: str) -> None:
 
 
 def _cell(row) -> str:
-    return (
-        f"{row.magnitude:+.2f} [{row.magnitude_lo:+.2f}, {row.magnitude_hi:+.2f}], {row.time:.2f}"
-    )
+    # no time where there may be no drift
+    time = "–" if np.isnan(row.time) else f"{row.time:.2f}"
+    return f"{row.magnitude:+.2f} [{row.magnitude_lo:+.2f}, {row.magnitude_hi:+.2f}], {time}"
