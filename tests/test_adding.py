@@ -112,7 +112,7 @@ FINDINGS = [
         "it_moves",
         "Training moves something",
         ("any_run",),
-        lambda e: [e.test("drift above 0", e.size("any_run"))],
+        lambda e: [e.test("drift above 0", e.size("any_run", "support"))],
         "it does",
     )
 ]

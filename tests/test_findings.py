@@ -16,9 +16,9 @@ import pytest
 
 from vd import paths
 from vd.drift import measures
-from vd.findings.contrasts import UNDECIDED, evaluate, holm
 from vd.findings.papers import value_drifts
 from vd.findings.report import as_markdown, write_findings
+from vd.findings.verdicts import EQUAL, ONE_SEED, UNDECIDED, evaluate, holm
 from vd.store import files
 from vd.study.load import Study
 from vd.study.settings import Bootstrap
@@ -55,7 +55,7 @@ TRUE = {
 }
 FALSE = {
     "sft_neutral": (0.4, -0.3, -0.1),
-    "sft_support": (0.01, -0.01, 0),
+    "sft_support": (0.05, -0.05, 0),
     "low_gap": (0.2, -0.15, -0.05),
     "dpo": (0.05, -0.05, 0),
     "dpo_oppose": (-0.2, -0.1, 0.3),
@@ -146,14 +146,13 @@ def verdicts(world, n_studies, **how):
 
 def test_true_findings_hold():
     found = verdicts(TRUE, 20)
-    assert (
-        len(found.columns) == len(value_drifts.FINDINGS) - 1
-    )  # one is the same test on other runs
+    # one is the same test on other runs
+    assert len(found.columns) == len(value_drifts.FINDINGS) - 1
     assert (found == "holds").mean().min() >= 0.95
 
 
 def test_false_findings_do_not_hold():
-    assert (verdicts(FALSE, 20) == "does not hold").mean().min() >= 0.95
+    assert (verdicts(FALSE, 20, path=LATE) == "does not hold").mean().min() >= 0.95
 
 
 def test_a_late_drift_is_not_early():
@@ -166,21 +165,59 @@ def test_a_late_drift_is_not_early():
     for trial in range(5):
         stances, pairs = simulate(late, np.random.default_rng(trial), path=LATE)
         table, _ = evaluate(study(**only), stances, pairs)
-        assert table["verdict"].tolist() == ["does not hold"]
+        found = table.set_index("finding")["verdict"].to_dict()
+        assert found == {"sft_moves": "holds", "sft_early": "does not hold"}
 
 
 def test_where_contrasts_are_zero_verdicts_are_rare():
-    decided, wrong = [], []
+    decided, equal, wrong = [], [], []
     for trial in range(20):
         drawn = simulate(NULL, np.random.default_rng(100 + trial), seed_spread=0.03)
         table, contrasts = evaluate(study(), *drawn)
-        decided += (table["verdict"] != "undecided at this size").tolist()
-        means = contrasts[
-            ~contrasts["contrast"].str.contains("time|above oppose")
-        ]  # the others are not zero here
+        # times are not zero here
+        found = table.set_index("finding")["verdict"].drop("sft_early")
+        decided += found.isin(["holds", "does not hold"]).tolist()
+        equal += found[["dpo_simpo_ppo", "kl_anchors", "dpo_amplifies"]].eq(EQUAL).tolist()
+        # the others are not zero here
+        means = contrasts[~contrasts["contrast"].str.contains("time|above oppose|of neutral")]
         wrong += (2 * means[["p_holds", "p_fails"]].min(axis=1) < 0.05).tolist()
-    assert np.mean(decided) <= 0.05  # corrected for testing seven findings
+    assert np.mean(decided) <= 0.05  # corrected for testing eight findings
+    # three seeds that differ by 0.03 can show that a difference is below 0.10, but not always
+    assert np.mean(equal) >= 0.5
     assert 0.01 <= np.mean(wrong) <= 0.08  # single contrasts
+
+
+def test_a_difference_of_interest_is_not_called_equal():
+    """DPO and SimPO differ by just the margin: one in twenty may err, and Holm makes it fewer."""
+    world = NULL | {"simpo": (0.1, 0, -0.1), "ppo": (0, 0.1, -0.1)}
+    found = verdicts(world, 20, seed_spread=0.03)["dpo_simpo_ppo"]
+    assert found.eq(EQUAL).mean() <= 0.05
+
+
+def test_one_seed_gets_intervals_and_no_verdict():
+    stances, pairs = simulate(TRUE, np.random.default_rng(1))
+    one = stances[stances["run"].str.endswith("seed-0")]
+    table, _ = evaluate(study(), one, pairs)
+    of_runs = table[table["model"] != "data"]
+    assert of_runs["verdict"].eq(ONE_SEED).all() and of_runs["lo"].notna().all()
+    # of data sets all pairs are there, whatever seeds a study has
+    assert table.set_index("finding").loc["value_gaps", "verdict"] == "holds"
+
+
+def test_a_drift_the_wrong_way_does_not_count_for_the_claim():
+    """PPO moves support down by as much as SimPO moves it up."""
+    world = TRUE | {"ppo": (-0.4, 0.2, 0.2)}
+    table, contrasts = evaluate(study(), *simulate(world, np.random.default_rng(0)))
+    parts = contrasts.set_index("contrast")
+    assert parts.loc["simpo above ppo", "estimate"] == pytest.approx(0.55, abs=0.05)
+    assert table.set_index("finding").loc["dpo_simpo_ppo", "verdict"] == "holds"
+
+
+def test_a_gap_in_another_stance_is_a_gap():
+    """Low-gap data whose chosen replies are less neutral and more opposed than the rejected."""
+    world = TRUE | {"low_gap_data": (0.01, -0.2, 0.19)}
+    table, _ = evaluate(study(), *simulate(world, np.random.default_rng(0)))
+    assert table.set_index("finding").loc["value_gaps", "verdict"] == "does not hold"
 
 
 @pytest.fixture(scope="module")
@@ -223,11 +260,9 @@ def test_a_conjunction_is_as_strong_as_its_weakest_part(example):
 def test_estimates_are_the_drifts_of_the_pooled_table(example):
     stances, _ = simulate(TRUE | {"ppo": FALSE["ppo"]}, np.random.default_rng(0))
     pooled = measures.drift_table(stances, Bootstrap(resamples=300), pool=True)
-    support = (
-        pooled[(pooled["topic"] == "all") & (pooled["stance"] == "support")]
-        .set_index("run")["magnitude"]
-        .abs()
-    )
+    support = pooled[(pooled["topic"] == "all") & (pooled["stance"] == "support")].set_index("run")[
+        "magnitude"
+    ]
     contrast = example[1].set_index("contrast")
     expected = support["m/support/dpo"] - support["m/support/simpo"]
     assert contrast.loc["dpo above simpo", "estimate"] == pytest.approx(expected)
@@ -299,7 +334,7 @@ def test_runs_without_a_reply_in_common_are_named():
 
 OTHER = '''"""Another paper."""
 
-from vd.findings.contrasts import Finding
+from vd.findings.finding import Finding
 from vd.study.roles import role
 from vd.study.types import Settings
 
@@ -327,7 +362,7 @@ TWO_PAPERS = """
 import numpy as np
 from test_findings import ROLES, TRUE, simulate, study
 from vd import plugins
-from vd.findings.contrasts import evaluate
+from vd.findings.verdicts import evaluate
 from vd.findings.report import write_findings
 from vd.study.roles import paper
 print(*plugins.names("findings.papers"), "|", paper("other-paper").TITLE)

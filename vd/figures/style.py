@@ -26,8 +26,10 @@ COLOURS = {
 VERDICTS = {
     "holds": "#009e73",
     "does not hold": "#d55e00",
+    "practically equal": "#0072b2",
     "undecided at this size": "#8c8c8c",
-}  # Okabe-Ito
+    "one seed: no verdict": "#bbbbbb",
+}  # Okabe-Ito, and greys for what is open
 MARKERS = {"support": "^", "neutral": "o", "oppose": "v"}
 
 

@@ -2,40 +2,26 @@
 study's runs.
 
 A finding is one contrast or several, each worded so that the claim says `contrast > 0`, with any
-margin inside. A contrast is a score of every reply, made of the scores of the runs that it
-compares; so runs are compared on the same seeds, prompts and samples, and `vd.drift` resamples them
-together. The size of a drift |M_s| is scored as the drift in the direction that the data show, held
-fixed in the replicates. Noise makes sizes look larger, most where there is no drift; between two
-sizes this works against the claim that one of them is larger.
+threshold inside. It names the stance and the direction beforehand: the stance that happened to move
+most would be another one in the next study, and a size without a direction would let a drift the
+wrong way count for the claim. A contrast is a score of every reply, made of the scores of the runs
+that it compares; so runs are compared on the same seeds, prompts and samples, and `vd.drift`
+resamples them together.
 
-    p_holds, p_fails  one-sided, from Student's t of estimate / standard error with the degrees of
-    freedom of the drift
-                      intervals: a share of 2,000 replicates could not go below 1/2000, and three
-                      seeds need the t; intervals are estimate -+ t standard errors. Drift time is
-                      no mean of scores: shares it is
-    conjunction       holds if all contrasts do: p_holds is the largest (intersection-union test);
-                      fails if any one is shown to be negative: p_fails is the smallest, times their
-                      number
-    verdict           two-sided p = 2 min(p_holds, p_fails), after Holm over all findings of one
-                      paper, below alpha: each paper is a family of its own, so that naming
-                      another one changes no verdict
+What contrasts decide is in vd/findings/verdicts.py.
 """
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
-from vd.drift import measures
 from vd.drift.bootstrap import Trajectories, trajectories
-from vd.findings.finding import Finding
+from vd.drift.times import half_time
 from vd.lineages import split_seed
-from vd.stances import STANCES
-from vd.study import roles
-from vd.study.load import Study
+from vd.stances import STANCES, P
 from vd.study.settings import Bootstrap
 from vd.study.types import Settings
 
-HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided at this size"
 REPLY = ["seed", "topic", "prompt_id", "sample"]
 CONTRAST = [
     "contrast",
@@ -44,6 +30,7 @@ CONTRAST = [
     "hi",
     "p_holds",
     "p_fails",
+    "p_equal",
     "effect",
     "n_seeds",
     "n_prompts",
@@ -80,61 +67,46 @@ class Evidence:
             raise ValueError(f"findings.{self.paper}.{role}: {said}; judge them again")
         return change
 
-    def size(self, role: str, stance: str | None = None) -> pd.Series:
-        """The size of a stance's change, or without `stance` of the largest one, which is half the
-        sum of all three.
-        """
-        change = self.change(role)
-        magnitude = change.mean()
-        stance = stance or magnitude.abs().idxmax()
-        return np.sign(magnitude[stance]) * change[stance]
+    def size(self, role: str, stance: str) -> pd.Series:
+        """The size of a stance's change, whichever way it went, held fixed in the replicates.
 
-    def test(self, contrast: str, scores: pd.Series) -> dict:
-        """Test that the mean of scores, indexed by `REPLY`, is positive."""
-        rows = (
-            scores.dropna()
-            .rename("p_support")
-            .reset_index()
-            .assign(p_neutral=0.0, p_oppose=0.0, step=1)
-        )
+        Noise makes sizes look larger, so this may stand only where it works against the claim.
+        """
+        change = self.change(role)[stance]
+        return np.sign(change.mean()) * change
+
+    def test(self, contrast: str, scores: pd.Series, margin: float | None = None) -> dict:
+        """Test that the mean of scores, indexed by `REPLY`, is positive.
+
+        With a `margin`, also that it is practically 0.
+        """
+        rows = scores.dropna().rename("score").reset_index()
         if rows.empty:
             said = "these runs have no judged reply in common; give them the same seeds and probes"
             raise ValueError(f"findings.{self.paper}: {contrast}: {said}")
-        rows["run"] = "contrast/seed-" + rows["seed"]
-        t = self._overall(
-            pd.concat([rows.assign(p_support=0.0, step=0), rows])
-        )  # leads from 0 to the scores
-        estimate, df = float(t.value[-1, 0]), t.df[-1, 0]
-        # scores that are all alike have no error, and 0 / 0 gives no p value
-        error = max(t.boot[:, -1, 0].std(), 1e-12)
-        reach = -stdtrit(df, self.bootstrap.alpha / 2) * error
-        # between prompts, after the mean over their replies and seeds
+        rows = rows.assign(run="contrast/seed-" + rows["seed"], step=1)
+        # a trajectory leads from 0 to the scores
+        t = self._overall(pd.concat([rows.assign(score=0.0, step=0), rows]), ["score"])
+        estimate, df, error = float(t.value[-1, 0]), t.df[-1, 0], t.boot[:, -1, 0].std()
         spread = scores.groupby(["topic", "prompt_id"]).mean().std()
-        p_holds, p_fails = (float(stdtr(df, sign * estimate / error)) for sign in (-1, 1))
         effect = float(estimate / spread) if spread > 1e-12 else None
-        return _row(
-            contrast, estimate, estimate - reach, estimate + reach, p_holds, p_fails, effect, t
-        )
+        return _row(contrast, estimate, error, df, self.bootstrap.alpha, margin, effect, t)
 
-    def test_early(self, contrast: str, role: str) -> dict:
-        """Test that the drift time of the stance that moved most is below 0.5.
+    def test_early(self, contrast: str, role: str, stance: str) -> dict:
+        """Test that half of a stance's drift is done in less than half of the steps.
 
-        P values are shares of replicates.
+        The half time, since drift time depends on the number of replies (vd/drift/times.py).
         """
         lineage, alpha = self._lineage(role), self.bootstrap.alpha
-        t = self._overall(self.stances[split_seed(self.stances["run"])["name"] == lineage])
-        time, times = measures.drift_time(t, int(np.abs(t.value[-1]).argmax()), alpha)
-        lo, hi = t.interval(times, alpha)
-        # one more, since no number of replicates shows a p of 0
-        p_holds, p_fails = (
-            (1 + int(n)) / (1 + len(times)) for n in ((times >= 0.5).sum(), (times <= 0.5).sum())
-        )
-        # the contrast is 0.5 - time, which swaps the ends of the interval
-        return _row(contrast, 0.5 - time, 0.5 - hi, 0.5 - lo, p_holds, p_fails, None, t)
+        rows = self.stances[split_seed(self.stances["run"])["name"] == lineage]
+        t = self._overall(rows, P)
+        found, whole = half_time(t, STANCES.index(stance), alpha), t.steps[-1] - t.steps[0]
+        early, error = 0.5 - (found.value - t.steps[0]) / whole, found.error / whole
+        return _row(contrast, early, error, found.df, alpha, None, None, t)
 
-    def _overall(self, stances: pd.DataFrame) -> Trajectories:
-        # the last one is that of all topics
-        *_, t = trajectories(stances, self.bootstrap, pool=True)
+    def _overall(self, rows: pd.DataFrame, scores: list[str]) -> Trajectories:
+        # the last one is that of all prompts
+        *_, t = trajectories(rows, self.bootstrap, pool=True, scores=scores)
         return t
 
     def _lineage(self, role: str) -> str:
@@ -145,127 +117,23 @@ class Evidence:
         return lineage
 
 
-def _row(contrast, estimate, lo, hi, p_holds, p_fails, effect, t: Trajectories) -> dict:
-    values = (
-        contrast,
-        float(estimate),
-        float(lo),
-        float(hi),
-        p_holds,
-        p_fails,
-        effect,
-        t.n_seeds,
-        t.n_prompts,
-    )
+def _row(
+    contrast: str,
+    estimate: float,
+    error: float,
+    df: float,
+    alpha: float,
+    margin: float | None,
+    effect: float | None,
+    t: Trajectories,
+) -> dict:
+    error = max(float(error), 1e-12)  # replies that are all alike leave nothing to resample
+    reach = -stdtrit(df, alpha / 2) * error
+    holds, fails = (float(stdtr(df, sign * estimate / error)) for sign in (-1, 1))
+    equal = float("nan")
+    if margin is not None:
+        ends = estimate - margin, -estimate - margin
+        equal = max(float(stdtr(df, end / error)) for end in ends)
+    numbers = [estimate, estimate - reach, estimate + reach, holds, fails, equal, effect]
+    values = (contrast, *numbers, t.n_seeds, t.n_prompts)
     return dict(zip(CONTRAST, values, strict=True))
-
-
-def evaluate(
-    study: Study, stances: pd.DataFrame, pairs: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Verdicts on all findings whose roles the study names: one row per finding and model, and one
-    per contrast, paper by paper.
-
-    `stances` are those of all runs; `pairs` has dataset, prompt_id, topic, side (chosen or
-    rejected), p_support, p_neutral, p_oppose, and decides the findings on data sets, whose model is
-    `data`. Estimate, interval and effect are those of the weakest contrast; the effect is the
-    estimate over the standard deviation between prompts (Cohen's d). A finding on a data set of
-    which no pair could be judged stays undecided, and does not count as a test. Holm corrects for
-    the findings of one paper. Where a study names several papers, findings are called
-    `paper.finding`, else `finding` alone. Raises ValueError if a role names another run or data set
-    without judged replies.
-    """
-    parts = _by_model(study, stances, pairs)
-    entries = [*study.sft.values(), *study.preference.values()]
-    # data sets that runs train on and of which no pair was judged
-    empty = {entry.get("data") for entry in entries} - set(pairs["dataset"])
-    table, contrasts = [], []
-    for paper, played in roles.played(study).items():
-        prefix = f"{paper}." if len(study.findings) > 1 else ""
-        for model, part, of_data in parts:
-            evidence = Evidence(part, paper, played, study.bootstrap)
-            for finding in _findings(paper, played, of_data):
-                tests = _tests(finding, evidence, empty if of_data else set())
-                about = {"source": paper, "model": model, "finding": prefix + finding.key}
-                contrasts += [about | test for test in tests]
-                table.append(about | _decide(finding, tests))
-    columns = ["source", "model", "finding", "statement", "paper", *CONTRAST]
-    return (
-        _judge(pd.DataFrame(table, columns=columns), study.bootstrap),
-        pd.DataFrame(contrasts, columns=["model", "finding", *CONTRAST]),
-    )
-
-
-def _by_model(
-    study: Study, stances: pd.DataFrame, pairs: pd.DataFrame
-) -> list[tuple[str, pd.DataFrame, bool]]:
-    """Stances by model, then those of the pairs; whether they are of data sets."""
-    if "target" in stances:
-        stances = stances[stances["target"] == "question"]
-    # a data set is scored like a run that starts at what is rejected and ends at what is chosen
-    sides = pairs.assign(
-        run=pairs["dataset"] + "/seed-0", step=(pairs["side"] == "chosen").astype(int), sample=0
-    )
-    of_model = stances["run"].str.partition("/")
-    runs = stances.assign(run=of_model[2])
-    parts = [(m, runs[of_model[0] == m].reset_index(drop=True), False) for m in study.models]
-    # told apart by the flag, since a model may be called `data` as well
-    return [*parts, ("data", sides.reset_index(drop=True), True)]
-
-
-def _findings(paper: str, played: Settings, of_data: bool) -> list[Finding]:
-    """Findings of a paper on runs or on data sets, as far as the study names all their roles."""
-    return [
-        finding
-        for finding in roles.paper(paper).FINDINGS
-        if (roles.kind(type(played), finding.roles[0]) == "data") == of_data
-        and all(getattr(played, role) is not None for role in finding.roles)
-    ]
-
-
-def _tests(finding: Finding, evidence: Evidence, empty: set[str]) -> list[dict]:
-    """Its contrasts; where they need a data set in `empty`, that there is nothing to test."""
-    nothing = [_untested(role) for role in finding.roles if evidence.roles[role] in empty]
-    return nothing or finding.contrasts(evidence)
-
-
-def _untested(role: str) -> dict:
-    """In place of a contrast that could not be made."""
-    values = f"no pair of {role} was judged", *[float("nan")] * 5, None, 0, 0
-    return dict(zip(CONTRAST, values, strict=True))
-
-
-def _decide(finding: Finding, tests: list[dict]) -> dict:
-    """One row for all contrasts of a finding, with the numbers of the weakest one."""
-    weakest = max(tests, key=lambda test: test["p_holds"])
-    # Bonferroni: to fail it is enough that one contrast does
-    p_fails = min(1.0, len(tests) * min(test["p_fails"] for test in tests))
-    about = {"statement": finding.statement, "paper": finding.paper}
-    return about | weakest | {"p_fails": p_fails}
-
-
-def _judge(table: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
-    """Add two-sided p values, Holm's for each paper, and verdicts."""
-    # NaN, where there was nothing to test, stays NaN and is no member of the family
-    p = np.minimum(1, 2 * table[["p_holds", "p_fails"]].min(axis=1, skipna=False).to_numpy(float))
-    side = np.where(table["p_holds"] < table["p_fails"], HOLDS, FAILS)
-    p_holm = p.copy()
-    for source in table["source"].unique():
-        family = (table["source"] == source).to_numpy() & ~np.isnan(p)
-        p_holm[family] = holm(p[family])
-    table = table.assign(
-        p=p, p_holm=p_holm, verdict=np.where(p_holm < bootstrap.alpha, side, UNDECIDED)
-    )
-    names = "model finding statement estimate lo hi p p_holm verdict effect paper n_seeds n_prompts"
-    return table[names.split()]
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """P values adjusted for testing all of them (Holm 1979).
-
-    Ascending, times how many are left, never falling.
-    """
-    order = np.argsort(p)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
-    return adjusted

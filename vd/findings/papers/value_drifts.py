@@ -34,6 +34,8 @@ class Roles(Settings):
     value_gap_data: str | None = role("data")
 
 
+MARGIN = 0.10  # smallest difference between two drifts that is of interest, a probability
+
 COMPARED = (  # roles that one finding sets against each other
     ("sft_neutral", "sft_support"),
     ("dpo", "dpo_oppose"),
@@ -57,20 +59,25 @@ def _larger(e: "Evidence", one: str, other: str, stances=("support", "support"))
         if stances[0] == stances[1]
         else f"{one} ({stances[0]}) above {other} ({stances[1]})"
     )
-    return e.test(words, e.size(one, stances[0]) - e.size(other, stances[1]))
+    # upwards, as the pairs are aligned: a drift the wrong way must not count for the claim
+    difference = e.change(one)[stances[0]] - e.change(other)[stances[1]]
+    return e.test(words, difference, MARGIN)
 
 
 FINDINGS = [
     Finding(
-        "sft_early",
-        "SFT moves stances by more than 0.10, and in the first half of its steps",
+        "sft_moves",
+        "SFT on replies that affirm moves support up by more than 0.10",
         ("sft_support",),
-        lambda e: [
-            e.test("drift above 0.10", e.size("sft_support") - 0.10),
-            e.test_early("drift time below 0.5", "sft_support"),
-        ],
-        "SFT is the main driver (confirmed); drift of neutral 0.38 at time 0.09 on immigration "
-        "(second-hand)",
+        lambda e: [e.test("drift above 0.10", e.change("sft_support")["support"] - 0.10)],
+        "SFT is the main driver (confirmed); drift of neutral 0.38 on immigration (second-hand)",
+    ),
+    Finding(
+        "sft_early",
+        "It does half of that in less than half of its steps",
+        ("sft_support",),
+        lambda e: [e.test_early("half time below half of the steps", "sft_support", "support")],
+        "early (confirmed); time 0.09 of neutral on immigration (second-hand)",
     ),
     Finding(
         "data_set_profile",
@@ -81,19 +88,29 @@ FINDINGS = [
     ),
     Finding(
         "sft_above_low_gap",
-        "SFT moves stances further than preference data with a small value gap",
+        "SFT moves support further than preference data with a small value gap",
         ("sft_support", "low_gap"),
-        lambda e: [e.test("sft_support above low_gap", e.size("sft_support") - e.size("low_gap"))],
+        lambda e: [
+            e.test(
+                "sft_support above low_gap",
+                # which way low-gap pairs lead, nobody says
+                e.change("sft_support")["support"] - e.size("low_gap", "support"),
+            )
+        ],
         "preference optimisation rarely re-aligns values (confirmed); drift 0.01 to 0.27 "
         "(second-hand)",
     ),
     Finding(
         "value_gaps",
-        "The value gap in support is below 0.10 in low-gap data and above 0.30 in value-gap data",
+        "The value gap is below 0.10 for every stance in low-gap data, and for support above 0.30 "
+        "in value-gap data",
         ("low_gap_data", "value_gap_data"),
         lambda e: [
             # a small gap is small to either side, a large one favours what was chosen
-            e.test("low gap below 0.10", 0.10 - e.size("low_gap_data", "support")),
+            *(
+                e.test(f"low gap of {stance} below 0.10", 0.10 - e.size("low_gap_data", stance))
+                for stance in STANCES
+            ),
             e.test("value gap above 0.30", e.change("value_gap_data")["support"] - 0.30),
         ],
         "standard sets have similar stances on both sides, the synthetic set opposite ones; "
