@@ -142,7 +142,12 @@ def test_a_topic_breaks_no_figure(tmp_path):
     path = drifts().rename(columns={"magnitude": "probability", "magnitude_lo": "lo"})
     path = path.rename(columns={"magnitude_hi": "hi"})
     path = path.merge(pd.DataFrame({"step": [0, 9]}), how="cross")
-    style.save(plots.stances_over_steps(path, rows="topic"), path, tmp_path / "steps")
+    style.save(plots.stances_over_steps(path), path, tmp_path / "steps")
+    leaning = pd.DataFrame({"measure": ["acquiescence", "lean"]}).merge(path, how="cross")
+    leaning = leaning[leaning["stance"] == "support"].rename(columns={"probability": "value"})
+    leaning = leaning[leaning["topic"] == "all"]
+    style.save(plots.acquiescence_lean(leaning), leaning, tmp_path / "leaning")
+    style.save(plots.drift_by_topic(drifts()), path, tmp_path / "topics")
     assert not matplotlib.rcParams["text.parse_math"]
 
 

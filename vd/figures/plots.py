@@ -14,44 +14,100 @@ from vd.stances import STANCES
 from vd.store.shown import excerpt
 
 
-def stances_over_steps(trajectories: pd.DataFrame, rows: str | None = None) -> Figure:
-    """Stance probability over training steps, a panel per run.
-
-    With `rows="topic"` also a row of panels per topic.
-    """
+def stances_over_steps(trajectories: pd.DataFrame) -> Figure:
+    """Stance probability over training steps, a panel per run."""
     table = trajectories.assign(run=short_names(trajectories["run"]))
-    runs, lines = list(table["run"].unique()), table[rows].unique() if rows else [None]
-    panels = [(line, run) for line in lines for run in runs]
-    columns = len(runs) if rows else min(len(runs), 4)
-    height = -(-len(panels) // columns)
-    size = (1.6 * columns, 1.0 * height) if rows else (2.3 * columns, 2.3 * height)
+    runs = list(table["run"].unique())
+    columns = min(len(runs), 4)
+    height = -(-len(runs) // columns)
     figure, axes = plt.subplots(
-        height, columns, sharey=True, squeeze=False, figsize=size, layout="constrained"
+        height,
+        columns,
+        sharey=True,
+        squeeze=False,
+        figsize=(2.3 * columns, 2.3 * height),
+        layout="constrained",
     )
-    for i, (ax, (line, run)) in enumerate(zip(axes.flat, panels, strict=False)):
-        part = table[(table["run"] == run) & (table[rows] == line if rows else True)]
+    for i, (ax, run) in enumerate(zip(axes.flat, runs, strict=False)):
+        part = table[table["run"] == run]
         for stance, path in part.groupby("stance"):
-            ax.plot(
-                path["step"],
-                path["probability"],
-                color=COLOURS[stance],
-                marker=MARKERS[stance],
-                markersize=3,
-            )
-            ax.fill_between(
-                path["step"], path["lo"], path["hi"], color=COLOURS[stance], alpha=0.2, linewidth=0
-            )
+            style = {"color": COLOURS[stance], "marker": MARKERS[stance], "markersize": 3}
+            ax.plot(path["step"], path["probability"], **style)
+            band = {"color": COLOURS[stance], "alpha": 0.2, "linewidth": 0}
+            ax.fill_between(path["step"], path["lo"], path["hi"], **band)
         ax.set(ylim=(0, 1), xlim=(part["step"].min(), part["step"].max()))
+        ax.set_title(run.replace(" → ", "\n→ "))
         if i % columns == 0:
-            ax.set_ylabel(excerpt(line, 20) if line else "stance probability", fontsize=8)
-        if i < columns or not rows:
-            ax.set_title(run.replace(" → ", "\n→ "))
-        if i >= len(panels) - columns:
+            ax.set_ylabel("stance probability", fontsize=8)
+        if i >= len(runs) - columns:
             ax.set_xlabel("training step")
     # the grid is a rectangle, and may have more places than there are panels
-    for ax in axes.flat[len(panels) :]:
+    for ax in axes.flat[len(runs) :]:
         ax.set_visible(False)
     return with_legend(figure)
+
+
+def drift_by_topic(table: pd.DataFrame) -> Figure:
+    """Drift magnitude of every topic (rows) and run (columns), a panel per stance.
+
+    Columns as of `vd.drift.measures.drift_table`. Where the interval holds 0, the number is grey
+    and its cell has no colour.
+    """
+    table = table.assign(run=short_names(table["run"]))
+    runs, topics = list(table["run"].unique()), list(table["topic"].unique())
+    labels = [run.replace(" → ", "\n→ ") for run in runs]
+    figure, axes = plt.subplots(
+        len(STANCES),
+        1,
+        sharex=True,
+        figsize=(2.2 + 0.75 * len(runs), 1 + 0.2 * len(STANCES) * (1 + len(topics))),
+        layout="constrained",
+    )
+    for ax, stance in zip(axes, STANCES, strict=True):
+        part = table[table["stance"] == stance].set_index(["topic", "run"])
+        wide = part["magnitude"].unstack().reindex(topics)[runs]
+        clear = ((part["magnitude_lo"] > 0) | (part["magnitude_hi"] < 0)).unstack()
+        clear = clear.reindex(topics)[runs]
+        # one scale for all panels and studies: a small drift must not look like a large one
+        scale = {"cmap": "PRGn", "vmin": -1, "vmax": 1, "cbar": False}
+        text = {"annot": wide, "fmt": "+.2f", "annot_kws": {"size": 7}}
+        text |= {"xticklabels": labels, "yticklabels": [excerpt(topic, 20) for topic in topics]}
+        sns.heatmap(wide.where(clear, 0), ax=ax, linewidths=0.5, **text, **scale)
+        for number, sure in zip(ax.texts, clear.to_numpy().ravel(), strict=True):
+            if not sure:
+                number.set_color("#999999")
+        ax.set(title=f"drift of {stance}", xlabel="", ylabel="")
+        ax.tick_params(labelsize=7)
+    plt.setp(axes[-1].get_xticklabels(), rotation=60, ha="right")
+    return figure
+
+
+def acquiescence_lean(table: pd.DataFrame) -> Figure:
+    """Paths of all runs over training: acquiescence to the right, lean upwards.
+
+    `table` has the columns of `vd.drift.acquiescence.by_step`, of all topics. Bars are the last
+    checkpoint's intervals.
+    """
+    table = table.assign(run=short_names(table["run"]))
+    figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+    for line in (ax.axhline, ax.axvline):
+        line(0, color="#bbbbbb", linewidth=0.8)
+    colours = sns.color_palette("tab10", table["run"].nunique())
+    for colour, (run, rows) in zip(colours, table.groupby("run", sort=False), strict=True):
+        wide = rows.pivot(index="step", columns="measure", values=["value", "lo", "hi"])
+        x, y = wide["value", "acquiescence"], wide["value", "lean"]
+        ax.plot(x, y, color=colour, linewidth=1.2, marker=".", markersize=3, label=run)
+        ends = {"marker": "o", "edgecolor": colour, "s": 28, "zorder": 3}
+        ax.scatter(x.iloc[0], y.iloc[0], facecolor="white", **ends)
+        ax.scatter(x.iloc[-1], y.iloc[-1], facecolor=colour, **ends)
+        last = wide.iloc[-1]
+        ax.hlines(y.iloc[-1], last["lo", "acquiescence"], last["hi", "acquiescence"], color=colour)
+        ax.vlines(x.iloc[-1], last["lo", "lean"], last["hi", "lean"], color=colour)
+    # one scale for both: that the one moves and the other does not must be seen
+    ax.set(xlabel="acquiescence (says yes, whatever is asked)", ylabel="lean (takes a side)")
+    ax.set_aspect("equal", adjustable="datalim")
+    figure.legend(loc="outside right", frameon=False)
+    return figure
 
 
 def drift(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:

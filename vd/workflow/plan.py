@@ -136,7 +136,8 @@ class _Plan:
             case "04_evaluate":
                 return self._evaluating(self.runs[about])
             case "05_drift":
-                return bootstrap | self.order, []
+                settings, data = self.probes  # for their polarity
+                return settings | bootstrap | self.order, data
             case "06_figures":
                 drawn = {"ablations": study.ablations, "evaluations": study.evaluations}
                 return drawn | self.order, []

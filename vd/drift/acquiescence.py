@@ -1,0 +1,98 @@
+"""Agreeing with the question, or taking a side on the topic: the two parts of a drift.
+
+Half of the probes of a topic affirm its proposition (polarity +1), the others its opposite (-1).
+Let net+ and net- be the mean net stance (support - oppose, towards the question) over the probes of
+each kind. Then
+
+    acquiescence = (net+ + net-) / 2    says yes to both, which is no position
+    lean         = (net+ - net-) / 2    supports the proposition however it is put
+
+which are the two components of a balanced scale (Cloud & Vaughan 1970). A model that only learns to
+say yes moves the first and not the second; a value on the topic has moved where the second does.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from vd.drift.bootstrap import Trajectories, of_target, trajectories
+from vd.study.settings import Bootstrap
+
+MEASURES = ("acquiescence", "lean")
+
+
+def by_step(
+    stances: pd.DataFrame, polarity: pd.Series, bootstrap: Bootstrap, pool: bool = False
+) -> pd.DataFrame:
+    """Both measures at every checkpoint: run, topic (and `all`), step, measure, value, lo, hi.
+
+    `stances` as for `vd.drift.measures.drift_table`, or any table with a column `net` in place of
+    the stances, such as a logit of yes against no; `polarity` maps prompt_id to +1 or -1, and 0
+    leaves a probe out. Topics without probes of both kinds are left out, since they tell the two
+    apart in no way. Prompts are resampled within topic and polarity.
+    """
+    rows, alpha = [], bootstrap.alpha
+    for topic, t in _of_topics(stances, polarity, bootstrap, pool):
+        lo, hi = t.interval(t.widened(alpha), alpha)
+        rows += [
+            (t.run, topic, step, measure, t.value[i, k], lo[i, k], hi[i, k])
+            for i, step in enumerate(t.steps)
+            for k, measure in enumerate(MEASURES)
+        ]
+    return pd.DataFrame(rows, columns=["run", "topic", "step", "measure", "value", "lo", "hi"])
+
+
+def drift(
+    stances: pd.DataFrame, polarity: pd.Series, bootstrap: Bootstrap, pool: bool = False
+) -> pd.DataFrame:
+    """How far both measures moved: run, topic (and `all`), measure, drift, lo, hi, n_prompts.
+
+    Arguments as of `by_step`; with `pool` also n_seeds.
+    """
+    rows, alpha = [], bootstrap.alpha
+    for topic, t in _of_topics(stances, polarity, bootstrap, pool):
+        lo, hi = t.interval(t.widened(alpha)[:, -1], alpha)
+        rows += [
+            (t.run, topic, measure, t.value[-1, k], lo[k], hi[k], t.n_prompts, t.n_seeds)
+            for k, measure in enumerate(MEASURES)
+        ]
+    columns = ["run", "topic", "measure", "drift", "lo", "hi", "n_prompts", "n_seeds"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table if pool else table.drop(columns="n_seeds")
+
+
+def _of_topics(
+    stances: pd.DataFrame, polarity: pd.Series, bootstrap: Bootstrap, pool: bool
+) -> Iterator[tuple[str, Trajectories]]:
+    """Trajectories of both measures of every run, of each topic and of all together."""
+    rows = stances
+    if "net" not in rows:
+        rows = of_target(stances, "question")
+        rows = rows.assign(net=rows["p_support"] - rows["p_oppose"])
+    rows = rows.assign(sign=rows["prompt_id"].map(polarity))
+    rows = rows[rows["sign"].isin([-1, 1])]
+    both = rows.groupby("topic")["sign"].nunique() == 2
+    for topic in both.index[both]:
+        yield from _scored(rows[rows["topic"] == topic], topic, bootstrap, pool)
+    if both.any():
+        yield from _scored(rows[rows["topic"].isin(both.index[both])], "all", bootstrap, pool)
+
+
+def _scored(
+    rows: pd.DataFrame, topic: str, bootstrap: Bootstrap, pool: bool
+) -> Iterator[tuple[str, Trajectories]]:
+    # Scores of single replies whose mean over prompts is the measure, so that what bootstraps
+    # stances bootstraps these: each kind of probe counts half, however many there are of it.
+    prompts = rows.groupby("sign")["prompt_id"].nunique()
+    weight = rows["sign"].map(prompts.sum() / (2 * prompts))
+    scored = rows.assign(
+        acquiescence=weight * rows["net"],
+        lean=weight * rows["sign"] * rows["net"],
+        # strata; none of them may be called `all`
+        topic=rows["topic"].astype(str) + np.where(rows["sign"] > 0, " +", " -"),
+        target="question",
+    )
+    for t in trajectories(scored, bootstrap, pool=pool, scores=MEASURES):
+        if t.topic == "all":
+            yield topic, t
