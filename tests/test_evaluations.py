@@ -11,7 +11,8 @@ from vd import paths, plugins
 from vd.data import held_out as rows_left
 from vd.data import sets
 from vd.evaluations import intervals, run
-from vd.evaluations.metrics import held_out, style
+from vd.evaluations.metrics import held_out, kl, style
+from vd.evaluations.tokens import encoded
 from vd.figures import evaluations
 from vd.models import loading
 from vd.probing import probe, responders
@@ -43,10 +44,10 @@ def replies(*texts, prompts=None, reason="stop"):
 
 def test_each_evaluation_is_a_file_with_settings_and_evaluate():
     names = plugins.names(run.ROOM)
-    assert names == ["held-out", "style"]
+    assert names == ["held-out", "kl", "style"]
     for name in names:
         module = plugins.load(run.ROOM, name)
-        assert module.Settings().checkpoints == "ends" and callable(module.evaluate)
+        assert module.Settings().checkpoints in ("ends", "all") and callable(module.evaluate)
 
 
 def test_held_out_rows_are_those_that_no_run_learns_from(study):
@@ -95,7 +96,7 @@ def test_held_out_loss_is_that_of_each_reply_alone(study, responder):
     table = held_out.evaluate(responder, None, WANTED["held_out"], study, None)
     rows = rows_left.held_out(study, "sft_support", 5)
     total, tokens = 0.0, 0
-    for before, reply in held_out.encoded(responder.tokenizer, rows, 128):
+    for before, reply in encoded(responder.tokenizer, rows, 128):
         ids = torch.tensor([[*before, *reply]])
         labels = torch.tensor([[*[-100] * len(before), *reply]])
         with torch.no_grad():
@@ -113,8 +114,8 @@ def test_held_out_loss_is_that_of_each_reply_alone(study, responder):
 
 def test_tokens_of_the_loss_are_cut_as_in_training(responder):
     rows = pd.DataFrame({"prompt": ["Why?", "Why? " * 50], "completion": ["So it is."] * 2})
-    ((before, reply),) = held_out.encoded(responder.tokenizer, rows, 30)
-    whole = held_out.encoded(responder.tokenizer, rows[:1], 500)[0]
+    ((before, reply),) = encoded(responder.tokenizer, rows, 30)
+    whole = encoded(responder.tokenizer, rows[:1], 500)[0]
     assert (before, reply) == (whole[0], whole[1][: 30 - len(whole[0])])
     assert whole[1][-1] == responder.tokenizer.eos_token_id
 
@@ -235,6 +236,54 @@ def test_what_is_missing_is_named_with_the_fix(evaluated):
     other = {"other": style.Settings()}
     with pytest.raises(ValueError, match=r"evaluations\.csv: no evaluation 'other'; evaluate"):
         run.evaluate_run(few, few.run("tiny-llama/sft-support/seed-0"), other)
+
+
+def test_kl_is_the_mean_log_ratio_of_replies_without_its_noise(responder):
+    """By hand at each token; and the mean of log pi / pi_0 over many replies drawn from pi."""
+    torch.manual_seed(0)
+    other = loading.for_inference(ModelSettings(source="random:llama", dtype="float32"), None)
+    for weight in other.parameters():
+        weight.data += 0.05 * torch.randn_like(weight)
+    policy = responders.Responder(other, responder.tokenizer)
+    prompt = responder.tokenizer("Why?")["input_ids"]
+    with torch.no_grad():
+        drawn = other.generate(
+            torch.tensor([prompt] * 400),
+            do_sample=True,
+            max_new_tokens=4,
+            min_new_tokens=4,
+            top_k=0,
+        )
+    texts = [(prompt, row[len(prompt) :].tolist()) for row in drawn]
+    found = kl.divergences(policy, responder, texts, 1.0, 64)
+    ids = drawn[:1]
+    with torch.no_grad():
+        ours, theirs = (m(ids).logits.log_softmax(-1)[0] for m in (other, responder.model))
+    there = range(len(prompt) - 1, ids.shape[1] - 1)
+    by_hand = sum(float((ours[i].exp() * (ours[i] - theirs[i])).sum()) for i in there)
+    assert found[0] == pytest.approx(by_hand, rel=1e-4)
+    ratio = held_out.negative_log_likelihoods(
+        responder, texts, 64
+    ) - held_out.negative_log_likelihoods(policy, texts, 64)
+    error = np.hypot(ratio.std(), found.std()) / np.sqrt(len(texts))
+    assert found.mean() == pytest.approx(ratio.mean(), abs=4 * error)
+    assert found.std() < ratio.std() and found.mean() > 5 * error > 0
+
+
+def test_a_run_starts_its_own_clock(evaluated, monkeypatch):
+    few, _ = evaluated
+    one = few.run("tiny-llama/sft-support/seed-0")
+    # as training leaves it: step 0 is the parent's last checkpoint
+    model = loading.for_training(one.model_settings, one.settings.lora, None, 0)
+    model.save_pretrained(paths.checkpoint("smoke", one.id, 0))
+    monkeypatch.setattr(run.files, "write_table", lambda *_: None)
+    found = run.evaluate_run(few, one, {"kl": kl.Settings()})
+    values = found[found["metric"] == "kl"].set_index("step")["value"]
+    assert list(values.index) == [0, 2, 4] and values[0] == 0 and values[[2, 4]].gt(0).all()
+    inside = found[found["step"] > 0]
+    assert (inside["lo"] <= inside["value"]).all() and (inside["value"] <= inside["hi"]).all()
+    base = few.run("tiny-llama/base/seed-0")
+    assert run.evaluate_run(few, base, {"kl": kl.Settings()})["n"].eq(0).all()
 
 
 def test_tables_and_figure_show_both_ends(evaluated):

@@ -44,7 +44,7 @@ def evaluate_run(
         parent = study.runs()[run.parent]
         of_parent = study.evaluation_settings(parent) if wanted is None else wanted
     wanted = study.evaluation_settings(run) if wanted is None else wanted
-    shared = {name: own for name, own in wanted.items() if name in of_parent}
+    shared = {n: own for n, own in wanted.items() if n in of_parent and not own.from_start}
     replies = pd.read_parquet(_there(paths.responses(study.name, run.id), "probe the run"))
     plan = _plan(sorted(replies["step"].unique()), wanted, shared)
     progress = Progress("evaluate", run.id, len(plan))

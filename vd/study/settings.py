@@ -125,6 +125,8 @@ class EvaluationSettings(Settings):
 
     # False: the replies suffice, and no weights are loaded
     asks_model: ClassVar[bool] = True
+    # True: a run is compared with its own start, so that a parent's rows are not the child's
+    from_start: ClassVar[bool] = False
 
     checkpoints: Literal["ends", "all"] = "ends"  # the first and last one, or all that were probed
     runs: Names | None = None  # their lineages, where an evaluation costs much; None takes all

@@ -14,12 +14,10 @@ import numpy as np
 import pandas as pd
 
 from vd.data import held_out
-from vd.evaluations import intervals
+from vd.evaluations import intervals, tokens
 from vd.finite import finite
 from vd.study.settings import EvaluationSettings
 from vd.study.types import Count
-
-Tokens = tuple[list[int], list[int]]  # of a prompt, and of the reply to it
 
 
 class Settings(EvaluationSettings):
@@ -34,7 +32,7 @@ def evaluate(responder, replies, settings: Settings, study, run) -> pd.DataFrame
     found = []
     for name, trained in held_out.sft_sets(study).items():
         rows = held_out.held_out(study, name, settings.rows) if responder.has_likelihood else []
-        texts = encoded(responder.tokenizer, rows, trained.max_length) if len(rows) else []
+        texts = tokens.encoded(responder.tokenizer, rows, trained.max_length) if len(rows) else []
         loss = negative_log_likelihoods(responder, texts, settings.batch_size)
         lengths = np.array([len(reply) for _, reply in texts])
         mean = intervals.ratio(f"loss on {name}", loss, lengths, study.bootstrap)
@@ -44,45 +42,21 @@ def evaluate(responder, replies, settings: Settings, study, run) -> pd.DataFrame
     return pd.DataFrame(found)
 
 
-def encoded(tokenizer, rows: pd.DataFrame, max_length: int) -> list[Tokens]:
-    """Tokens of prompts and replies as in training; rows without room for a reply are left out."""
-    from vd.training.trainer import encode
-
-    found = []
-    for row in rows.to_dict("records"):
-        prompt = [*(row.get("history") or []), {"role": "user", "content": row["prompt"]}]
-        told = [{"role": "assistant", "content": row["completion"]}]
-        before, reply = encode(tokenizer, prompt, told)
-        if len(before) < max_length:
-            found.append((before, reply[: max_length - len(before)]))
-    return found
-
-
-def negative_log_likelihoods(responder, texts: list[Tokens], batch_size: int) -> np.ndarray:
+def negative_log_likelihoods(responder, texts: list[tokens.Tokens], batch_size: int) -> np.ndarray:
     """-log pi(y | x) of each reply given its prompt, in nats, summed over its tokens: (N,).
 
     Raises NotFiniteError where one is no number.
     """
     import torch
 
-    # a rewriter has no `model`, and comes without texts
-    found, device = [], getattr(getattr(responder, "model", None), "device", "cpu")
-    for start in range(0, len(texts), batch_size):
-        batch = texts[start : start + batch_size]
-        longest = max(len(before) + len(reply) for before, reply in batch)
-        # padded on the right: tokens of a causal model neither see it nor change their position
-        ids = torch.full((len(batch), longest), responder.tokenizer.pad_token_id)
-        there, scored = torch.zeros_like(ids), torch.zeros(ids.shape, dtype=torch.bool)
-        for i, (before, reply) in enumerate(batch):
-            end = len(before) + len(reply)
-            ids[i, :end] = torch.tensor([*before, *reply])
-            there[i, :end] = 1
-            scored[i, len(before) : end] = True
+    found = []
+    for ids, there, scored in tokens.batches(responder, texts, batch_size):
         with torch.inference_mode():
-            scores = responder.logits(ids.to(device), there.to(device))[:, :-1].log_softmax(-1)
+            scores = responder.logits(ids, there)[:, :-1].log_softmax(-1)
             # the score at a position is that of the token after it
-            likelihood = scores.gather(-1, ids[:, 1:, None].to(device))[..., 0].cpu()
-        sums = -(likelihood.double() * scored[:, 1:]).sum(-1)
+            likelihood = scores.gather(-1, ids[:, 1:, None])[..., 0]
+        # masked, not multiplied: a score of padding may be -inf
+        sums = -likelihood.double().where(scored, 0.0).sum(-1)
         finite(sums, "a held-out loss", "its training broke: lower its learning_rate")
         found += sums.tolist()
     return np.array(found)
