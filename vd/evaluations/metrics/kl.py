@@ -7,8 +7,8 @@ pi_0 is the run's checkpoint at step 0, its parent's last. x are the probes and 
 own replies to them, both at `probing.temperature`: the sum over the vocabulary at each token has
 the mean of log pi(y | x) / pi_0(y | x) and less noise. Equal steps, rates or epochs say little
 about how strongly two methods trained; at equal kl their drifts can be compared (Gao et al. 2022,
-arXiv 2210.10760). By the data-processing inequality the stances of replies cannot be further apart than
-the policies are.
+arXiv 2210.10760). By the data-processing inequality the stances of replies cannot be further apart
+than the policies are.
 
 `n` is the number of prompts, over which intervals are a bootstrap; it is 0, with no value, for a
 base model, which has no start, and where replies have no likelihood.
