@@ -87,6 +87,11 @@ def record(study: str, run_id: str, stage: str) -> Path:
     return run(study, run_id) / f"{stage}.json"
 
 
+def logits(study: str, run_id: str) -> Path:
+    """Yes against No at a run's checkpoints, by probe."""
+    return run(study, run_id) / "logits.parquet"
+
+
 def responses(study: str, run_id: str) -> Path:
     """Replies of a run's checkpoints to the probes."""
     return run(study, run_id) / "responses.parquet"

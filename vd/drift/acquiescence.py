@@ -11,11 +11,12 @@ which are the two components of a balanced scale (Cloud & Vaughan 1970). A model
 say yes moves the first and not the second; a value on the topic has moved where the second does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 
+from vd import paths
 from vd.drift.bootstrap import Trajectories, of_target, trajectories
 from vd.study.settings import Bootstrap
 
@@ -60,6 +61,12 @@ def drift(
     columns = ["run", "topic", "measure", "drift", "lo", "hi", "n_prompts", "n_seeds"]
     table = pd.DataFrame(rows, columns=columns)
     return table if pool else table.drop(columns="n_seeds")
+
+
+def logit_stance(study: str, runs: Iterable[str]) -> pd.DataFrame:
+    """Log-odds of Yes against No of all runs, as a table that `by_step` and `drift` take."""
+    table = pd.concat([pd.read_parquet(paths.logits(study, run)) for run in runs])
+    return table.rename(columns={"log_odds": "net"}).assign(sample=0).dropna(subset="net")
 
 
 def _of_topics(

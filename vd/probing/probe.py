@@ -7,13 +7,16 @@ trained run is its parent's last checkpoint: same weights, same random numbers, 
 replies are taken over instead of generated again.
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pandas as pd
 
 from vd import paths
 from vd.data.probes import load_probes
 from vd.finite import NotFiniteError
 from vd.models import locate
-from vd.probing import responders
+from vd.probing import logits, responders
 from vd.probing.sampling import COLUMNS
 from vd.store import files, fingerprint
 from vd.store.fingerprint import Fingerprint
@@ -34,7 +37,7 @@ def probe_run(study: Study, run: Run) -> pd.DataFrame:
     steps = _steps(study, run)
     progress = Progress("probe", run.id, len(steps) * len(asked) * study.probing.samples)
     # the parent's first, so that steps ascend
-    parts = [_taken_over(run)] if run.parent else []
+    parts = [_taken_over(paths.responses(run.study, run.parent))] if run.parent else []
     for i, step in enumerate(steps):
         parts.append(_checkpoint_responses(study, run, step, asked, progress, i))
     table = pd.concat([part.assign(run=run.id) for part in parts], ignore_index=True)[COLUMNS]
@@ -54,8 +57,25 @@ def probe_run(study: Study, run: Run) -> pd.DataFrame:
     return table
 
 
-def _steps(study: Study, run: Run) -> list[int]:
-    """Steps of the checkpoints to ask; the base model is asked as it is, at step 0."""
+def logits_run(study: Study, run: Run) -> pd.DataFrame:
+    """Yes against No at all saved checkpoints, written to logits.parquet.
+
+    Columns as `vd.probing.logits.COLUMNS`. Nothing is drawn, so it costs a pass over the probes.
+    """
+    asked, steps = load_probes(study.probing), _saved(study, run)
+    progress = Progress("logits", run.id, len(steps) * len(asked))
+    parts = [_taken_over(paths.logits(run.study, run.parent))] if run.parent else []
+    for i, step in enumerate(steps, start=1):
+        parts.append(_checkpoint_logits(study, run, step, asked))
+        progress(i * len(asked))
+    table = pd.concat([part.assign(run=run.id) for part in parts], ignore_index=True)
+    table = table[logits.COLUMNS]
+    files.write_table(table, paths.logits(study.name, run.id))
+    return table
+
+
+def _saved(study: Study, run: Run) -> list[int]:
+    """Steps of a run's own checkpoints; the base model is asked as it is, at step 0."""
     if run.is_base:
         return [0]
     # step 0 of a child is the end of its parent, and taken over
@@ -64,50 +84,92 @@ def _steps(study: Study, run: Run) -> list[int]:
         raise FileNotFoundError(
             f"{paths.checkpoints(study.name, run.id)}: no checkpoints; train the run first"
         )
-    if study.probing.checkpoints == "all":
+    return there
+
+
+def _steps(study: Study, run: Run) -> list[int]:
+    """Steps of the checkpoints to ask for replies."""
+    there = _saved(study, run)
+    if run.is_base or study.probing.checkpoints == "all":
         return there
     wanted = there[-1:] if study.probing.checkpoints == "last" else study.probing.checkpoints
     # children start from the last one
     return sorted({step for step in there if step in wanted} | {there[-1]})
 
 
-def _taken_over(run: Run) -> pd.DataFrame:
-    """The replies of the parent's last checkpoint as this run's step 0."""
-    parent = pd.read_parquet(paths.responses(run.study, run.parent))
+def _taken_over(file: Path) -> pd.DataFrame:
+    """The rows of the parent's last checkpoint, from a table of the parent's, as a run's step 0."""
+    parent = pd.read_parquet(file)
     return parent[parent["step"] == parent["step"].max()].assign(step=0)
+
+
+def _kept(run: Run, file: Path, wanted: Fingerprint, make: Callable) -> pd.DataFrame:
+    """A table of one checkpoint, kept beside its weights so that an interrupted run asks no
+    checkpoint twice.
+    """
+    made = file.with_suffix(".made")
+    # the base model has no folder of checkpoints to keep anything in
+    if run.is_base:
+        return make()
+    if file.exists() and not wanted.changes(made):
+        return pd.read_parquet(file)
+    table = make()
+    # first, lest the record of an older table vouch for this one
+    made.unlink(missing_ok=True)
+    files.write_table(table, file)
+    wanted.write(made)
+    return table
+
+
+def _checkpoint_logits(study: Study, run: Run, step: int, asked: pd.DataFrame) -> pd.DataFrame:
+    """Yes against No at one checkpoint."""
+    folder = paths.checkpoint(study.name, run.id, step)
+
+    def read() -> pd.DataFrame:
+        responder = responders.load_responder(run.model_settings, None if run.is_base else folder)
+        try:
+            return logits.logit_stance(responder, asked, study.probing.batch_size)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{run.id}, step {step}: {error.what}", error.fix) from None
+
+    wanted = Fingerprint(
+        **fingerprint.values(model=run.model_settings),
+        data=_asked(folder, asked),
+        code=fingerprint.code("vd.probing.probe._checkpoint_logits"),
+    )
+    return _kept(run, folder / "logits.parquet", wanted, read).assign(step=step)
+
+
+def _asked(folder: Path, asked: pd.DataFrame) -> dict[str, str]:
+    """What was asked, and what answers beside the weights; no hash of those: whoever makes them
+    anew clears the folder, replies and all."""
+    written = responders.description(folder)
+    answers = {responders.FILE: fingerprint.digest(written)} if written else {}
+    return {"probes": fingerprint.digest(asked.to_json())} | answers
 
 
 def _checkpoint_responses(
     study: Study, run: Run, step: int, asked: pd.DataFrame, progress, done: int
 ) -> pd.DataFrame:
-    """Replies of one checkpoint, kept beside its weights so that an interrupted run asks no
-    checkpoint twice.
-    """
+    """Replies of one checkpoint."""
     folder = paths.checkpoint(study.name, run.id, step)
-    kept, made = folder / "responses.parquet", folder / "responses.made"
-    written = responders.description(folder)
-    # no hash of the weights: whoever makes them anew clears the folder, replies and all
+    before = done * len(asked) * study.probing.samples
+
+    def respond() -> pd.DataFrame:
+        responder = responders.load_responder(run.model_settings, None if run.is_base else folder)
+        try:
+            replies = responder.respond(
+                asked, study.probing, run.seed, lambda n: progress(before + n)
+            )
+        # what broke is known below, which checkpoint it was only here
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{run.id}, step {step}: {error.what}", error.fix) from None
+        return replies.assign(step=step)
+
+    sampled = study.probing.model_copy(update={"logits": True})  # which changes no reply
     wanted = Fingerprint(
-        **fingerprint.values(probing=study.probing, seed=run.seed, model=run.model_settings),
-        data={"probes": fingerprint.digest(asked.to_json())}
-        | ({responders.FILE: fingerprint.digest(written)} if written else {}),
+        **fingerprint.values(probing=sampled, seed=run.seed, model=run.model_settings),
+        data=_asked(folder, asked),
         code=fingerprint.code("vd.probing.probe._checkpoint_responses"),
     )
-    # the base model has no folder of checkpoints to keep replies in
-    if not run.is_base and kept.exists() and not wanted.changes(made):
-        return pd.read_parquet(kept)
-    responder = responders.load_responder(run.model_settings, None if run.is_base else folder)
-    before = done * len(asked) * study.probing.samples
-    try:
-        replies = responder.respond(
-            asked, study.probing, run.seed, lambda n: progress(before + n)
-        ).assign(step=step)
-    # what broke is known below, which checkpoint it was only here
-    except NotFiniteError as error:
-        raise NotFiniteError(f"{run.id}, step {step}: {error.what}", error.fix) from None
-    if not run.is_base:
-        # first, lest the record of older replies vouch for these
-        made.unlink(missing_ok=True)
-        files.write_table(replies, kept)
-        wanted.write(made)
-    return replies
+    return _kept(run, folder / "responses.parquet", wanted, respond)

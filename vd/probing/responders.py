@@ -28,7 +28,6 @@ study's model and is read with the study's tokenizer. Random numbers are keyed i
 `vd.probing.sampling`; those of a rewriting differ from those of the reply that is rewritten.
 """
 
-import inspect
 import json
 import re
 from collections.abc import Callable
@@ -41,6 +40,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from vd.models import loading
 from vd.probing.sampling import ask
+from vd.probing.scores import next_scores
 from vd.study.settings import ModelSettings, Probing
 from vd.study.types import Settings
 
@@ -101,6 +101,10 @@ class Responder:
         """Scores (B, T, V), float32, of the token after each of `input_ids` (B, T)."""
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float()
 
+    def first_scores(self, input_ids, attention_mask):
+        """Scores (B, V), float32, of the first token after prompts (B, T) padded on the left."""
+        return next_scores(self.model, attention_mask)(input_ids)
+
 
 @dataclass(frozen=True)
 class Contrasting(Responder):
@@ -122,10 +126,15 @@ class Contrasting(Responder):
         minus = self.minus(**read).logits.float() if self.minus else scores
         return scores + self.strength * (plus - minus)
 
+    def first_scores(self, input_ids, attention_mask):
+        """Changed scores (B, V), float32, as a responder's."""
+        scores = super().first_scores(input_ids, attention_mask)
+        return self._shift(attention_mask)(input_ids, scores)
+
     def _shift(self, attention_mask) -> Callable:
         """A logits processor for one batch of prompts with this mask (B, T)."""
-        plus = _next_scores(self.plus, attention_mask)
-        minus = _next_scores(self.minus, attention_mask) if self.minus else None
+        plus = next_scores(self.plus, attention_mask)
+        minus = next_scores(self.minus, attention_mask) if self.minus else None
 
         def shift(input_ids, scores):
             other = minus(input_ids) if minus else scores
@@ -263,34 +272,3 @@ def _part(checkpoint: Path, key: str, name: str) -> Path:
 
 def _vocabulary(model) -> int:
     return model.config.get_text_config().vocab_size
-
-
-def _next_scores(model, mask) -> Callable:
-    """A function from tokens so far (B, T) to the model's scores (B, V), float32, of the next one.
-
-    `mask` (B, T0) is that of the prompts. Only tokens that are new since the last call are read.
-    """
-    import torch
-
-    state = {"past": None, "read": 0}
-    known = inspect.signature(model.forward).parameters
-
-    def scores(input_ids):
-        new = input_ids[:, state["read"] :]
-        grown = torch.ones_like(input_ids)
-        grown[:, : mask.shape[1]] = mask
-        # prompts are padded on the left, so a token's position is not its column
-        positions = (grown.cumsum(1) - 1).clamp(min=0)[:, state["read"] :]
-        # not every architecture takes both
-        optional = {"position_ids": positions, "logits_to_keep": 1}
-        out = model(
-            input_ids=new,
-            attention_mask=grown,
-            past_key_values=state["past"],
-            use_cache=True,
-            **{key: value for key, value in optional.items() if key in known},
-        )
-        state.update(past=out.past_key_values, read=input_ids.shape[1])
-        return out.logits[:, -1].float()
-
-    return scores

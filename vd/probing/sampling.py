@@ -48,12 +48,7 @@ def ask(
         rows = asked[["prompt_id", "topic", "prompt"]].merge(
             pd.DataFrame({"sample": range(probing.samples)}), how="cross"
         )
-    texts = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        for prompt in rows["prompt"]
-    ]
+    texts = as_read(tokenizer, rows["prompt"])
     rows = rows.assign(text=texts, length=[len(t) for t in texts])
     answered = []
     ordered = rows.sort_values(
@@ -67,6 +62,23 @@ def ask(
             report(start + len(batch))
     # back in the order of `rows`, however batches were put together
     return pd.concat(answered).sort_index()[[c for c in COLUMNS if c not in ("run", "step")]]
+
+
+def as_read(tokenizer, prompts) -> list[str]:
+    """Prompts as a model reads them: in the chat template, up to where the reply begins."""
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        for prompt in prompts
+    ]
+
+
+def batched(tokenizer, texts: list[str], device) -> dict:
+    """Tokens of texts of `as_read`, padded on the left so that all replies begin alike."""
+    # the chat template writes the start token itself
+    how = {"padding": True, "padding_side": "left", "add_special_tokens": False}
+    return tokenizer(texts, **how, return_tensors="pt").to(device)
 
 
 def uniforms(seed: int, prompt_id: str, sample: int, length: int, purpose: str = "") -> np.ndarray:
@@ -85,14 +97,7 @@ def _generate(
 ) -> pd.DataFrame:
     import torch
 
-    inputs = tokenizer(
-        batch["text"].tolist(),
-        padding=True,
-        padding_side="left",
-        # the chat template writes the start token itself
-        add_special_tokens=False,
-        return_tensors="pt",
-    ).to(model.device)
+    inputs = batched(tokenizer, batch["text"].tolist(), model.device)
     _check_room(model, inputs["attention_mask"].sum(dim=1), batch, probing)
     noise = np.stack(
         [

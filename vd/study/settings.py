@@ -118,6 +118,8 @@ class Probing(Settings):
     batch_size: Count = 32
     # steps to ask, beside the last, from which children start; step 0 always comes from the parent
     checkpoints: Literal["all", "last"] | Steps = "all"
+    # whether Yes against No is read at every checkpoint that was saved, see vd/probing/logits.py
+    logits: bool = True
 
 
 class EvaluationSettings(Settings):
