@@ -56,7 +56,7 @@ def logit_stance(responder, asked: pd.DataFrame, batch_size: int) -> pd.DataFram
 def spellings(tokenizer, word: str) -> list[int]:
     """Ids of all tokens that are this word alone, in any case, with or without white space.
 
-    A tokenizer without one, such as that of a tiny model, gives the token that the word begins with.
+    A tokenizer without one, as tiny models have, gives the token that the word begins with.
     """
     # a token of another word is told apart by its length before it is decoded
     short = (i for token, i in tokenizer.get_vocab().items() if len(token) <= len(word) + 3)
