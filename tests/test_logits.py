@@ -40,7 +40,7 @@ def test_all_spellings_of_one_word_count_and_no_others():
 
 def test_words_that_begin_alike_cannot_be_read(tiny, monkeypatch):
     monkeypatch.setattr(logits, "WORDS", ("yes", "yes"))
-    with pytest.raises(ValueError, match="Yes and No begin with one token .* `logits: false`"):
+    with pytest.raises(ValueError, match=r"Yes and No begin with one token .* `logits: false`"):
         logits.logit_stance(tiny, ASKED, 2)
 
 
@@ -98,5 +98,5 @@ def test_every_saved_checkpoint_is_read_and_kept(tmp_path, monkeypatch):
     polarity = pd.Series(1, found["prompt_id"].unique())
     polarity[::2] = -1
     odds = acquiescence.logit_stance("smoke", [base.id, child.id])
-    moved = acquiescence.drift(odds, polarity, Bootstrap(resamples=100))
+    _, moved = acquiescence.tables(odds, polarity, Bootstrap(resamples=100))
     assert set(moved["run"]) == {child.id}, "the base model has one checkpoint"

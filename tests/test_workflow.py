@@ -117,8 +117,9 @@ def asked_for(output):
 
 
 def of_run(run, *notebooks):
-    """Jobs that follow a run's training: it is asked, judged and evaluated."""
-    return {f"{name} {run}" for name in (*notebooks, "03_probe", "04_judge", "04_evaluate")}
+    """Jobs that follow a run's training: it is asked and judged, and may be evaluated."""
+    evaluated = ["04_evaluate"] if run in load_study("smoke").evaluated() else []
+    return {f"{name} {run}" for name in (*notebooks, "03_probe", "04_judge", *evaluated)}
 
 
 SUMMED = {"05_drift ", "06_figures ", "07_tables ", "08_findings "}

@@ -23,48 +23,39 @@ from vd.study.settings import Bootstrap
 MEASURES = ("acquiescence", "lean")
 
 
-def by_step(
+def tables(
     stances: pd.DataFrame, polarity: pd.Series, bootstrap: Bootstrap, pool: bool = False
-) -> pd.DataFrame:
-    """Both measures at every checkpoint: run, topic (and `all`), step, measure, value, lo, hi.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both measures at every checkpoint, and how far they moved, of each topic and of `all`.
 
     `stances` as for `vd.drift.measures.drift_table`, or any table with a column `net` in place of
     the stances, such as a logit of yes against no; `polarity` maps prompt_id to +1 or -1, and 0
     leaves a probe out. Topics without probes of both kinds are left out, since they tell the two
     apart in no way. Prompts are resampled within topic and polarity.
+
+    The first table has run, topic, step, measure, value, lo, hi; the second run, topic, measure,
+    drift, lo, hi, n_prompts, n_seeds.
     """
-    rows, alpha = [], bootstrap.alpha
+    steps, moved, alpha = [], [], bootstrap.alpha
     for topic, t in _of_topics(stances, polarity, bootstrap, pool):
         lo, hi = t.interval(t.widened(alpha), alpha)
-        rows += [
-            (t.run, topic, step, measure, t.value[i, k], lo[i, k], hi[i, k])
-            for i, step in enumerate(t.steps)
-            for k, measure in enumerate(MEASURES)
-        ]
-    return pd.DataFrame(rows, columns=["run", "topic", "step", "measure", "value", "lo", "hi"])
-
-
-def drift(
-    stances: pd.DataFrame, polarity: pd.Series, bootstrap: Bootstrap, pool: bool = False
-) -> pd.DataFrame:
-    """How far both measures moved: run, topic (and `all`), measure, drift, lo, hi, n_prompts.
-
-    Arguments as of `by_step`; with `pool` also n_seeds.
-    """
-    rows, alpha = [], bootstrap.alpha
-    for topic, t in _of_topics(stances, polarity, bootstrap, pool):
-        lo, hi = t.interval(t.widened(alpha)[:, -1], alpha)
-        rows += [
-            (t.run, topic, measure, t.value[-1, k], lo[k], hi[k], t.n_prompts, t.n_seeds)
-            for k, measure in enumerate(MEASURES)
-        ]
+        for k, measure in enumerate(MEASURES):
+            steps += [
+                (t.run, topic, step, measure, t.value[i, k], lo[i, k], hi[i, k])
+                for i, step in enumerate(t.steps)
+            ]
+            # the last entry is the last step minus the first
+            ends = t.value[-1, k], lo[-1, k], hi[-1, k]
+            moved.append((t.run, topic, measure, *ends, t.n_prompts, t.n_seeds))
     columns = ["run", "topic", "measure", "drift", "lo", "hi", "n_prompts", "n_seeds"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table if pool else table.drop(columns="n_seeds")
+    return (
+        pd.DataFrame(steps, columns=["run", "topic", "step", "measure", "value", "lo", "hi"]),
+        pd.DataFrame(moved, columns=columns),
+    )
 
 
 def logit_stance(study: str, runs: Iterable[str]) -> pd.DataFrame:
-    """Log-odds of Yes against No of all runs, as a table that `by_step` and `drift` take."""
+    """Log-odds of Yes against No of all runs, as stances that `tables` takes."""
     table = pd.concat([pd.read_parquet(paths.logits(study, run)) for run in runs])
     return table.rename(columns={"log_odds": "net"}).assign(sample=0).dropna(subset="net")
 
