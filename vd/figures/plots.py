@@ -85,8 +85,8 @@ def drift_by_topic(table: pd.DataFrame) -> Figure:
 def acquiescence_lean(table: pd.DataFrame) -> Figure:
     """Paths of all runs over training: acquiescence to the right, lean upwards.
 
-    `table` has the columns of the first of `vd.drift.acquiescence.tables`, of all topics. Bars are the last
-    checkpoint's intervals.
+    `table` has the rows of all topics of the first of `vd.drift.acquiescence.tables`. Bars are the
+    last checkpoint's intervals.
     """
     table = table.assign(run=short_names(table["run"]))
     figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
