@@ -64,10 +64,7 @@ def train(run: Run) -> list[Path]:
 
 
 def build(run: Run):
-    """TRL's PPOTrainer for a run, before its first step.
-
-    Its first ratio is checked.
-    """
+    """TRL's PPOTrainer for a run, before its first step; its first ratio is checked."""
     import torch
     from trl.experimental.ppo import PPOConfig
 
@@ -82,9 +79,8 @@ def build(run: Run):
     policy = loading.for_training(run.model_settings, s.lora, start, run.seed)
     # where it is not set, replies are filled up with end tokens, which `ended` would count
     policy.generation_config.pad_token_id = tokenizer.pad_token_id
-    if (
-        s.lora and start
-    ):  # or else TRL would take the base model, without the SFT adapters, as the reference
+    # or else TRL would take the base model, without the SFT adapters, as the reference
+    if s.lora and start:
         policy.load_adapter(start, adapter_name="ref")
     # an interrupted run starts over, so nobody reads the optimiser's state
     arguments = trainer.arguments(run, len(prompts)) | {"save_only_model": True}
