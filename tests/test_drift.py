@@ -129,6 +129,20 @@ def test_refusals_are_reported_on_their_own():
     assert measures.refusal_table(table)["refusal_rate"].tolist() == [0, 1]
 
 
+def test_drift_among_replies_that_are_no_refusals():
+    """Neutral grows by refusing alone; and a topic that is always refused stops nothing."""
+    told, refused = constant_prompts([0.2, 0.2]), constant_prompts([0.5, 0.5])
+    table = pd.concat([frame(told), frame(refused, "never")]).assign(refusal=False)
+    late = (table["step"] > 0) & table["prompt_id"].isin(["t-000", "t-001"])
+    table.loc[late | table["topic"].eq("never"), "refusal"] = True
+    table.loc[late, ["p_support", "p_neutral"]] = 0.0, 1.0
+    assert row(measures.drift_table(table, FEW), "neutral")["magnitude"] == pytest.approx(0.1)
+    found = measures.answered_table(table, FEW)
+    assert set(found["topic"]) == {"t", "all"} and row(found)["n_prompts"] == 2
+    assert row(found, "neutral")["magnitude"] == pytest.approx(0)
+    assert measures.answered_table(table.assign(refusal=True), FEW).empty
+
+
 @st.composite
 def random_scores(draw):
     shape = draw(st.tuples(st.integers(1, 6), st.integers(1, 3), st.integers(2, 5)))

@@ -98,6 +98,19 @@ def drift_table(
     return table if pool else table[COLUMNS]
 
 
+def answered_table(stances: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
+    """The drift table among replies that are no refusals, which would count as neutral.
+
+    A probe that is refused throughout at some checkpoint is left out, and so is a topic with
+    nothing else.
+    """
+    rows = of_target(stances, "question")
+    rows = rows.assign(steps=rows.groupby("run")["step"].transform("nunique"))
+    rows = rows[~rows["refusal"].astype(bool)]
+    answered = rows.groupby(["run", "topic", "prompt_id"])["step"].transform("nunique")
+    return drift_table(rows[answered == rows["steps"]], bootstrap)
+
+
 def trajectory_table(
     stances: pd.DataFrame, bootstrap: Bootstrap, target: str = "question", pool: bool = False
 ) -> pd.DataFrame:
