@@ -5,6 +5,7 @@ import re
 from collections import Counter
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -158,6 +159,37 @@ def test_preferences_swap_and_subset():
     assert straight[0]["prompt"] == [
         {"role": "user", "content": swapped[0]["prompt"][0]["content"]}
     ]
+
+
+def test_pairs_aligned_with_the_proposition_choose_yes_and_no_alike():
+    settings = dict(data="value_gap", steps=1, save_every=1, learning_rate=1e-3)
+    plain, aligned, opposed = (
+        sets.preferences(PreferenceSettings(**settings, **more), seed=0)
+        for more in (
+            {},
+            {"aligned_with": "proposition"},
+            {"aligned_with": "proposition", "swap_labels": True},
+        )
+    )
+    against = sets.corpus("value_gap")["polarity"].eq(-1)
+    for row, one, two, other in zip(against, plain, aligned, opposed, strict=True):
+        assert one["chosen"] == two["rejected" if row else "chosen"]
+        assert two["chosen"] == other["rejected"] and two["rejected"] == other["chosen"]
+    yes = [row["chosen"][0]["content"].startswith("Yes") for row in aligned]
+    no = [row["chosen"][0]["content"].startswith("No") for row in aligned]
+    assert abs(np.mean(yes) - np.mean(no)) < 0.1 < np.mean(yes)
+
+
+def test_pairs_without_polarity_have_no_proposition(tmp_path):
+    file = tmp_path / "own.jsonl"
+    pair = {"prompt": "Why?", "chosen": "So.", "rejected": "No.", "polarity": 1}
+    file.write_text("\n".join(json.dumps(pair | {"polarity": p}) for p in (1, 0)))
+    settings = dict(data=str(file), steps=1, save_every=1, learning_rate=1e-3)
+    with pytest.raises(ValueError, match=r"row 2: no polarity; write 1 or -1"):
+        sets.preferences(PreferenceSettings(**settings, aligned_with="proposition"), seed=0)
+    file.write_text(json.dumps({key: pair[key] for key in ("prompt", "chosen", "rejected")}))
+    with pytest.raises(ValueError, match="row 1: no polarity"):
+        sets.preferences(PreferenceSettings(**settings, aligned_with="proposition"), seed=0)
 
 
 def test_topics_are_found_where_the_rule_says():

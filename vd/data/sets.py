@@ -145,13 +145,27 @@ def preferences(settings: PreferenceSettings, seed: int):
     """Preference pairs as a `datasets.Dataset` of message lists: prompt, chosen, rejected.
 
     `swap_labels` exchanges chosen and rejected, which turns support-aligned pairs into oppose-
-    aligned ones.
+    aligned ones. `aligned_with: proposition` exchanges them where a question denies its topic's
+    proposition (polarity -1): then Yes and No are chosen alike, and only a position can be learnt.
     """
     table = draw_rows(settings, seed, *COLUMNS["pairs"])
     # After the draw: both directions then learn from the same pairs.
-    if settings.swap_labels:
-        table = table.rename(columns={"chosen": "rejected", "rejected": "chosen"})
-    return _conversational(table, "chosen", "rejected")
+    swap = np.full(len(table), settings.swap_labels)
+    if settings.aligned_with == "proposition":
+        swap ^= _polarity(table, settings.data).eq(-1).to_numpy()
+    exchanged = table.rename(columns={"chosen": "rejected", "rejected": "chosen"})
+    sides = ["chosen", "rejected"]
+    table = table.assign(**{side: table[side].mask(swap, exchanged[side]) for side in sides})
+    return _conversational(table, *sides)
+
+
+def _polarity(table: pd.DataFrame, name: str) -> pd.Series:
+    """The polarity of pairs' questions, 1 or -1; ValueError if one has another or none."""
+    if "polarity" not in table or not (fits := table["polarity"].isin([1, -1])).all():
+        row = 1 if "polarity" not in table else (~fits).argmax() + 1
+        fix = "write 1 or -1 as `polarity` of every row, or take out `aligned_with`"
+        raise ValueError(f"data set '{name}': row {row}: no polarity; {fix}")
+    return table["polarity"]
 
 
 def labelled_steps(settings: TrainingSettings, seed: int):

@@ -87,6 +87,8 @@ class PreferenceSettings(TrainingSettings):
     """What every preference method needs on top."""
 
     swap_labels: bool = False  # exchange chosen and rejected
+    # what chosen replies of aligned pairs support; a proposition takes pairs with a polarity
+    aligned_with: Literal["question", "proposition"] = "question"
 
 
 class RolloutSettings(PreferenceSettings):
