@@ -20,11 +20,13 @@ from vd.finite import NotFiniteError
 from vd.methods import dpo, sft, simpo
 from vd.models import loading
 from vd.store import files
+from vd.study.file import StudyError
 from vd.study.load import load_study
 from vd.training import checkpoints, trainer
 from vd.training.train import train_run
 
 SFT_RUN, DPO_RUN = "tiny-llama/sft-support/seed-0", "tiny-llama/sft-support/dpo-support/seed-0"
+PPO_RUN = "tiny-llama/sft-support/ppo-support/seed-0"
 
 
 def study_with(place, change=lambda study: None, name="tiny"):
@@ -246,6 +248,24 @@ def test_every_run_of_a_chain_starts_where_its_parent_ended(place):
         start = weights(paths.checkpoint("tiny", f"{lineage}/seed-0", 0))
         ended = weights(paths.last_checkpoint("tiny", parent))
         assert start.keys() == ended.keys() and all(start[n].equal(ended[n]) for n in start), name
+
+
+@pytest.mark.parametrize("run_id", [SFT_RUN, DPO_RUN, PPO_RUN])
+def test_early_steps_are_kept_beside_the_regular_ones(place, run_id):
+    def change(study):
+        for section in ("sft", "preference"):
+            for entry in study[section].values():
+                if "save_every" in entry:
+                    entry |= {"save_every": 3, "save_at": [1, 2]}
+
+    study = study_with(place, change)
+    for before in (SFT_RUN, *([study.run(run_id).scorer] if run_id == PPO_RUN else [])):
+        train_run(study.run(before))
+    if run_id != SFT_RUN:
+        train_run(study.run(run_id))
+    assert paths.steps("tiny", run_id) == [0, 1, 2, 3, 4]
+    with pytest.raises(StudyError, match=r"save_at: the run has 4 steps; write steps up to that"):
+        study_with(place, lambda s: s["sft"]["sft-support"].update(save_at=[5]))
 
 
 def test_metrics_and_record(place):

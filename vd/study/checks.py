@@ -142,6 +142,9 @@ def _numbers(key: str, settings) -> Mistakes:
         return
     # steps of epochs are counted on the rows that are trained on, not on held-out ones
     yield from _warm_up(key, settings, _learnt(settings, rows))
+    last = _steps(settings, _learnt(settings, rows))
+    if last and settings.save_at and max(settings.save_at) > last:
+        yield f"{key}.save_at", f"the run has {last} steps; write steps up to that"
     # Settings with a scorer are PPO's. TRL drops a batch of prompts that is not full, so none would
     # be left.
     if rows and rows < settings.batch_size and hasattr(settings, "scorer"):
@@ -187,7 +190,8 @@ def _checkpoints(wanted: str | list[int], trained: list) -> Mistakes:
 def _saves(settings, step: int) -> bool:
     last = _steps(settings, _rows(settings))
     # As long as the number of rows is unknown, any multiple may be saved.
-    return step == last or (step % settings.save_every == 0 and (last is None or step < last))
+    regular = step % settings.save_every == 0 and (last is None or step < last)
+    return step == last or regular or step in (settings.save_at or ())
 
 
 def _ablation(key: str, ablation, lineages: dict) -> Mistakes:

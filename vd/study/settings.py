@@ -79,6 +79,7 @@ class TrainingSettings(Optimisation, MethodSettings):
     filters: dict[str, str | bool | int | float] = {}
     examples: Count | None = None  # a seeded subset of that size; None takes all
     save_every: Count  # checkpoint spacing in steps; step 0 and the last step are always kept
+    save_at: Steps | None = None  # further steps that are kept, such as early ones: [1, 2, 4, 8]
     max_length: Count = 256  # tokens of prompt and reply together; longer ones are cut at the end
     lora: Lora | None = Lora()  # null trains all weights
 

@@ -17,7 +17,7 @@ class Report(TrainerCallback):
     """Progress after every step; numbers that are no numbers end the training at their step."""
 
     def __init__(self, run: Run, steps: int):
-        self.run_id = run.id
+        self.run_id, self.save_at = run.id, set(run.settings.save_at or ())
         self.progress = Progress("train", run.id, steps)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -33,6 +33,9 @@ class Report(TrainerCallback):
         # PPO has a loop of its own, which calls this hook and not the one before a step
         weights = [p.detach() for p in model.parameters() if p.requires_grad]
         self._check(state.global_step, "updated weight", weights)
+        if state.global_step in self.save_at:
+            control.should_save = True
+        return control
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         # the summary at the end of a training is logged as well, and has no loss
