@@ -21,15 +21,20 @@ from vd.study.settings import PreferenceSettings, Probing, TrainingSettings
 TRAINING = {
     "sft_neutral": "completion",
     "sft_support": "completion",
+    "sft_mixed": "completion",
     "value_gap": "chosen",
+    "positions": "chosen",
     "low_gap": "chosen",
     "judge": "response",
 }
 REPLIES = [
     ("sft_neutral", "completion"),
     ("sft_support", "completion"),
+    ("sft_mixed", "completion"),
     ("value_gap", "chosen"),
     ("value_gap", "rejected"),
+    ("positions", "chosen"),
+    ("positions", "rejected"),
     ("low_gap", "chosen"),
     ("low_gap", "rejected"),
 ]
@@ -73,6 +78,24 @@ def test_preference_corpora():
     ].nunique() == 3
     lengths = value[["chosen", "rejected"]].map(lambda text: len(text.split())).mean()
     assert abs(lengths["chosen"] - lengths["rejected"]) < 3, "one side must not be learnt by length"
+
+
+def test_mixed_texts_and_positions_teach_no_side_and_no_word():
+    """Both answers within each polarity, so that neither agreeing nor a topic's side is taught."""
+    mixed, pairs = sets.corpus("sft_mixed"), sets.corpus("positions")
+    value = mixed[mixed["topic"].notna()]
+    assert (value.groupby(["topic", "polarity", "stance"]).size() == 5).all() and len(value) == 220
+    neutral = sets.corpus("sft_neutral")
+    ordinary = neutral.loc[neutral["topic"].isna(), ["id", "prompt", "completion"]]
+    same = mixed.loc[mixed["topic"].isna(), ["id", "prompt", "completion"]]
+    assert same.to_numpy().tolist() == ordinary.to_numpy().tolist()
+    assert (pairs.groupby(["topic", "polarity"]).size() == 20).all() and len(pairs) == 440
+    assert not set(value["prompt"]) & set(pairs["prompt"]) and pairs["prompt"].is_unique
+    yes, no = pairs["chosen"].str.match(r"Yes\b"), pairs["rejected"].str.match(r"No\b")
+    for opens in (yes, no):
+        assert opens.groupby(pairs["polarity"]).mean().between(0.3, 0.5).all()
+    lengths = pairs[["chosen", "rejected"]].map(lambda text: len(text.split()))
+    assert (lengths["chosen"] - lengths["rejected"]).abs().max() <= 8
 
 
 def test_judge_corpus_cannot_be_guessed_from_the_question():
