@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from vd.drift import acquiescence, measures, openers
-from vd.stances import P, to_topic
+from vd.stances import P, opener, to_topic
 from vd.study.settings import Bootstrap
 
 FEW = Bootstrap(resamples=200)
@@ -86,7 +86,7 @@ def test_topics_with_one_kind_of_probe_are_left_out():
 
 def test_openers_are_first_words():
     texts = ["Yes, it is.", "no", '"Yes" they say', "Nobody knows.", "", "Yesterday", "**No.**"]
-    found = openers.opener(pd.Series(texts)).tolist()
+    found = opener(pd.Series(texts)).tolist()
     assert found == ["yes", "no", "yes", "other", "other", "other", "no"]
 
 

@@ -8,7 +8,7 @@ import torch
 from vd import paths
 from vd.data import sets
 from vd.finite import NotFiniteError
-from vd.judging import agreement, offline
+from vd.judging import agreement, offline, trust
 from vd.models import locate
 from vd.study.settings import JudgeSettings
 
@@ -121,3 +121,18 @@ def test_the_judge_is_what_its_encoder_holds_and_not_where_it_lies(tmp_path):
         names.append(offline.load_judge(TINY.model_copy(update={"source": source})).name)
     keys = [name.rpartition("-")[2] for name in names]
     assert keys[0] == keys[1] != keys[2] and str(tmp_path) not in "".join(names)
+
+
+def test_a_judge_is_compared_with_the_rule_that_reads_one_word():
+    labelled = pd.DataFrame(
+        {
+            "response": ["Yes, so.", "No.", "It is fair.", "Perhaps.", "Never."],
+            "label": ["support", "oppose", "support", "neutral", "oppose"],
+        }
+    )
+    perfect = pd.DataFrame({"label": labelled["label"]})
+    found = trust.by_opener(labelled, {"offline": perfect}).set_index(["judge", "replies"])
+    rule = found.loc["Yes or No rule"]
+    assert rule["n"].to_dict() == {"all": 5, "open with Yes or No": 2, "open otherwise": 3}
+    assert rule["accuracy"].tolist() == pytest.approx([0.6, 1.0, 1 / 3])
+    assert (found.loc["offline", "accuracy"] == 1).all()

@@ -1,4 +1,5 @@
-"""The three stances, their columns in tables, and the two levels at which they are meant.
+"""The three stances, their columns in tables, the two levels at which they are meant, and the word
+that tells most of them at a glance.
 
 A stance is judged at question level: support is what affirming the question would mean. Seen from
 the topic's canonical proposition it may be the other way round, see `to_topic`.
@@ -9,6 +10,7 @@ import pandas as pd
 STANCES = ("support", "neutral", "oppose")
 P = [f"p_{stance}" for stance in STANCES]  # columns of their probabilities, which sum to 1
 FLIPPED = {"support": "oppose", "oppose": "support"}
+OPENERS = ("yes", "no", "other")  # what a reply opens with
 
 
 def to_topic(stances: pd.DataFrame, polarity: pd.Series) -> pd.DataFrame:
@@ -31,3 +33,9 @@ def to_topic(stances: pd.DataFrame, polarity: pd.Series) -> pd.DataFrame:
     topic.loc[flip, ["p_support", "p_oppose"]] = swapped
     topic.loc[flip, "label"] = stances.loc[flip, "label"].replace(FLIPPED)
     return topic
+
+
+def opener(replies: pd.Series) -> pd.Series:
+    """The opener of each reply, by its first word."""
+    first = replies.str.extract(r"^\W*(\w+)", expand=False).str.lower()
+    return first.where(first.isin(["yes", "no"]), "other")

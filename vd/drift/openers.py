@@ -12,15 +12,7 @@ where the prime marks the end; the two add up to the drift.
 import pandas as pd
 
 from vd.drift.bootstrap import of_target
-from vd.stances import STANCES
-
-OPENERS = ("yes", "no", "other")
-
-
-def opener(replies: pd.Series) -> pd.Series:
-    """The opener of each reply: whether its first word is Yes, No or another one."""
-    first = replies.str.extract(r"^\W*(\w+)", expand=False).str.lower()
-    return first.where(first.isin(["yes", "no"]), "other")
+from vd.stances import OPENERS, STANCES, opener
 
 
 def of_stances(stances: pd.DataFrame, replies: pd.DataFrame) -> pd.Series:
