@@ -1,8 +1,8 @@
 """Value Drifts: trace the stances of a language model through its post-training.
 
-Data flows one way: study -> data -> methods (training) -> checkpoints -> probe (responses) -> judge
-(stances) -> drift -> plots, tables. Modules are imported by name (`from vd import drift`); `import
-vd` loads nothing heavy.
+Data flows one way: study -> data -> training -> checkpoints -> responses (probing) -> stances
+(judging) -> drift -> findings and figures. There is a folder for each; modules are imported by name
+(`from vd.drift import measures`), and `import vd` loads nothing heavy.
 """
 
 import os
