@@ -4,8 +4,9 @@ Scores are the stances' probabilities, or any other numbers that every reply has
 stance or a logit. A score is a column; there are K of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,8 @@ class Trajectories:
     n_strata: int = 1  # topics that prompts were drawn from separately
     n_seeds: int = 1
     seed_df: np.ndarray | None = None  # (T + 1, K) degrees of freedom where seeds are pooled
-    seeds: tuple["Trajectories", ...] = ()  # those of each seed, where seeds are pooled
+    # those of each seed, where seeds are pooled; drawn when asked for, since most do not ask
+    seeds: Callable[[], tuple["Trajectories", ...]] = tuple
 
     @property
     def df(self) -> np.ndarray:
@@ -133,17 +135,21 @@ def _of_topic(
 ) -> _Stratum:
     """One topic from its scores (S, prompts, samples, T + 1, K)."""
 
-    def of(mean: np.ndarray, seeds: tuple[Trajectories, ...] = ()) -> Trajectories:
+    def of(mean: np.ndarray) -> Trajectories:
         # one stream of random numbers per topic, whatever other topics and runs there are; so
         # seeds draw the same prompts, which they share
         stream = np.random.default_rng([bootstrap.seed, *str(topic).encode()])
         replicates = two_stage(mean, bootstrap.resamples, stream)
         value, size = mean.mean(axis=(0, 1)), mean.shape[:2]
-        return Trajectories(run, topic, steps, value, replicates, *size, seeds=seeds)
+        return Trajectories(run, topic, steps, value, replicates, *size)
 
-    own = tuple(of(seed) for seed in scores) if len(scores) > 1 else ()
+    @cache
+    def seeds() -> tuple[Trajectories, ...]:
+        return tuple(of(seed) for seed in scores) if len(scores) > 1 else ()
+
     # over seeds first: what seeds add to the spread is drawn later, in _over_seeds
-    return _Stratum(of(scores.mean(axis=0), own), *seed_deviations(scores))
+    pooled = replace(of(scores.mean(axis=0)), seeds=seeds)
+    return _Stratum(pooled, *seed_deviations(scores))
 
 
 def _overall(topics: list[_Stratum]) -> _Stratum:
@@ -153,7 +159,12 @@ def _overall(topics: list[_Stratum]) -> _Stratum:
     """
     parts = [topic.pooled for topic in topics]
     weights = np.array([t.n_prompts for t in parts]) / sum(t.n_prompts for t in parts)
-    seeds = tuple(_weighted(own, weights) for own in zip(*(t.seeds for t in parts), strict=True))
+
+    @cache
+    def seeds() -> tuple[Trajectories, ...]:
+        own = zip(*(t.seeds() for t in parts), strict=True)
+        return tuple(_weighted(topics_of_seed, weights) for topics_of_seed in own)
+
     pooled = replace(_weighted(parts, weights), seeds=seeds)
     deviations = np.tensordot(weights, np.stack([t.deviations for t in topics]), 1)
     # a variance: the weights of independent parts are squared

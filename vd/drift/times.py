@@ -91,7 +91,7 @@ def _over_seeds(
 ) -> Time:
     """A measure of each seed's path, averaged; its interval stays within `bounds`."""
     up = -1 if t.value[-1, k] < 0 else 1  # a falling path is a rising one upside down
-    found = [measure(seed, up) for seed in t.seeds or (t,)]
+    found = [measure(seed, up) for seed in t.seeds() or (t,)]
     values, boots = np.array([value for value, _ in found]), np.stack([boot for _, boot in found])
     value, boot, n = values.mean(), boots.mean(axis=0), len(values)
     if n == 1:

@@ -36,7 +36,7 @@ def stances_over_steps(trajectories: pd.DataFrame) -> Figure:
             band = {"color": COLOURS[stance], "alpha": 0.2, "linewidth": 0}
             ax.fill_between(path["step"], path["lo"], path["hi"], **band)
         ax.set(ylim=(0, 1), xlim=(part["step"].min(), part["step"].max()))
-        ax.set_title(run.replace(" → ", "\n→ "))
+        ax.set_title(_lines(run))
         if i % columns == 0:
             ax.set_ylabel("stance probability", fontsize=8)
         if i >= len(runs) - columns:
@@ -55,7 +55,7 @@ def drift_by_topic(table: pd.DataFrame) -> Figure:
     """
     table = table.assign(run=short_names(table["run"]))
     runs, topics = list(table["run"].unique()), list(table["topic"].unique())
-    labels = [run.replace(" → ", "\n→ ") for run in runs]
+    labels = [_lines(run) for run in runs]
     figure, axes = plt.subplots(
         len(STANCES),
         1,
@@ -288,3 +288,8 @@ def calibration(table: pd.DataFrame) -> Figure:
     )
     ax.set(xlabel="stated probability", ylabel="share right", xlim=(0.3, 1.02), ylim=(0.3, 1.02))
     return figure
+
+
+def _lines(run: str) -> str:
+    """A run's short name with a line for each of its ancestors."""
+    return run.replace(" → ", "\n→ ")

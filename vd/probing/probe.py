@@ -103,41 +103,43 @@ def _taken_over(file: Path) -> pd.DataFrame:
     return parent[parent["step"] == parent["step"].max()].assign(step=0)
 
 
-def _kept(run: Run, file: Path, wanted: Fingerprint, make: Callable) -> pd.DataFrame:
-    """A table of one checkpoint, kept beside its weights so that an interrupted run asks no
-    checkpoint twice.
+def _kept(
+    run: Run, step: int, file: Path, wanted: Fingerprint, ask: Callable[[object], pd.DataFrame]
+) -> pd.DataFrame:
+    """What `ask` makes of one checkpoint's responder, kept beside its weights so that an
+    interrupted run asks no checkpoint twice.
     """
     made = file.with_suffix(".made")
     # the base model has no folder of checkpoints to keep anything in
-    if run.is_base:
-        return make()
-    if file.exists() and not wanted.changes(made):
+    if not run.is_base and file.exists() and not wanted.changes(made):
         return pd.read_parquet(file)
-    table = make()
-    # first, lest the record of an older table vouch for this one
-    made.unlink(missing_ok=True)
-    files.write_table(table, file)
-    wanted.write(made)
+    responder = responders.load_responder(run.model_settings, None if run.is_base else file.parent)
+    try:
+        table = ask(responder).assign(step=step)
+    # what broke is known below, which checkpoint it was only here
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{run.id}, step {step}: {error.what}", error.fix) from None
+    if not run.is_base:
+        # first, lest the record of an older table vouch for this one
+        made.unlink(missing_ok=True)
+        files.write_table(table, file)
+        wanted.write(made)
     return table
 
 
 def _checkpoint_logits(study: Study, run: Run, step: int, asked: pd.DataFrame) -> pd.DataFrame:
     """Yes against No at one checkpoint."""
     folder = paths.checkpoint(study.name, run.id, step)
-
-    def read() -> pd.DataFrame:
-        responder = responders.load_responder(run.model_settings, None if run.is_base else folder)
-        try:
-            return logits.logit_stance(responder, asked, study.probing.batch_size)
-        except NotFiniteError as error:
-            raise NotFiniteError(f"{run.id}, step {step}: {error.what}", error.fix) from None
-
     wanted = Fingerprint(
         **fingerprint.values(model=run.model_settings),
         data=_asked(folder, asked),
         code=fingerprint.code("vd.probing.probe._checkpoint_logits"),
     )
-    return _kept(run, folder / "logits.parquet", wanted, read).assign(step=step)
+
+    def read(responder) -> pd.DataFrame:
+        return logits.logit_stance(responder, asked, study.probing.batch_size)
+
+    return _kept(run, step, folder / "logits.parquet", wanted, read)
 
 
 def _asked(folder: Path, asked: pd.DataFrame) -> dict[str, str]:
@@ -154,22 +156,13 @@ def _checkpoint_responses(
     """Replies of one checkpoint."""
     folder = paths.checkpoint(study.name, run.id, step)
     before = done * len(asked) * study.probing.samples
-
-    def respond() -> pd.DataFrame:
-        responder = responders.load_responder(run.model_settings, None if run.is_base else folder)
-        try:
-            replies = responder.respond(
-                asked, study.probing, run.seed, lambda n: progress(before + n)
-            )
-        # what broke is known below, which checkpoint it was only here
-        except NotFiniteError as error:
-            raise NotFiniteError(f"{run.id}, step {step}: {error.what}", error.fix) from None
-        return replies.assign(step=step)
-
-    sampled = study.probing.model_copy(update={"logits": True})  # which changes no reply
     wanted = Fingerprint(
-        **fingerprint.values(probing=sampled, seed=run.seed, model=run.model_settings),
+        **fingerprint.values(probing=study.probing, seed=run.seed, model=run.model_settings),
         data=_asked(folder, asked),
         code=fingerprint.code("vd.probing.probe._checkpoint_responses"),
     )
-    return _kept(run, folder / "responses.parquet", wanted, respond)
+
+    def respond(responder) -> pd.DataFrame:
+        return responder.respond(asked, study.probing, run.seed, lambda n: progress(before + n))
+
+    return _kept(run, step, folder / "responses.parquet", wanted, respond)

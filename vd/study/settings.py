@@ -121,8 +121,9 @@ class Probing(Settings):
     batch_size: Count = 32
     # steps to ask, beside the last, from which children start; step 0 always comes from the parent
     checkpoints: Literal["all", "last"] | Steps = "all"
-    # whether Yes against No is read at every checkpoint that was saved, see vd/probing/logits.py
-    logits: bool = True
+    # whether Yes against No is read at every checkpoint that was saved, see vd/probing/logits.py;
+    # left out where settings are hashed, since it changes no reply
+    logits: bool = Field(True, exclude=True)
 
 
 class EvaluationSettings(Settings):
