@@ -6,6 +6,7 @@ import torch
 
 from vd.judging import offline
 from vd.models import embeddings, loading, locate
+from vd.models.rounding import rounded
 from vd.study import sources
 from vd.study.load import load_study
 from vd.study.settings import Lora, ModelSettings
@@ -121,6 +122,43 @@ def test_an_adapter_is_no_model_to_start_from(tmp_path):
     loading.for_training(TINY, Lora(r=4), None, seed=0).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is an adapter, .* merge it"):
         loading.for_training(TINY.model_copy(update={"source": str(tmp_path)}), Lora(), None, 0)
+
+
+@pytest.mark.parametrize("size", [1e-4, 3e-4, 1e-3])
+def test_small_updates_of_bfloat16_weights_survive_rounding(size):
+    """Measured along the update; to the nearest, 6 % of the smallest would be left."""
+    random = torch.Generator().manual_seed(0)
+    base = torch.randn(1000, 1000, generator=random).to(torch.bfloat16).float()
+    update = size * torch.randn(base.shape, generator=random)
+    both = [rounded(w, torch.bfloat16, "w").float() for w in (base, base + update)]
+    assert both[0].equal(base), "bfloat16 holds these as they are"
+    survived = ((both[1] - both[0]) * update).sum() / (update**2).sum()
+    assert survived == pytest.approx(1, abs=0.1)
+    nearest = ((base + update).to(torch.bfloat16).float() - base) * update
+    assert size > 3e-4 or nearest.sum() / (update**2).sum() < 0.3
+    again = rounded(base + update, torch.bfloat16, "w").float()
+    assert again.equal(both[1]) and not rounded(base + update, torch.bfloat16, "v").equal(again)
+    assert (both[1] - base - update).abs().max() < 2**-6 * base.abs().max(), "one step at most"
+
+
+def test_an_update_survives_in_a_model_that_is_asked(tmp_path):
+    """A whole checkpoint in float32 of a base model whose weights are bfloat16 numbers."""
+    half = TINY.model_copy(update={"dtype": "bfloat16"})
+    model = loading.load_base(TINY)
+    before, along = {}, 0.0
+    torch.manual_seed(0)
+    for name, weight in model.named_parameters():
+        weight.data = weight.data.to(torch.bfloat16).float()
+        before[name] = weight.data.clone()
+        weight.data += 1e-4 * weight.data.std() * torch.randn_like(weight)
+    model.save_pretrained(tmp_path)
+    asked, total = loading.for_inference(half, tmp_path), 0.0
+    asked = dict(asked.named_parameters())
+    for name, weight in model.named_parameters():
+        update = weight.data - before[name]
+        along += float(((asked[name].detach().cpu().float() - before[name]) * update).sum())
+        total += float((update**2).sum())
+    assert along / total == pytest.approx(1, abs=0.5)
 
 
 def test_rounding_weights_leaves_positions_alone():

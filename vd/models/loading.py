@@ -13,6 +13,7 @@ from vd import paths
 from vd.finite import finite
 from vd.models import chat
 from vd.models.locate import config, loading, locate
+from vd.models.rounding import rounded
 from vd.study.settings import Lora, ModelSettings
 
 
@@ -115,10 +116,11 @@ def for_training(model: ModelSettings, lora: Lora | None, start: Path | None, se
 
 def for_inference(model: ModelSettings, checkpoint: Path | None):
     """The base model, or a checkpoint with its adapters merged in float32 and rounded once to the
-    model's dtype.
+    model's dtype, such that small updates survive (vd/models/rounding.py).
     """
     if checkpoint is None:
-        language_model = load_base(model)
+        # in float32 as a checkpoint is, so that both are rounded alike
+        language_model = load_base(model, "float32")
     elif (checkpoint / "adapter_config.json").exists():
         language_model = _merged(model, checkpoint)
     else:
@@ -162,10 +164,9 @@ def _ready(language_model, model: ModelSettings, name: str | Path):
     """A model in the study's dtype, checked, on the GPU if there is one, without dropout."""
     import torch
 
-    for weight in (
-        language_model.parameters()
-    ):  # and not buffers: rotary frequencies lose their meaning in bfloat16
-        weight.data = weight.data.to(getattr(torch, model.dtype))
+    # and not buffers: rotary frequencies lose their meaning in bfloat16
+    for own, weight in language_model.named_parameters():
+        weight.data = rounded(weight.data, getattr(torch, model.dtype), own)
         # for frozen weights matmul copies the output layer once per row: half of the time
         weight.requires_grad_()
     check_weights(language_model, name)
