@@ -380,7 +380,8 @@ def test_a_second_paper_is_one_file_and_a_family_of_tests_of_its_own(tmp_path):
     env = os.environ | {"PYTHONPATH": f"{copy}{os.pathsep}{tests}"}
     done = subprocess.run([sys.executable, "-c", code], cwd=copy, env=env, **CAPTURED)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "other-paper value-drifts | Another paper (arXiv 0000.00000)"
+    papers = "other-paper value-drifts what-moves"
+    assert done.stdout.strip() == f"{papers} | Another paper (arXiv 0000.00000)"
     found = pd.DataFrame(files.read_json(tmp_path / "findings.json")["findings"])
     ours = found[found["finding"].str.startswith("value-drifts.")]
     alone, _ = evaluate(study(), *simulate(TRUE, np.random.default_rng(0)))

@@ -45,7 +45,7 @@ def test_words_that_begin_alike_cannot_be_read(tiny, monkeypatch):
 
 
 def test_odds_are_those_of_each_prompt_alone_by_hand(tiny):
-    found = logits.logit_stance(tiny, ASKED, batch_size=2)
+    found = logits.logit_stance(tiny, ASKED, batch_size=2, temperature=0.5)
     assert found["prompt_id"].tolist() == ["a", "b", "c"]
     for row, prompt in zip(found.itertuples(), ASKED["prompt"], strict=True):
         text = tiny.tokenizer.apply_chat_template(
@@ -53,10 +53,13 @@ def test_odds_are_those_of_each_prompt_alone_by_hand(tiny):
         )
         ids = tiny.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         with torch.no_grad():
-            p = tiny.model(ids.to(tiny.model.device)).logits[0, -1].double().softmax(-1)
+            scores = tiny.model(ids.to(tiny.model.device)).logits[0, -1].double()
+        p, drawn = scores.softmax(-1), (scores / 0.5).softmax(-1)
         yes, no = (float(p[logits.spellings(tiny.tokenizer, w)].sum()) for w in logits.WORDS)
         assert row.log_odds == pytest.approx(np.log(yes / no), abs=1e-4)
         assert row.mass == pytest.approx(yes + no, rel=1e-4)
+        of_yes = logits.spellings(tiny.tokenizer, "yes")
+        assert row.share_yes == pytest.approx(float(drawn[of_yes].sum()), rel=1e-4)
 
 
 def test_a_contrast_changes_the_odds_and_a_rewriter_has_none(tiny):

@@ -22,11 +22,12 @@ from vd.models import loading
 from vd.store import files
 from vd.study.file import StudyError
 from vd.study.load import load_study
-from vd.training import checkpoints, trainer
+from vd.training import checkpoints, reply_logits, trainer
 from vd.training.train import train_run
 
 SFT_RUN, DPO_RUN = "tiny-llama/sft-support/seed-0", "tiny-llama/sft-support/dpo-support/seed-0"
 PPO_RUN = "tiny-llama/sft-support/ppo-support/seed-0"
+SIMPO_RUN = "tiny-llama/sft-support/simpo-support/seed-0"
 
 
 def study_with(place, change=lambda study: None, name="tiny"):
@@ -181,6 +182,56 @@ def test_simpo_loss_equals_the_equation(place):
         ).item()
     assert loss == pytest.approx(total / 3, rel=1e-4)
     assert built.cpo_alpha == 0 and not hasattr(built, "ref_model")
+
+
+@pytest.mark.parametrize(("run_id", "method"), [(DPO_RUN, dpo), (SIMPO_RUN, simpo)])
+def test_logits_at_replies_alone_change_neither_loss_nor_gradient(
+    place, run_id, method, monkeypatch
+):
+    study = study_with(place)
+    train_run(study.run(SFT_RUN))
+
+    def step():
+        built = method.build(study.run(run_id))
+        for name, weight in built.model.named_parameters():
+            # off the reference, where gradients of some weights are zero
+            if ".default." in name and "lora_B" in name:
+                noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+                weight.data += 0.05 * noise.to(weight.device)
+        batch = built._prepare_inputs(dict(built.data_collator([*built.train_dataset][:3])))
+        loss = built.compute_loss(built.model, batch)
+        loss.backward()
+        grads = {n: w.grad for n, w in built.model.named_parameters() if w.grad is not None}
+        return float(loss), built._total_train_tokens, grads
+
+    loss, tokens, grads = step()
+    monkeypatch.setattr(reply_logits, "supported", lambda model: False)
+    whole, counted, others = step()
+    assert loss == pytest.approx(whole, rel=1e-5) and tokens == counted > 0
+    assert grads.keys() == others.keys() != set()
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, others[name], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("run_id", "method"), [(DPO_RUN, dpo), (SIMPO_RUN, simpo)])
+def test_replies_of_pairs_are_read_as_far_as_a_rollout(place, run_id, method):
+    def change(study):
+        study["preference"][run_id.split("/")[2]]["response_length"] = 5
+
+    study = study_with(place, change)
+    train_run(study.run(SFT_RUN))
+    built = method.build(study.run(run_id))
+    batch = built.data_collator([*built.train_dataset][:4])
+    read = batch["completion_mask"] if method is dpo else batch["chosen_labels"] != -100
+    assert read.sum(1).max() == 5
+
+
+def test_what_is_quicker_on_a_cpu_gives_the_same_loss(place, monkeypatch):
+    study = study_with(place)
+    rows = [*sft.build(study.run(SFT_RUN)).train_dataset][:4]
+    quick = loss_of(sft.build(study.run(SFT_RUN)), rows)
+    monkeypatch.setattr(loading, "quick_backward", lambda model: None)
+    assert quick == pytest.approx(loss_of(sft.build(study.run(SFT_RUN)), rows), rel=1e-5)
 
 
 def test_simpo_leaves_out_prompts_that_fill_everything(place):

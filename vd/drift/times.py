@@ -70,20 +70,26 @@ def half_time(t: Trajectories, k: int, alpha: float) -> Time:
     steps = t.steps.astype(float)
 
     def crossing(seed: Trajectories, up: int) -> tuple[float, np.ndarray]:
-        paths = up * np.concatenate([seed.value[None], seed.boot])[:, :-1, k]
-        paths = paths - paths[:, :1]
-        half = paths[:, -1] / 2
-        # the first step at or above the middle; the start is below it if there is a drift
-        after = (paths >= half[:, None]).argmax(axis=1)
-        before = np.maximum(after - 1, 0)
-        rows = np.arange(len(paths))
-        rise = paths[rows, after] - paths[rows, before]
-        share = np.divide(half - paths[rows, before], rise, out=np.zeros_like(half), where=rise > 0)
-        found = steps[before] + share * (steps[after] - steps[before])
-        found = np.where(half > 0, found, steps[-1])
+        found = crossings(up * np.concatenate([seed.value[None], seed.boot])[:, :-1, k], steps)
         return found[0], found[1:]
 
     return _over_seeds(t, k, alpha, crossing, (steps[0], steps[-1]))
+
+
+def crossings(paths: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Steps (n,), interpolated, at which rising paths (n, steps) first cross their middle; the last
+    step for one that does not end above its start.
+    """
+    paths = paths - paths[:, :1]
+    half = paths[:, -1] / 2
+    # the first step at or above the middle; the start is below it if there is a drift
+    after = (paths >= half[:, None]).argmax(axis=1)
+    before = np.maximum(after - 1, 0)
+    rows = np.arange(len(paths))
+    rise = paths[rows, after] - paths[rows, before]
+    share = np.divide(half - paths[rows, before], rise, out=np.zeros_like(half), where=rise > 0)
+    found = steps[before] + share * (steps[after] - steps[before])
+    return np.where(half > 0, found, steps[-1])
 
 
 def _over_seeds(

@@ -13,35 +13,32 @@ What contrasts decide is in vd/findings/verdicts.py.
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr, stdtrit
 
 from vd.drift.bootstrap import Trajectories, trajectories
 from vd.drift.times import half_time
+from vd.findings import student
+from vd.findings.traces import Traces
 from vd.lineages import split_seed
 from vd.stances import STANCES, P
 from vd.study.settings import Bootstrap
 from vd.study.types import Settings
 
 REPLY = ["seed", "topic", "prompt_id", "sample"]
-CONTRAST = [
-    "contrast",
-    "estimate",
-    "lo",
-    "hi",
-    "p_holds",
-    "p_fails",
-    "p_equal",
-    "effect",
-    "n_seeds",
-    "n_prompts",
-]
 
 
 class Evidence:
     """Replies at the first and last step of every run of one model, by the role of the run."""
 
-    def __init__(self, stances: pd.DataFrame, paper: str, roles: Settings, bootstrap: Bootstrap):
+    def __init__(
+        self,
+        stances: pd.DataFrame,
+        paper: str,
+        roles: Settings,
+        bootstrap: Bootstrap,
+        traces: Traces | None = None,
+    ):
         """Take stances whose `run` is `lineage/seed-S`, with columns as for `drift.drift_table`."""
+        self._traces = traces
         self.stances, self.bootstrap = stances, bootstrap
         self.paper, self.roles = paper, roles.model_dump()
         names = split_seed(stances["run"]).rename(columns={"name": "lineage"})
@@ -53,6 +50,14 @@ class Evidence:
             rows[rows["step"] == steps.transform(which)].set_index(index)[[*STANCES]].sort_index()
             for which in ("min", "max")
         )
+
+    @property
+    def traces(self) -> Traces:
+        """Logit stances and KL of the same runs."""
+        if self._traces is None:
+            fix = "write `logits: true` under probing and `kl: {}` under evaluations"
+            raise ValueError(f"findings.{self.paper}: needs logit stances and KL; {fix}")
+        return self._traces
 
     def probability(self, role: str, stance: str) -> pd.Series:
         """Probability of a stance at the end, a score per reply."""
@@ -90,7 +95,9 @@ class Evidence:
         estimate, df, error = float(t.value[-1, 0]), t.df[-1, 0], t.boot[:, -1, 0].std()
         spread = scores.groupby(["topic", "prompt_id"]).mean().std()
         effect = float(estimate / spread) if spread > 1e-12 else None
-        return _row(contrast, estimate, error, df, self.bootstrap.alpha, margin, effect, t)
+        return student.row(
+            contrast, estimate, error, df, self.bootstrap.alpha, margin, effect, *_counts(t)
+        )
 
     def test_early(self, contrast: str, role: str, stance: str) -> dict:
         """Test that half of a stance's drift is done in less than half of the steps.
@@ -102,7 +109,7 @@ class Evidence:
         t = self._overall(rows, P)
         found, whole = half_time(t, STANCES.index(stance), alpha), t.steps[-1] - t.steps[0]
         early, error = 0.5 - (found.value - t.steps[0]) / whole, found.error / whole
-        return _row(contrast, early, error, found.df, alpha, None, None, t)
+        return student.row(contrast, early, error, found.df, alpha, None, None, *_counts(t))
 
     def _overall(self, rows: pd.DataFrame, scores: list[str]) -> Trajectories:
         # the last one is that of all prompts
@@ -117,23 +124,5 @@ class Evidence:
         return lineage
 
 
-def _row(
-    contrast: str,
-    estimate: float,
-    error: float,
-    df: float,
-    alpha: float,
-    margin: float | None,
-    effect: float | None,
-    t: Trajectories,
-) -> dict:
-    error = max(float(error), 1e-12)  # replies that are all alike leave nothing to resample
-    reach = -stdtrit(df, alpha / 2) * error
-    holds, fails = (float(stdtr(df, sign * estimate / error)) for sign in (-1, 1))
-    equal = float("nan")
-    if margin is not None:
-        ends = estimate - margin, -estimate - margin
-        equal = max(float(stdtr(df, end / error)) for end in ends)
-    numbers = [estimate, estimate - reach, estimate + reach, holds, fails, equal, effect]
-    values = (contrast, *numbers, t.n_seeds, t.n_prompts)
-    return dict(zip(CONTRAST, values, strict=True))
+def _counts(t: Trajectories) -> tuple[int, int]:
+    return t.n_seeds, t.n_prompts

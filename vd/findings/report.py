@@ -43,4 +43,6 @@ def interval(row) -> str:
     """Estimate [lo, hi] of a row."""
     if np.isnan(row.estimate):
         return "nothing to test"
+    if np.isnan(row.lo):
+        return f"{row.estimate:+.2f}"
     return f"{row.estimate:+.2f} [{row.lo:+.2f}, {row.hi:+.2f}]"

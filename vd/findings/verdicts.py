@@ -19,8 +19,11 @@ verdict           holds or does not hold: two-sided p = 2 min(p_holds, p_fails),
 import numpy as np
 import pandas as pd
 
-from vd.findings.contrasts import CONTRAST, Evidence
+from vd.findings.contrasts import Evidence
 from vd.findings.finding import Finding
+from vd.findings.student import CONTRAST, untested
+from vd.findings.traces import Traces
+from vd.data.probes import load_probes
 from vd.study import roles
 from vd.study.load import Study
 from vd.study.settings import Bootstrap
@@ -32,14 +35,19 @@ DATA = "data"  # in place of a model, for findings on data sets
 
 
 def evaluate(
-    study: Study, stances: pd.DataFrame, pairs: pd.DataFrame
+    study: Study,
+    stances: pd.DataFrame,
+    pairs: pd.DataFrame,
+    logits: pd.DataFrame | None = None,
+    measured: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Verdicts on all findings whose roles the study names: one row per finding and model, and one
     per contrast, paper by paper.
 
     `stances` are those of all runs; `pairs` has dataset, prompt_id, topic, side (chosen or
     rejected), p_support, p_neutral, p_oppose, and decides the findings on data sets, whose model is
-    `data`. Estimate, interval and effect are those of the weakest contrast; the effect is the
+    `data`; `logits` and `measured`, logit stances and evaluations of all runs, are needed by papers
+    that read them. Estimate, interval and effect are those of the weakest contrast; the effect is the
     estimate over the standard deviation between prompts (Cohen's d). A finding on a data set of
     which no pair could be judged stays undecided, and does not count as a test. Holm corrects for
     the findings of one paper. Where a study names several papers, findings are called
@@ -50,11 +58,16 @@ def evaluate(
     entries = [*study.sft.values(), *study.preference.values()]
     # data sets that runs train on and of which no pair was judged
     empty = {entry.get("data") for entry in entries} - set(pairs["dataset"])
+    polarity = load_probes(study.probing).set_index("prompt_id")["polarity"]
     table, contrasts = [], []
     for paper, played in roles.played(study).items():
         prefix = f"{paper}." if len(study.findings) > 1 else ""
         for model, part, of_data in parts:
-            evidence = Evidence(part, paper, played, study.bootstrap)
+            traces = None
+            if not of_data and logits is not None and measured is not None:
+                own = [_of_model(table, model) for table in (logits, measured)]
+                traces = Traces(*own, polarity, study.bootstrap.alpha, paper, played)
+            evidence = Evidence(part, paper, played, study.bootstrap, traces)
             for finding in _findings(paper, played, of_data):
                 tests = _tests(finding, evidence, empty if of_data else set())
                 about = {"source": paper, "model": model, "finding": prefix + finding.key}
@@ -84,6 +97,12 @@ def _by_model(
     return [*parts, (DATA, sides.reset_index(drop=True), True)]
 
 
+def _of_model(table: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Rows of one model's runs, their ids without it."""
+    parts = table["run"].str.partition("/")
+    return table.assign(run=parts[2])[parts[0] == model]
+
+
 def _findings(paper: str, played: Settings, of_data: bool) -> list[Finding]:
     """Findings of a paper on runs or on data sets, as far as the study names all their roles."""
     return [
@@ -96,14 +115,9 @@ def _findings(paper: str, played: Settings, of_data: bool) -> list[Finding]:
 
 def _tests(finding: Finding, evidence: Evidence, empty: set[str]) -> list[dict]:
     """Its contrasts; where they need a data set in `empty`, that there is nothing to test."""
-    nothing = [_untested(role) for role in finding.roles if evidence.roles[role] in empty]
+    said = "no pair of {} was judged"
+    nothing = [untested(said.format(role)) for role in finding.roles if evidence.roles[role] in empty]
     return nothing or finding.contrasts(evidence)
-
-
-def _untested(role: str) -> dict:
-    """In place of a contrast that could not be made."""
-    values = f"no pair of {role} was judged", *[float("nan")] * 6, None, 0, 0
-    return dict(zip(CONTRAST, values, strict=True))
 
 
 def _decide(finding: Finding, tests: list[dict]) -> dict:

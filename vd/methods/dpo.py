@@ -19,6 +19,7 @@ from vd.study.settings import PreferenceSettings
 READS = "pairs"
 MAKES = "policy"
 CURVES = ("loss", "rewards/margins", "rewards/accuracies")
+REPLIES = ("chosen_ids", "rejected_ids")  # as TRL calls their tokens
 
 
 class Settings(PreferenceSettings):
@@ -38,7 +39,21 @@ def build(run: Run):
     """TRL's DPOTrainer for a run, before its first step, its reference model checked."""
     from trl import DPOConfig, DPOTrainer
 
-    from vd.training import trainer
+    from vd.training import reply_logits, trainer
+
+    class Trainer(DPOTrainer):
+        def _compute_loss(self, model, inputs, return_outputs):
+            """TRL's, on the part of a batch where replies are; models read all of it."""
+            kept = reply_logits.positions(inputs["completion_mask"])
+            end = {name: values[:, -kept:] for name, values in inputs.items()}
+            whole = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            models = [self.model, *([self.ref_model] if self.ref_model else [])]
+            if not all(map(reply_logits.supported, models)):
+                return super()._compute_loss(model, inputs, return_outputs)
+            # TRL counts those of the part
+            self._total_train_tokens += int(inputs["attention_mask"][:, :-kept].sum())
+            with reply_logits.only(models, whole, kept):
+                return super()._compute_loss(model, end, return_outputs)
 
     start = trainer.start_of(run)
     policy = loading.for_training(run.model_settings, run.settings.lora, start, run.seed)
@@ -48,12 +63,15 @@ def build(run: Run):
     reference = None if run.settings.lora else copy.deepcopy(policy)
     pairs = sets.preferences(run.settings, run.seed)
     arguments = trainer.arguments(run, len(pairs)) | {"max_length": run.settings.max_length}
-    dpo = DPOTrainer(
+    dpo = Trainer(
         model=policy,
         ref_model=reference,
         args=DPOConfig(**arguments, beta=run.settings.beta, loss_type=["sigmoid"]),
         train_dataset=pairs,
         processing_class=loading.load_tokenizer(run.model_settings),
+    )
+    dpo.train_dataset = dpo.train_dataset.map(
+        lambda row: {ids: row[ids][: run.settings.response_length] for ids in REPLIES}
     )
     # without a parent's checkpoint the reference is the model as it came
     if start:

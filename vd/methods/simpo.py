@@ -7,6 +7,7 @@ is the margin by which the chosen reply should win. Note that gamma is not the r
 the authors list.
 """
 
+import functools
 from pathlib import Path
 
 from pydantic import Field, PositiveFloat
@@ -43,7 +44,7 @@ def build(run: Run):
     """TRL's CPOTrainer with the settings that make it SimPO, before its first step."""
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
-    from vd.training import trainer
+    from vd.training import reply_logits, trainer
 
     class SimPOTrainer(CPOTrainer):
         """Cuts long replies at their end as the other methods do (TRL's CPO cuts them elsewhere);
@@ -66,6 +67,22 @@ def build(run: Run):
             tokens = sum(inputs[f"{side}_attention_mask"].sum() for side in SIDES)
             self._total_train_tokens += int(tokens)
             return super().compute_loss(model, inputs, *args, **kwargs)
+
+        def concatenated_forward(self, model, batch):
+            """TRL's, with logits at replies alone."""
+            if not reply_logits.supported(model):
+                return super().concatenated_forward(model, batch)
+            labels = [batch[f"{side}_labels"] for side in SIDES]
+            # both sides are padded on the right to one length
+            longest = max(side.shape[1] for side in labels)
+            first = min(int((side != -100).any(0).nonzero()[0]) for side in labels)
+            cut = functools.partial(model, logits_to_keep=longest - first + 1)
+            return super().concatenated_forward(cut, batch)
+
+        @staticmethod
+        def get_batch_logps(logits, labels, **how):
+            """TRL's, of labels where there are logits."""
+            return CPOTrainer.get_batch_logps(logits, labels[:, -logits.shape[1] :], **how)
 
         def log(self, logs, start_time=None):
             super().log(logs | {"num_tokens": self._total_train_tokens}, start_time)
@@ -101,7 +118,10 @@ def _tokens(run: Run, tokenizer):
     # the prompt's ids are the same on both sides
     parts = {"prompt": ("chosen", 0), "chosen": ("chosen", 1), "rejected": ("rejected", 1)}
     for column, (side, part) in parts.items():
-        pairs = pairs.add_column(f"{column}_tokens", [row[side][part] for row in encoded])
+        ids = [row[side][part] for row in encoded]
+        if part:
+            ids = [reply[: run.settings.response_length] for reply in ids]
+        pairs = pairs.add_column(f"{column}_tokens", ids)
     # nothing would be left of a reply after so long a prompt, and its mean log-probability would
     # not be a number
     return pairs.filter(lambda row: len(row["prompt_tokens"]) < run.settings.max_length)

@@ -4,6 +4,9 @@
     mass       P(yes) + P(no): where it is small the model opens with other words, and the odds say
                what it would say if it had to choose, not what it says
 
+    share_yes, share_no   P(yes) and P(no) at the temperature that replies are drawn at, which with
+               all other openings make a distribution that a divergence per reply bounds
+
 One pass over the prompt, no sampling and no judge: nothing is drawn, so two checkpoints differ by
 their weights alone, and there is no ceiling. P(yes) sums over all tokens that spell the word, in
 any case, with or without a space before it, at temperature 1. A forced choice and an open answer
@@ -16,19 +19,22 @@ import pandas as pd
 from vd.finite import finite
 from vd.probing.sampling import as_read, batched
 
-COLUMNS = ["run", "step", "prompt_id", "topic", "yes", "no", "log_odds", "mass"]
+MEASURES = ["yes", "no", "log_odds", "mass", "share_yes", "share_no"]
+COLUMNS = ["run", "step", "prompt_id", "topic", *MEASURES]
 WORDS = ("yes", "no")
 
 
-def logit_stance(responder, asked: pd.DataFrame, batch_size: int) -> pd.DataFrame:
-    """prompt_id, topic, and yes and no (log-probabilities, nats), log_odds, mass of each probe.
+def logit_stance(
+    responder, asked: pd.DataFrame, batch_size: int, temperature: float = 1.0
+) -> pd.DataFrame:
+    """prompt_id, topic, and `MEASURES` of each probe; yes and no are log-probabilities in nats.
 
     All numbers are missing where the responder's replies have no likelihood. Raises ValueError for
     a tokenizer that does not tell the two words apart at their first token.
     """
     rows = asked[["prompt_id", "topic"]].reset_index(drop=True)
     if not responder.has_likelihood:
-        return rows.assign(yes=np.nan, no=np.nan, log_odds=np.nan, mass=np.nan)
+        return rows.assign(**dict.fromkeys(MEASURES, np.nan))
     import torch
 
     tokens = [spellings(responder.tokenizer, word) for word in WORDS]
@@ -36,7 +42,7 @@ def logit_stance(responder, asked: pd.DataFrame, batch_size: int) -> pd.DataFram
         fix = "write `logits: false` under probing"
         raise ValueError(f"Yes and No begin with one token in this model's tokenizer; {fix}")
     texts = pd.Series(as_read(responder.tokenizer, asked["prompt"]))
-    found = np.empty((len(texts), len(WORDS)))
+    found = np.empty((len(texts), 2 * len(WORDS)))
     # alike lengths together: little padding
     order = texts.str.len().argsort(kind="stable").to_numpy()
     for start in range(0, len(order), batch_size):
@@ -45,12 +51,18 @@ def logit_stance(responder, asked: pd.DataFrame, batch_size: int) -> pd.DataFram
         with torch.inference_mode():
             scores = responder.first_scores(inputs["input_ids"], inputs["attention_mask"])
             finite(scores.logsumexp(-1), "a score of the first token", "its training broke")
-            likely = scores.double().log_softmax(-1)
-            both = [likely[:, ids].logsumexp(-1) for ids in tokens]
+            scores = scores.double()
+            # at temperature 0 nothing is drawn, and the odds before the choice stand for themselves
+            likely = [scores.log_softmax(-1), (scores / (temperature or 1.0)).log_softmax(-1)]
+            both = [at[:, ids].logsumexp(-1) for at in likely for ids in tokens]
         found[batch] = torch.stack(both, -1).cpu().numpy()
     table = rows.assign(yes=found[:, 0], no=found[:, 1])
-    mass = np.exp(table["yes"]) + np.exp(table["no"])
-    return table.assign(log_odds=table["yes"] - table["no"], mass=mass)
+    return table.assign(
+        log_odds=table["yes"] - table["no"],
+        mass=np.exp(found[:, :2]).sum(axis=1),
+        share_yes=np.exp(found[:, 2]),
+        share_no=np.exp(found[:, 3]),
+    )
 
 
 def spellings(tokenizer, word: str) -> list[int]:

@@ -130,14 +130,15 @@ def _kept(
 def _checkpoint_logits(study: Study, run: Run, step: int, asked: pd.DataFrame) -> pd.DataFrame:
     """Yes against No at one checkpoint."""
     folder = paths.checkpoint(study.name, run.id, step)
+    temperature = study.probing.temperature
     wanted = Fingerprint(
-        **fingerprint.values(model=run.model_settings),
+        **fingerprint.values(model=run.model_settings, temperature=temperature),
         data=_asked(folder, asked),
         code=fingerprint.code("vd.probing.probe._checkpoint_logits"),
     )
 
     def read(responder) -> pd.DataFrame:
-        return logits.logit_stance(responder, asked, study.probing.batch_size)
+        return logits.logit_stance(responder, asked, study.probing.batch_size, temperature)
 
     return _kept(run, step, folder / "logits.parquet", wanted, read)
 

@@ -77,6 +77,13 @@ class Study(Settings):
         """The runs that some evaluation is asked for, by id."""
         return {i: run for i, run in self.policies().items() if self.evaluation_settings(run)}
 
+    def trained_before(self, run: Run) -> list[str]:
+        """Ids of the runs that have to be trained before this one: its parent, unless that is the
+        base model, and its scorer.
+        """
+        runs = self.runs()
+        return [i for i in (run.parent, run.scorer) if i and not runs[i].is_base]
+
     @property
     def asks_vprism(self) -> bool:
         """Whether the probes are the V-PRISM that the study builds itself."""

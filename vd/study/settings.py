@@ -90,6 +90,8 @@ class PreferenceSettings(TrainingSettings):
     swap_labels: bool = False  # exchange chosen and rejected
     # what chosen replies of aligned pairs support; a proposition takes pairs with a polarity
     aligned_with: Literal["question", "proposition"] = "question"
+    # tokens of a reply that are read; null reads all. As long as a rollout, for an equal exposure
+    response_length: Count | None = None
 
 
 class RolloutSettings(PreferenceSettings):

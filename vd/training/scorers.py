@@ -58,6 +58,7 @@ def new(
     config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
     # not from_pretrained: the checkpoint may be an adapter, which for_inference has merged
     scorer = AutoModelForSequenceClassification.from_config(config, dtype=language_model.dtype)
+    loading.quick_backward(scorer)
     backbone = getattr(scorer, scorer.base_model_prefix)
     backbone.load_state_dict(language_model.base_model.state_dict())
     # transformers' own head has no bias, into which `normalise` folds the mean

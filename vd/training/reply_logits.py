@@ -1,0 +1,38 @@
+"""Logits at replies alone: losses on pairs read them nowhere else.
+
+A model's vocabulary is far wider than its layers: logits at prompts are much of a step's time and
+most of its memory.
+"""
+
+import contextlib
+
+import torch
+
+
+def positions(replies: torch.Tensor) -> int:
+    """How many positions at the end of a batch (N, T) its replies need, from a mask of their
+    tokens: those of the longest reach, and the one before, which predicts the first of them.
+    """
+    return replies.shape[1] - int(replies.any(0).nonzero()[0]) + 1
+
+
+def supported(model) -> bool:
+    """Whether a model can leave logits out; a model class of somebody's own may not."""
+    return model._supports_logits_to_keep()
+
+
+@contextlib.contextmanager
+def only(models: list[torch.nn.Module], whole: dict[str, torch.Tensor], kept: int):
+    """Within it, models read the batch `whole`, whatever part of it they are given, and return
+    logits (N, kept, V) of its end.
+    """
+
+    def widened(module, args, given):
+        return (), given | whole | {"logits_to_keep": kept}
+
+    hooks = [model.register_forward_pre_hook(widened, with_kwargs=True) for model in models]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
