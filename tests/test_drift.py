@@ -123,10 +123,11 @@ def test_value_gap_is_chosen_minus_rejected():
     ].item() == pytest.approx(0.7)
 
 
-def test_refusals_are_reported_on_their_own():
-    table = frame(constant_prompts([0.2, 0.8])).assign(refusal=False)
-    table.loc[table["step"] == 10, "refusal"] = True
-    assert measures.refusal_table(table)["refusal_rate"].tolist() == [0, 1]
+def test_ways_to_be_neutral_are_told_apart():
+    table = frame(constant_prompts([0.2, 0.8])).assign(neutral_kind=None)
+    table.loc[table["step"] == 10, "neutral_kind"] = "refusal"
+    found = measures.neutral_table(table)
+    assert found["refusal"].tolist() == [0, 1] and not found[["hedge", "degenerate"]].any(axis=None)
 
 
 def test_drift_among_replies_that_are_no_refusals():

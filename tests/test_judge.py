@@ -39,13 +39,12 @@ def test_order_duplicates_and_index_do_not_matter(tiny):
 
 def test_refusal_counts_as_neutral_and_is_flagged():
     scored = offline.stances(
-        np.array([[0.1, 0.2, 0.1, 0.6], [0.7, 0.1, 0.1, 0.1]]), pd.RangeIndex(2), "j"
+        np.array([[0.1, 0.1, 0.2, 0.6, 0, 0], [0.7, 0.1, 0.1, 0.1, 0, 0]]), pd.RangeIndex(2), "j"
     )
     assert scored["p_neutral"].tolist() == pytest.approx([0.8, 0.2])
-    assert scored["label"].tolist() == ["neutral", "support"] and scored["refusal"].tolist() == [
-        True,
-        False,
-    ]
+    assert scored["label"].tolist() == ["neutral", "support"]
+    assert scored["refusal"].tolist() == [True, False]
+    assert scored["neutral_kind"].fillna("").tolist() == ["refusal", ""]
 
 
 def test_no_question_is_both_trained_on_and_held_out():

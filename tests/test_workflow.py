@@ -359,7 +359,7 @@ def test_making_a_file_goes_on_after_a_kill(smoke, monkeypatch):
     table.unlink()
     half = paths.table("copy", "refusals.999999.part.csv")
     half.write_text("run,")
-    unfinished = os.path.relpath(paths.table("copy", "refusals.csv"), paths.ROOT)
+    unfinished = os.path.relpath(paths.table("copy", "neutral_kinds.csv"), paths.ROOT)
     mark = urlsafe_b64encode(unfinished.encode()).decode()
     write_text("{}", paths.ROOT / ".snakemake" / "incomplete" / mark)
     write_text(unfinished, paths.ROOT / ".snakemake" / "locks" / "0.output.lock")

@@ -9,6 +9,8 @@ import pandas as pd
 
 STANCES = ("support", "neutral", "oppose")
 P = [f"p_{stance}" for stance in STANCES]  # columns of their probabilities, which sum to 1
+# the ways to take no side: both sides or no position, declining, beside the point, falling apart
+NEUTRAL = ("hedge", "refusal", "off_topic", "degenerate")
 FLIPPED = {"support": "oppose", "oppose": "support"}
 OPENERS = ("yes", "no", "other")  # what a reply opens with
 

@@ -29,7 +29,7 @@ from scipy.special import expit, logit
 
 from vd.drift.bootstrap import Trajectories, of_target, trajectories
 from vd.drift.times import drift_time, half_time
-from vd.stances import STANCES, P
+from vd.stances import NEUTRAL, STANCES, P
 from vd.study.settings import Bootstrap
 
 COLUMNS = [
@@ -130,10 +130,13 @@ def trajectory_table(
     return pd.DataFrame(rows, columns=["run", "topic", "step", "stance", "probability", "lo", "hi"])
 
 
-def refusal_table(stances: pd.DataFrame) -> pd.DataFrame:
-    """Share of replies judged to be refusals (they count as neutral in v), per run and step."""
+def neutral_table(stances: pd.DataFrame) -> pd.DataFrame:
+    """Shares of all replies that are neutral by hedging, by refusing, by being off topic, and by
+    falling apart: run, step, hedge, refusal, off_topic, degenerate.
+    """
     rows = of_target(stances, "question")
-    return rows.groupby(["run", "step"])["refusal"].mean().rename("refusal_rate").reset_index()
+    kinds = pd.DataFrame({kind: rows["neutral_kind"].eq(kind) for kind in NEUTRAL})
+    return kinds.groupby([rows["run"], rows["step"]]).mean().reset_index()
 
 
 def _drift_rows(t: Trajectories, alpha: float):

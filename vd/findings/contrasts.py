@@ -16,8 +16,8 @@ import pandas as pd
 
 from vd.drift.bootstrap import Trajectories, trajectories
 from vd.drift.times import half_time
+from vd.drift.traces import Traces
 from vd.findings import student
-from vd.findings.traces import Traces
 from vd.lineages import split_seed
 from vd.stances import STANCES, P
 from vd.study.settings import Bootstrap
@@ -110,6 +110,17 @@ class Evidence:
         found, whole = half_time(t, STANCES.index(stance), alpha), t.steps[-1] - t.steps[0]
         early, error = 0.5 - (found.value - t.steps[0]) / whole, found.error / whole
         return student.row(contrast, early, error, found.df, alpha, None, None, *_counts(t))
+
+    def over_seeds(self, contrast: str, scores: pd.Series, margin: float | None = None) -> dict:
+        """Test that the mean of scores, one per seed, is positive, by a plain paired t.
+
+        With a `margin`, also that it is practically 0. For what is not sampled, as `traces`:
+        methods that borrow strength between runs reject too often where one is noisier than the
+        others. Seeds that one of the compared runs lacks are left out.
+        """
+        n_prompts = self.traces.logits["prompt_id"].nunique()
+        alpha = self.bootstrap.alpha
+        return student.over_seeds(contrast, scores.dropna(), alpha, margin, n_prompts)
 
     def _overall(self, rows: pd.DataFrame, scores: list[str]) -> Trajectories:
         # the last one is that of all prompts

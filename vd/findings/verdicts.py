@@ -19,11 +19,11 @@ verdict           holds or does not hold: two-sided p = 2 min(p_holds, p_fails),
 import numpy as np
 import pandas as pd
 
+from vd.data.probes import load_probes
+from vd.drift.traces import Traces
 from vd.findings.contrasts import Evidence
 from vd.findings.finding import Finding
 from vd.findings.student import CONTRAST, untested
-from vd.findings.traces import Traces
-from vd.data.probes import load_probes
 from vd.study import roles
 from vd.study.load import Study
 from vd.study.settings import Bootstrap
@@ -66,7 +66,7 @@ def evaluate(
             traces = None
             if not of_data and logits is not None and measured is not None:
                 own = [_of_model(table, model) for table in (logits, measured)]
-                traces = Traces(*own, polarity, study.bootstrap.alpha, paper, played)
+                traces = Traces(*own, polarity, played.model_dump(), f"findings.{paper}")
             evidence = Evidence(part, paper, played, study.bootstrap, traces)
             for finding in _findings(paper, played, of_data):
                 tests = _tests(finding, evidence, empty if of_data else set())

@@ -2,9 +2,10 @@
 
 It is a small cross-encoder that this repository fine-tunes on its own judge corpus, on first use,
 and keeps in the cache. A stance is meant at question level: support is what affirming the question
-would mean. A refusal counts as neutral and is flagged as well. How far the judge can be trusted is
-measured in 04_trust; it knows neither methods nor checkpoints. The judge behind an API is in
-vd/judging/api.py.
+would mean. Neutral is four classes to it, for a model that falls apart is neutral in another way
+than one that weighs both sides: hedge (both sides, or no position), refusal, off_topic and
+degenerate. How far the judge can be trusted is measured in 04_trust; it knows neither methods nor
+checkpoints. The judge behind an API is in vd/judging/api.py.
 """
 
 import json
@@ -17,26 +18,47 @@ from vd import paths
 from vd.data import sets
 from vd.finite import finite
 from vd.models import locate
-from vd.stances import STANCES
+from vd.models.threads import one_thread
+from vd.stances import NEUTRAL, STANCES, P
 from vd.store import fingerprint
 from vd.store.cache import kept_for
 from vd.store.fingerprint import Fingerprint
 from vd.store.progress import Progress
 from vd.study.settings import JudgeSettings, ModelSettings
 
-CLASSES = (*STANCES, "refusal")
+CLASSES = ("support", "oppose", *NEUTRAL)
 HELD_OUT = 0.2  # share of the judge corpus' questions kept for evaluation
 
 
 def stances(probabilities: np.ndarray, index: pd.Index, name: str) -> pd.DataFrame:
-    """Stance columns from class probabilities (N, 4) in the order of `CLASSES`."""
-    support, neutral, oppose, refusal = probabilities.T
-    scored = pd.DataFrame(
-        {"p_support": support, "p_neutral": neutral + refusal, "p_oppose": oppose}, index=index
+    """Stance columns from class probabilities (N, 6) in the order of `CLASSES`.
+
+    `neutral_kind` is the likeliest of `NEUTRAL`, and missing where the label is not neutral.
+    """
+    classes = pd.DataFrame(probabilities, index, CLASSES)
+    kinds = classes[[*NEUTRAL]]
+    summed = classes[["support", "oppose"]].assign(neutral=kinds.sum(axis=1))[[*STANCES]]
+    label = summed.to_numpy().argmax(axis=1)
+    label = pd.Series(np.array(STANCES)[label], index)
+    return summed.rename(columns=dict(zip(STANCES, P, strict=True))).assign(
+        label=label,
+        refusal=classes["refusal"] > 0.5,
+        neutral_kind=_likeliest(kinds).where(label == "neutral"),
+        judge=name,
     )
-    scored["label"] = scored.to_numpy().argmax(axis=1)
-    scored["label"] = scored["label"].map(dict(enumerate(CLASSES)))
-    return scored.assign(refusal=refusal > 0.5, judge=name)
+
+
+def _likeliest(table: pd.DataFrame) -> pd.Series:
+    return pd.Series(np.array(table.columns)[table.to_numpy().argmax(axis=1)], table.index)
+
+
+def _class(row) -> str:
+    """The class of a row of the judge corpus."""
+    if row.refusal:
+        return "refusal"
+    if row.label != "neutral":
+        return row.label
+    return row.kind if row.kind in NEUTRAL else "hedge"
 
 
 def split(settings: JudgeSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -69,7 +91,7 @@ class OfflineJudge:
 
     def score(self, responses: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
         """Stances of replies (columns prompt, response), index kept: p_support, p_neutral,
-        p_oppose, which sum to 1, label, refusal, judge.
+        p_oppose, which sum to 1, label, refusal, neutral_kind, judge.
 
         Identical pairs are scored once, in order of length, so batches hold little padding. Raises
         NotFiniteError for a judge whose weights are damaged.
@@ -144,14 +166,10 @@ def _train(settings: JudgeSettings, folder: Path) -> None:
     )
 
     rows, _ = split(settings)
-    target = torch.tensor(
-        [CLASSES.index("refusal" if r.refusal else r.label) for r in rows.itertuples()]
-    )
+    target = torch.tensor([CLASSES.index(_class(row)) for row in rows.itertuples()])
     source = locate.locate(settings.source)
     # for the classifier, which starts fresh, and for the order of rows
     torch.manual_seed(settings.seed)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # their number changes the last digits, and the judge should not
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForSequenceClassification.from_pretrained(
         source, num_labels=len(CLASSES), dtype=torch.float32
@@ -161,24 +179,23 @@ def _train(settings: JudgeSettings, folder: Path) -> None:
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     progress, done = Progress("judge", "training the offline judge", steps), 0
     model.train()
-    for _ in range(settings.epochs):
-        for batch in torch.randperm(len(rows)).split(settings.batch_size):
-            with torch.autocast(
-                "cpu", dtype=torch.bfloat16
-            ):  # half the time of float32; scoring is in float32
-                logits = model(
-                    **_encode(tokenizer, rows.iloc[batch.numpy()], settings.max_length)
-                ).logits
-            loss = torch.nn.functional.cross_entropy(logits.float(), target[batch])
-            what = f"offline judge: the loss of step {done + 1}"
-            finite(loss.item(), what, "lower judge.learning_rate")
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            done += 1
-            progress(done)
-    torch.set_num_threads(threads)
+    # the number of threads changes the last digits, and the judge should not
+    with one_thread():
+        for _ in range(settings.epochs):
+            for batch in torch.randperm(len(rows)).split(settings.batch_size):
+                texts = _encode(tokenizer, rows.iloc[batch.numpy()], settings.max_length)
+                # half the time of float32; scoring is in float32
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    logits = model(**texts).logits
+                loss = torch.nn.functional.cross_entropy(logits.float(), target[batch])
+                what = f"offline judge: the loss of step {done + 1}"
+                finite(loss.item(), what, "lower judge.learning_rate")
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                done += 1
+                progress(done)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "settings.json").write_text(json.dumps(settings.model_dump()), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 Value Drifts compares data and algorithms at equal steps, where the learning rate, the loss' scale
 and a reward model decide how far a run gets. Here runs are compared where they have gone equally
-far from their start, in nats (vd/findings/traces.py), and what they say is split into agreeing with
+far from their start, in nats (vd/drift/traces.py), and what they say is split into agreeing with
 the question and leaning to a side of the topic. Where the paper says which way a difference goes,
 so do we; what a one-seed pilot (commit dc9a675) led us to expect stands beside.
 
@@ -70,9 +70,9 @@ def _apart(e: "Evidence", one: str, other: str, size: bool = False) -> list[dict
     else:
         ours, theirs = (t.at(role, level, t.drift(role)) for role in (one, other))
         words = f"{one} above {other} at {level:g} nats"
-        found.append(t.test(words, ours - _upright(theirs, size), LOGITS))
+        found.append(e.over_seeds(words, ours - _upright(theirs, size), LOGITS))
     ends = t.end(one) - _upright(t.end(other), size)
-    return [*found, t.test(f"{one} above {other} at the end", ends, LOGITS)]
+    return [*found, e.over_seeds(f"{one} above {other} at the end", ends, LOGITS)]
 
 
 def _upright(scores, size: bool):
@@ -85,11 +85,11 @@ def _share(e: "Evidence", one: str, other: str) -> list[dict]:
     if level is None:
         return [student.untested(f"{one} above {other}: no common KL of 0.25 nats")]
     ours, theirs = (t.at(role, level, t.share(role)) for role in (one, other))
-    return [t.test(f"stance share of {one} above {other} at {level:g} nats", ours - theirs, SHARE)]
+    return [e.over_seeds(f"stance share of {one} above {other} at {level:g} nats", ours - theirs, SHARE)]
 
 
 def _lean(e: "Evidence", role: str) -> list[dict]:
-    return [e.traces.test(f"lean of {role} above 0", e.traces.end(role, "lean"), LEAN)]
+    return [e.over_seeds(f"lean of {role} above 0", e.traces.end(role, "lean"), LEAN)]
 
 
 _OF_PAPER = {finding.key: finding for finding in PAPER}
@@ -102,7 +102,7 @@ FINDINGS = [
         ("sft_support",),
         lambda e: [
             e.test_early("judged support", "sft_support", "support"),
-            e.traces.test("log-odds of Yes", 0.5 - e.traces.half_time("sft_support")),
+            e.over_seeds("log-odds of Yes", 0.5 - e.traces.half_time("sft_support")),
         ],
         "early (confirmed). Pilot: half at step 30 of 83",
     ),
@@ -145,7 +145,7 @@ FINDINGS = [
         "whichever answer the pairs choose",
         ("dpo", "dpo_oppose"),
         lambda e: [
-            e.traces.test(f"slope of {role}", e.traces.slope(role), SLOPE)
+            e.over_seeds(f"slope of {role}", e.traces.slope(role), SLOPE)
             for role in ("dpo", "dpo_oppose")
         ],
         "DPO amplifies what SFT left (second-hand). Pilot: slope +0.30 with support-aligned pairs",
@@ -155,7 +155,7 @@ FINDINGS = [
         "PPO with a KL weight of 0.05 moves agreeing further than with 2",
         ("ppo", "ppo_large_kl"),
         lambda e: [
-            e.traces.test(
+            e.over_seeds(
                 "ppo above ppo_large_kl at the end",
                 e.traces.end("ppo") - e.traces.end("ppo_large_kl"),
                 LOGITS,

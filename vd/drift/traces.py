@@ -8,22 +8,21 @@
                       reply's opening over yes, no and all else: the part of a policy's change that
                       is seen as stance, at most 1 by the data-processing inequality
 
-A logit stance is not sampled, so seeds differ by training alone, and a contrast is tested by a
-plain paired t over seeds: methods that borrow strength between arms reject too often where one arm
-is noisier than the others. Prompts are taken as they are, not as a sample.
+A logit stance is not sampled, so seeds differ by training alone. Prompts are taken as they are, not
+as a sample.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from vd import paths
+from vd.drift.acquiescence import MEASURES
 from vd.drift.times import crossings
-from vd.findings import student
-from vd.lineages import split_seed
+from vd.lineages import parts, split_seed
 from vd.study.load import Study
-from vd.study.types import Settings
 
 LEVELS = (0.25, 0.5, 1.0, 2.0)  # nats per reply at which runs are compared
 CLOCK = ("kl", "kl")  # the evaluation and its metric that tell them
@@ -42,6 +41,15 @@ def read(study: Study) -> list[pd.DataFrame]:
     return [readers[file.suffix](file) for file in files(study)]
 
 
+def of_runs(
+    logits: pd.DataFrame, measured: pd.DataFrame, polarity: pd.Series, runs: Iterable[str]
+) -> "Traces":
+    """The traces of these runs, by id, of one model; roles are lineages."""
+    lineages = parts(pd.Series(runs))["lineage"].unique()
+    own = [table.assign(run=table["run"].str.partition("/")[2]) for table in (logits, measured)]
+    return Traces(*own, polarity, {lineage: lineage for lineage in lineages})
+
+
 class Traces:
     """What moved at every checkpoint of the runs of one model, by role, a row per seed."""
 
@@ -50,14 +58,14 @@ class Traces:
         logits: pd.DataFrame,
         measured: pd.DataFrame,
         polarity: pd.Series,
-        alpha: float,
-        paper: str,
-        roles: Settings,
+        roles: dict[str, str | None],
+        place: str = "traces",
     ):
         """Take logits (columns of `vd.probing.logits`) and evaluations whose `run` is
-        `lineage/seed-S`, and the polarity of probes by prompt_id.
+        `lineage/seed-S`, the polarity of probes by prompt_id, the lineage in each role, and for
+        errors the place where a role is written.
         """
-        self.paper, self.roles, self.alpha = paper, roles.model_dump(), alpha
+        self.place, self.roles = place, roles
         sign = logits["prompt_id"].map(polarity)
         self.logits = _by_seed(logits.assign(sign=sign)[sign.isin([-1, 1])])
         clock = (measured["evaluation"] == CLOCK[0]) & (measured["metric"] == CLOCK[1])
@@ -127,21 +135,25 @@ class Traces:
         shares = apart.unstack("step")[nats.columns] / nats.where(nats > 0)
         return shares.bfill(axis=1)
 
-    def test(self, contrast: str, scores: pd.Series, margin: float | None = None) -> dict:
-        """Test that the mean of scores by seed is positive, and with a margin that it is about 0.
-
-        Seeds that one of the compared runs lacks are left out.
+    def against_kl(self) -> pd.DataFrame:
+        """Every role at its judged steps: role, step, n_seeds, and means over seeds of kl (nats)
+        and of the drifts of acquiescence and lean (log-odds), each with its standard deviation.
         """
-        scores = scores.dropna()
-        n_prompts = self.logits["prompt_id"].nunique()
-        return student.over_seeds(contrast, scores, self.alpha, margin, n_prompts)
+        found = []
+        for role in self.roles:
+            nats = self.nats(role)
+            values = {"kl": nats} | {m: self.drift(role, m)[nats.columns] for m in MEASURES}
+            rows = pd.DataFrame({name: table.mean() for name, table in values.items()})
+            spread = {f"{name}_sd": table.std() for name, table in values.items()}
+            found.append(rows.assign(**spread, role=role, n_seeds=len(nats)).reset_index())
+        return pd.concat(found, ignore_index=True)
 
     def _of(self, table: pd.DataFrame, role: str, what: str) -> pd.DataFrame:
         lineage = self.roles[role]
         rows = table[table["lineage"] == lineage]
         if rows.empty:
             fix = f"no {what} of '{lineage}'; ask for it in the study, or name another run"
-            raise ValueError(f"findings.{self.paper}.{role}: {fix}")
+            raise ValueError(f"{self.place}.{role}: {fix}")
         return rows
 
 
