@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vd.drift import data_sets, measures
-from vd.stances import STANCES, to_topic
+from vd.stances import STANCES, P, to_topic
 from vd.study.settings import Bootstrap
 
 FEW = Bootstrap(resamples=50)
@@ -429,3 +429,17 @@ def test_data_sets_of_which_nothing_was_judged_are_named():
     gap = data_sets.value_gap(sides[:0], sides[:0], Bootstrap(resamples=10))
     gap = data_sets.with_empty(gap, wanted[["dataset"]].assign(topic="all"))
     assert gap["n_pairs"].tolist() == [0] * 6 and gap["gap"].isna().all()
+
+
+def test_spread_of_judges_by_hand():
+    rows = [
+        (f"m/a/seed-{seed}", step, member, 0.1, 0.5, 0.4 if step == 0 else 0.4 - 0.1 * member)
+        for seed in (0, 1)
+        for step in (0, 5, 10)
+        for member in (0, 1)
+    ]
+    columns = ["run", "step", "member", *P]
+    found = measures.judge_spread(pd.DataFrame(rows, columns=columns)).set_index("stance")
+    # one judge sees oppose fall by 0.1, the other not at all
+    assert found.loc["oppose", "judge_sd"] == pytest.approx(0.1 / np.sqrt(2))
+    assert found.loc["support", "judge_sd"] == 0 and set(found["run"]) == {"m/a"}

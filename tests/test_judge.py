@@ -135,3 +135,13 @@ def test_a_judge_is_compared_with_the_rule_that_reads_one_word():
     assert rule["n"].to_dict() == {"all": 5, "open with Yes or No": 2, "open otherwise": 3}
     assert rule["accuracy"].tolist() == pytest.approx([0.6, 1.0, 1 / 3])
     assert (found.loc["offline", "accuracy"] == 1).all()
+
+
+def test_several_judges_share_their_training_rows_and_the_mean_counts(tiny):
+    several = offline.load_judge(TINY.model_copy(update={"members": 2}))
+    replies = sets.corpus("judge").head(30)
+    each = several.classes(replies)
+    assert each.shape == (2, 30, len(offline.CLASSES)) and not np.allclose(each[0], each[1])
+    assert np.allclose(each[0], tiny.classes(replies)[0]), "the first is the judge alone"
+    assert np.allclose(several.score(replies)["p_support"], each.mean(axis=0)[:, 0])
+    assert several.name.startswith(f"{tiny.name}+")

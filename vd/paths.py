@@ -112,6 +112,11 @@ def judgements(study: str, run_id: str) -> Path:
     return run(study, run_id) / "judgements.parquet"
 
 
+def judges(study: str, run_id: str) -> Path:
+    """What each of several offline judges said of a run's replies."""
+    return run(study, run_id) / "judges.parquet"
+
+
 def label_sheet(study: str) -> Path:
     """Replies of a study for people to label."""
     return results(study) / "label_sheet.csv"

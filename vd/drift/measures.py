@@ -29,6 +29,7 @@ from scipy.special import expit, logit
 
 from vd.drift.bootstrap import Trajectories, of_target, trajectories
 from vd.drift.times import drift_time, half_time
+from vd.lineages import split_seed
 from vd.stances import NEUTRAL, STANCES, P
 from vd.study.settings import Bootstrap
 
@@ -128,6 +129,22 @@ def trajectory_table(
             for s, stance in enumerate(STANCES)
         ]
     return pd.DataFrame(rows, columns=["run", "topic", "step", "stance", "probability", "lo", "hi"])
+
+
+def judge_spread(judged: pd.DataFrame) -> pd.DataFrame:
+    """How far the drifts of several judges are apart, which intervals do not hold: run, pooled over
+    seeds, stance, judge_sd, the standard deviation over judges (ddof 1).
+
+    `judged` has run, step, member and the stances' columns, a row per reply and judge.
+    """
+    steps = judged.groupby("run")["step"]
+    ends = [judged[judged["step"] == steps.transform(which)] for which in ("max", "min")]
+    last, first = (rows.groupby(["run", "member"])[P].mean() for rows in ends)
+    moved = (last - first).reset_index()
+    moved["run"] = split_seed(moved["run"])["name"]
+    spread = moved.groupby(["run", "member"])[P].mean().groupby("run").std()
+    spread = spread.set_axis([*STANCES], axis=1).rename_axis(columns="stance")
+    return spread.stack().rename("judge_sd").reset_index()
 
 
 def neutral_table(stances: pd.DataFrame) -> pd.DataFrame:

@@ -66,6 +66,7 @@ def split(settings: JudgeSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows = sets.corpus("judge")
     # by question: a reply to a known question would be no test
     questions = pd.Series(rows["prompt"].unique())
+    # of the first member's seed for all, or one would have learnt what tests another
     held_out = set(questions.sample(frac=HELD_OUT, random_state=settings.seed))
     train = rows[~rows["prompt"].isin(held_out)]
     if settings.examples:
@@ -74,52 +75,63 @@ def split(settings: JudgeSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 class OfflineJudge:
-    """A cross-encoder over (question, reply) with a softmax over `CLASSES`."""
+    """Cross-encoders over (question, reply) with a softmax over `CLASSES`; of several, which differ
+    in the seed of their training, the mean counts.
+    """
 
-    def __init__(self, settings: JudgeSettings, folder: Path):
+    def __init__(self, settings: JudgeSettings, folders: list[Path]):
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        self.settings, self.folder = settings, folder
-        # without the folder, lest a path of this machine stand in every table
+        self.settings, self.folders = settings, folders
+        # without the folders, lest a path of this machine stand in every table
         source = settings.source.partition(":")[2] or Path(settings.source).name
-        self.name = f"offline-{source}-{folder.name}"
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=torch.float32
-        ).eval()
+        self.name = f"offline-{source}-{'+'.join(folder.name for folder in folders)}"
+        self.tokenizer = AutoTokenizer.from_pretrained(folders[0])
+        self.models = [
+            AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+            for folder in folders
+        ]
 
     def score(self, responses: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
         """Stances of replies (columns prompt, response), index kept: p_support, p_neutral,
         p_oppose, which sum to 1, label, refusal, neutral_kind, judge.
 
-        Identical pairs are scored once, in order of length, so batches hold little padding. Raises
-        NotFiniteError for a judge whose weights are damaged.
+        Raises NotFiniteError for a judge whose weights are damaged.
+        """
+        return self.stances(self.classes(responses, progress).mean(axis=0), responses.index)
+
+    def stances(self, probabilities: np.ndarray, index: pd.Index) -> pd.DataFrame:
+        """Stance columns from class probabilities (N, 6)."""
+        return stances(probabilities, index, self.name)
+
+    def classes(self, responses: pd.DataFrame, progress: Progress | None = None) -> np.ndarray:
+        """Class probabilities (members, N, 6) of replies.
+
+        Identical pairs are scored once, in order of length, so batches hold little padding.
         """
         import torch
 
-        pairs = responses[["prompt", "response"]].drop_duplicates()
+        asked = ["prompt", "response"]
+        pairs = responses[asked].drop_duplicates()
         pairs = pairs.assign(length=pairs["prompt"].str.len() + pairs["response"].str.len())
-        pairs = pairs.sort_values(["length", "prompt", "response"])
-        # so that no replies at all make an empty table
-        batches = [np.empty((0, len(CLASSES)))]
+        pairs = pairs.sort_values(["length", *asked])
+        found = np.empty((len(self.models), len(pairs), len(CLASSES)))
         for start in range(0, len(pairs), 64):
             rows = pairs.iloc[start : start + 64]
-            with torch.inference_mode():
-                logits = self.model(
-                    **_encode(self.tokenizer, rows, self.settings.max_length)
-                ).logits
-            # NaN would pass for a stance further on: argmax of NaN is the first label
-            finite(logits, f"{self.name}: a score", f"remove {self.folder} to train it again")
-            batches.append(logits.double().softmax(-1).numpy())
+            texts = _encode(self.tokenizer, rows, self.settings.max_length)
+            for member, model in enumerate(self.models):
+                with torch.inference_mode():
+                    logits = model(**texts).logits
+                # NaN would pass for a stance further on: argmax of NaN is the first label
+                fix = f"remove {self.folders[member]} to train it again"
+                finite(logits, f"{self.name}: a score", fix)
+                found[member, start : start + 64] = logits.double().softmax(-1).numpy()
             if progress:
                 progress(start + len(rows))
-        scored = pairs.assign(**dict(zip(CLASSES, np.concatenate(batches).T, strict=True)))
         # back to all rows, in their order
-        merged = responses[["prompt", "response"]].merge(
-            scored, on=["prompt", "response"], how="left"
-        )
-        return stances(merged[list(CLASSES)].to_numpy(), responses.index, self.name)
+        place = pd.Series(np.arange(len(pairs)), pd.MultiIndex.from_frame(pairs[asked]))
+        return found[:, place.loc[pd.MultiIndex.from_frame(responses[asked])].to_numpy()]
 
 
 def load_judge(settings: JudgeSettings) -> OfflineJudge:
@@ -127,18 +139,23 @@ def load_judge(settings: JudgeSettings) -> OfflineJudge:
 
     Another corpus, encoder or training is another judge, with another name.
     """
+    return OfflineJudge(settings, [_kept(settings, member) for member in range(settings.members)])
+
+
+def _kept(settings: JudgeSettings, member: int) -> Path:
+    """The folder of a member, trained unless the cache holds it."""
     # what API is asked beside it, and where its encoder lies, make no other judge
-    learnt = settings.model_copy(update={"api": None, "source": ""})  # the encoder counts as data
+    learnt = settings.model_copy(update={"api": None, "source": "", "members": 1})
     asked = Fingerprint(
-        **fingerprint.values(judge=learnt),
+        # the encoder counts as data
+        **fingerprint.values(judge=learnt, member=member),
         data={
             "judge": fingerprint.file_digest(paths.CORPORA / "judge.jsonl"),
             "encoder": locate.identity(ModelSettings(source=settings.source)),
         },
         code=fingerprint.code("vd.judging.offline._train"),
     )
-    folder = kept_for(paths.cache() / "judges", asked, lambda part: _train(settings, part))
-    return OfflineJudge(settings, folder)
+    return kept_for(paths.cache() / "judges", asked, lambda part: _train(settings, member, part))
 
 
 def _encode(tokenizer, rows: pd.DataFrame, max_length: int):
@@ -153,8 +170,8 @@ def _encode(tokenizer, rows: pd.DataFrame, max_length: int):
     )
 
 
-def _train(settings: JudgeSettings, folder: Path) -> None:
-    """Fine-tune the encoder on the training rows.
+def _train(settings: JudgeSettings, member: int, folder: Path) -> None:
+    """Fine-tune the encoder on the training rows, which all members share.
 
     AdamW, linear decay after 10 % warm-up, cross-entropy.
     """
@@ -169,7 +186,7 @@ def _train(settings: JudgeSettings, folder: Path) -> None:
     target = torch.tensor([CLASSES.index(_class(row)) for row in rows.itertuples()])
     source = locate.locate(settings.source)
     # for the classifier, which starts fresh, and for the order of rows
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(settings.seed + member)
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForSequenceClassification.from_pretrained(
         source, num_labels=len(CLASSES), dtype=torch.float32

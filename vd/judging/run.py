@@ -7,7 +7,7 @@ from vd.data.probes import load_probes
 from vd.judging import few_paid, trust
 from vd.judging.api import ApiJudge, load_api_judge
 from vd.judging.offline import load_judge
-from vd.stances import to_topic
+from vd.stances import P, to_topic
 from vd.store.files import read_json, write_json, write_table
 from vd.store.progress import Progress, Timer
 from vd.store.provenance import provenance
@@ -23,7 +23,8 @@ def judge_run(study: Study, run: Run) -> pd.DataFrame:
     One row per reply at question level, then one at topic level (column `target`) unless its probe
     has polarity 0: the columns `IDENTITY`, p_support, p_neutral, p_oppose, label, refusal, judge,
     target. The offline judge scores every reply. An API judge, where the study has one, judges its
-    share of them, which goes to judgements.parquet, and corrects the rest (see few_paid). Raises
+    share of them, which goes to judgements.parquet, and corrects the rest (see few_paid). What each
+    member of an offline judge with several says goes to judges.parquet. Raises
     what `ApiJudge.judge` does.
     """
     offline, api = load_judge(study.judge), load_api_judge(study)
@@ -31,7 +32,14 @@ def judge_run(study: Study, run: Run) -> pd.DataFrame:
     known = trust.quality(offline, trust.judge_labelled(offline, api))
     timer = Timer()
     responses = pd.read_parquet(paths.responses(study.name, run.id))
-    scored = offline.score(responses, Progress("judge", run.id, len(responses)))
+    classes = offline.classes(responses, Progress("judge", run.id, len(responses)))
+    scored = offline.stances(classes.mean(axis=0), responses.index)
+    if len(classes) > 1:
+        each = [
+            responses[IDENTITY].join(offline.stances(own, responses.index)[P]).assign(member=member)
+            for member, own in enumerate(classes)
+        ]
+        write_table(pd.concat(each), paths.judges(study.name, run.id))
     if api:
         judgements = _judge_share(api, responses, study, run)
         # every row carries the API judge's name: its judgements correct them all

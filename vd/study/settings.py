@@ -153,6 +153,9 @@ class JudgeSettings(Settings):
     # None takes all others.
     examples: int | None = Field(None, gt=0, le=1500)
     seed: Seed = 0
+    # judges that differ in the seed of their training: stances are their mean, and how far their
+    # drifts are apart is told
+    members: Count = 1
     api: ApiJudgeSettings | None = (
         None  # a second judge, asked for a share of the replies or all of them
     )
