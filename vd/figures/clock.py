@@ -31,8 +31,8 @@ def described(table: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def drift_against_kl(table: pd.DataFrame) -> Figure:
-    """Drift of acquiescence and of lean over KL, whose axis is a square root: data sets are colours,
-    methods marks; bars are the standard deviation over seeds.
+    """Drift of acquiescence and of lean over KL, whose axis is a square root: data sets are
+    colours, methods marks; bars are the standard deviation over seeds.
 
     `table` is that of `described`.
     """

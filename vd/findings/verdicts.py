@@ -47,8 +47,8 @@ def evaluate(
     `stances` are those of all runs; `pairs` has dataset, prompt_id, topic, side (chosen or
     rejected), p_support, p_neutral, p_oppose, and decides the findings on data sets, whose model is
     `data`; `logits` and `measured`, logit stances and evaluations of all runs, are needed by papers
-    that read them. Estimate, interval and effect are those of the weakest contrast; the effect is the
-    estimate over the standard deviation between prompts (Cohen's d). A finding on a data set of
+    that read them. Estimate, interval and effect are those of the weakest contrast; the effect is
+    the estimate over the standard deviation between prompts (Cohen's d). A finding on a data set of
     which no pair could be judged stays undecided, and does not count as a test. Holm corrects for
     the findings of one paper. Where a study names several papers, findings are called
     `paper.finding`, else `finding` alone. Raises ValueError if a role names another run or data set
@@ -116,7 +116,9 @@ def _findings(paper: str, played: Settings, of_data: bool) -> list[Finding]:
 def _tests(finding: Finding, evidence: Evidence, empty: set[str]) -> list[dict]:
     """Its contrasts; where they need a data set in `empty`, that there is nothing to test."""
     said = "no pair of {} was judged"
-    nothing = [untested(said.format(role)) for role in finding.roles if evidence.roles[role] in empty]
+    nothing = [
+        untested(said.format(role)) for role in finding.roles if evidence.roles[role] in empty
+    ]
     return nothing or finding.contrasts(evidence)
 
 

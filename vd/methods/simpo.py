@@ -42,22 +42,44 @@ def train(run: Run) -> list[Path]:
 
 def build(run: Run):
     """TRL's CPOTrainer with the settings that make it SimPO, before its first step."""
-    from trl.experimental.cpo import CPOConfig, CPOTrainer
+    from trl.experimental.cpo import CPOConfig
 
-    from vd.training import reply_logits, trainer
+    from vd.training import trainer
+
+    tokenizer = loading.load_tokenizer(run.model_settings)
+    pairs = _tokens(run, tokenizer)
+    return _trainer_class(run.settings.max_length)(
+        model=loading.for_training(
+            run.model_settings, run.settings.lora, trainer.start_of(run), run.seed
+        ),
+        args=CPOConfig(
+            **trainer.arguments(run, len(pairs)),
+            loss_type="simpo",
+            cpo_alpha=0.0,  # the trainer's default adds an SFT loss on chosen replies
+            beta=run.settings.beta,
+            simpo_gamma=run.settings.gamma,
+            remove_unused_columns=False,
+        ),
+        train_dataset=pairs,
+        processing_class=tokenizer,
+    )
+
+
+def _trainer_class(max_length: int):
+    """TRL's CPOTrainer, which cuts long replies at their end as the other methods do (TRL's cuts
+    them elsewhere), computes logits at replies alone and counts tokens.
+    """
+    from trl.experimental.cpo import CPOTrainer
+
+    from vd.training import reply_logits
 
     class SimPOTrainer(CPOTrainer):
-        """Cuts long replies at their end as the other methods do (TRL's CPO cuts them elsewhere);
-        counts tokens.
-        """
-
         _total_train_tokens = 0
 
         def tokenize_row(self, feature, model=None):
             row = {"prompt_input_ids": feature["prompt_tokens"]}
             for side in SIDES:
-                ids = feature["prompt_tokens"] + feature[f"{side}_tokens"]
-                ids = ids[: run.settings.max_length]
+                ids = (feature["prompt_tokens"] + feature[f"{side}_tokens"])[:max_length]
                 read = min(len(feature["prompt_tokens"]), len(ids))
                 row[f"{side}_input_ids"], row[f"{side}_attention_mask"] = ids, [1] * len(ids)
                 row[f"{side}_labels"] = [-100] * read + ids[read:]
@@ -87,23 +109,7 @@ def build(run: Run):
         def log(self, logs, start_time=None):
             super().log(logs | {"num_tokens": self._total_train_tokens}, start_time)
 
-    tokenizer = loading.load_tokenizer(run.model_settings)
-    pairs = _tokens(run, tokenizer)
-    return SimPOTrainer(
-        model=loading.for_training(
-            run.model_settings, run.settings.lora, trainer.start_of(run), run.seed
-        ),
-        args=CPOConfig(
-            **trainer.arguments(run, len(pairs)),
-            loss_type="simpo",
-            cpo_alpha=0.0,  # the trainer's default adds an SFT loss on chosen replies
-            beta=run.settings.beta,
-            simpo_gamma=run.settings.gamma,
-            remove_unused_columns=False,
-        ),
-        train_dataset=pairs,
-        processing_class=tokenizer,
-    )
+    return SimPOTrainer
 
 
 def _tokens(run: Run, tokenizer):

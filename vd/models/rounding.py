@@ -3,10 +3,11 @@
 bfloat16 has 8 bits of precision. Where a base model's weights are bfloat16 numbers, as those of
 most hub models are, rounding to the nearest takes an update of less than half a step back: one of
 1e-4 of the weights would all but vanish, and with it the drift of early checkpoints and of low
-learning rates. So weights are rounded by chance, up with a probability equal to the share of the step that
-is left (Gupta et al. 2015, arXiv 1502.02551): on average nothing is lost. The thresholds are drawn
-from the weight's name and are the same for every checkpoint, so that equal weights stay equal,
-weights that bfloat16 can hold stay as they are, and checkpoints differ by their updates alone.
+learning rates. So weights are rounded by chance, up with a probability equal to the share of the
+step that is left (Gupta et al. 2015, arXiv 1502.02551): on average nothing is lost. The thresholds
+are drawn from the weight's name and are the same for every checkpoint, so that equal weights stay
+equal, weights that bfloat16 can hold stay as they are, and checkpoints differ by their updates
+alone.
 """
 
 from zlib import crc32

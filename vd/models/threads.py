@@ -1,4 +1,4 @@
-"""Threads of torch: where their number would change a number that should depend on the data alone."""
+"""Threads of torch, where their number would change numbers that depend on the data alone."""
 
 import contextlib
 

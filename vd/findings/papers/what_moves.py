@@ -85,7 +85,9 @@ def _share(e: "Evidence", one: str, other: str) -> list[dict]:
     if level is None:
         return [student.untested(f"{one} above {other}: no common KL of 0.25 nats")]
     ours, theirs = (t.at(role, level, t.share(role)) for role in (one, other))
-    return [e.over_seeds(f"stance share of {one} above {other} at {level:g} nats", ours - theirs, SHARE)]
+    return [
+        e.over_seeds(f"stance share of {one} above {other} at {level:g} nats", ours - theirs, SHARE)
+    ]
 
 
 def _lean(e: "Evidence", role: str) -> list[dict]:
