@@ -204,6 +204,7 @@ def test_logits_at_replies_alone_change_neither_loss_nor_gradient(
         grads = {n: w.grad for n, w in built.model.named_parameters() if w.grad is not None}
         return float(loss), built._total_train_tokens, grads
 
+    assert reply_logits.supported(loading.load_base(study.models["tiny-llama"]))
     loss, tokens, grads = step()
     monkeypatch.setattr(reply_logits, "supported", lambda model: False)
     whole, counted, others = step()

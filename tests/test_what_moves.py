@@ -1,10 +1,13 @@
 """The registered analysis on worlds whose truth is planted: what it says is what was put in."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from vd.data.probes import load_probes
+from vd.drift.traces import Traces
+from vd.figures.clock import drift_against_kl
 from vd.findings.papers.what_moves import LEAN, LOGITS
 from vd.findings.verdicts import evaluate
 from vd.study.load import Study
@@ -181,6 +184,57 @@ def test_a_noisy_arm_does_not_make_findings():
     """About 0.05 and 0.95; of 10 studies' contrasts no more can be said than this."""
     found = of_null(range(10))
     assert found["type I error"] <= 0.12 and found["coverage"] >= 0.88
+
+
+def small(nats=(0.0, 1.0, 4.0)) -> Traces:
+    """One run whose log-odds rise by 1 and 2 on questions of one polarity, at these nats."""
+    rows, clock = [], []
+    for step, kl in enumerate(nats):
+        clock.append(("a/seed-0", step, "kl", "kl", kl, 2))
+        for name, odds in (("for", -1.0 + step), ("against", -1.0)):
+            yes = 0.5 / (1 + np.exp(-odds))
+            rows.append(("a/seed-0", step, name, odds, yes, 0.5 - yes))
+    logits = ["run", "step", "prompt_id", "log_odds", "share_yes", "share_no"]
+    measured = ["run", "step", "evaluation", "metric", "value", "n"]
+    polarity = pd.Series({"for": 1, "against": -1})
+    tables = pd.DataFrame(rows, columns=logits), pd.DataFrame(clock, columns=measured)
+    return Traces(*tables, polarity, {"role": "a"}, "findings.x")
+
+
+def test_drift_at_equal_kl_by_hand():
+    traces = small()
+    assert traces.drift("role").iloc[0].tolist() == [0.0, 0.5, 1.0]
+    assert traces.drift("role", "lean").iloc[0].tolist() == [0.0, 0.5, 1.0]
+    assert traces.level("role") == 2.0 and small((0, 0.1, 0.2)).level("role") is None
+    # in sqrt(KL) 0.25 nats are half way to the first step, 2.25 half way to the second
+    assert traces.at("role", 0.25, traces.drift("role")).tolist() == pytest.approx([0.25])
+    assert traces.at("role", 2.25, traces.drift("role")).tolist() == pytest.approx([0.75])
+    assert traces.half_time("role").tolist() == pytest.approx([0.5])
+
+
+def test_stance_share_by_hand():
+    odds = np.array([-1.0, 0.0])
+    before, after = 0.5 / (1 + np.exp(-odds))
+    parts = np.array([[before, 0.5 - before, 0.5], [after, 0.5 - after, 0.5]])
+    apart = (parts[1] * np.log(parts[1] / parts[0])).sum() / 2  # the other prompt did not move
+    shares = small().share("role").iloc[0]
+    assert shares[1] == pytest.approx(apart / 1.0) and shares[0] == shares[1]
+    assert shares.between(0, 1).all()
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(ValueError, match=r"findings.x.other: no logits of 'b'"):
+        traces = small()
+        traces.roles["other"] = "b"
+        traces.drift("other")
+
+
+def test_drift_against_kl_is_drawn():
+    moved = small().against_kl()
+    assert moved["kl"].tolist() == [0.0, 1.0, 4.0] and moved["acquiescence"].tolist() == [0, 0.5, 1]
+    figure = drift_against_kl(moved.assign(method="dpo", data="value_gap"))
+    assert len(figure.axes) == 2
+    plt.close(figure)
 
 
 def test_the_margins_are_those_that_were_registered():
