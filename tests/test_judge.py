@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from vd import paths
 from vd.data import sets
@@ -23,8 +22,10 @@ def tiny():
 def test_columns_and_probabilities(tiny):
     replies = sets.corpus("judge").head(20)
     scored = tiny.score(replies)
-    assert list(scored) == ["p_support", "p_neutral", "p_oppose", "label", "refusal", "judge"]
-    assert np.allclose(scored[["p_support", "p_neutral", "p_oppose"]].sum(axis=1), 1)
+    p = ["p_support", "p_neutral", "p_oppose"]
+    assert list(scored) == [*p, "label", "refusal", "neutral_kind", "judge"]
+    assert np.allclose(scored[p].sum(axis=1), 1)
+    assert scored["neutral_kind"].notna().equals(scored["label"] == "neutral")
     assert scored["judge"].eq(tiny.name).all()
 
 
@@ -88,14 +89,13 @@ def test_nothing_to_judge_is_an_empty_table(tiny):
     assert list(tiny.score(nothing)) == list(tiny.score(sets.corpus("judge").head(1)))
 
 
-def test_a_judge_whose_scores_are_no_numbers_says_nothing(tiny, monkeypatch):
-    one = sets.corpus("judge").head(1)
-    weight = tiny.model.classifier.weight.detach().clone() * float("nan")
-    monkeypatch.setattr(tiny.model.classifier, "weight", torch.nn.Parameter(weight))
+def test_a_judge_whose_scores_are_no_numbers_says_nothing(tiny):
+    broken = offline.load_judge(TINY)
+    broken.models[0].classifier.weight.data.fill_(float("nan"))
     with pytest.raises(
         NotFiniteError, match=f"{tiny.name}: a score is not a finite number; remove"
     ):
-        tiny.score(one)
+        broken.score(sets.corpus("judge").head(1))
 
 
 def test_a_judge_in_training_that_turns_to_nan_is_not_kept(monkeypatch, tmp_path):

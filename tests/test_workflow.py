@@ -56,6 +56,7 @@ STANCES = [
     "p_oppose",
     "label",
     "refusal",
+    "neutral_kind",
     "judge",
     "target",
 ]
