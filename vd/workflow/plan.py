@@ -139,12 +139,14 @@ class _Plan:
                 settings, data = self.probes  # for their polarity
                 return settings | bootstrap | self.order, data
             case "06_figures":
+                settings, data = self.probes
                 drawn = {"ablations": study.ablations, "evaluations": study.evaluations}
-                return drawn | self.order, []
+                return settings | drawn | self.order, data
             case "07_tables":
                 return {"evaluations": list(study.evaluations)} | self.order, []
             case "08_findings":
-                return {"findings": study.findings} | bootstrap | self.order, []
+                settings, data = self.probes
+                return settings | {"findings": study.findings} | bootstrap | self.order, data
             case "09_recipe":
                 return self._recipe(about.partition("/")[2])
         raise ValueError(f"{notebook}: not a notebook of the workflow")
