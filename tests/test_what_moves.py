@@ -7,10 +7,10 @@ import pytest
 
 from vd.data.probes import load_probes
 from vd.drift.traces import Traces
-from vd.figures.clock import drift_against_kl
+from vd.figures.clock import drift_against_kl, moved
 from vd.findings.papers.what_moves import LEAN, LOGITS
 from vd.findings.verdicts import evaluate
-from vd.study.load import Study
+from vd.study.load import Study, load_study
 
 ROLES = {
     "sft_neutral": "sft-neutral",
@@ -229,10 +229,22 @@ def test_what_is_missing_is_named():
         traces.drift("other")
 
 
+def test_models_with_runs_of_one_name_are_kept_apart():
+    study = load_study("smoke")
+    two = study.model_copy(update={"models": dict.fromkeys("ab", study.models["tiny-llama"])})
+    _, _, logits, measured = world(TRUE, np.random.default_rng(0))
+    own = [t[t["run"] == "m/sft-support/seed-0"] for t in (logits, measured)]
+    both = [pd.concat([t.assign(run=f"{m}/sft-support/seed-0") for m in "ab"]) for t in own]
+    found = moved(two, *both)
+    assert found["run"].unique().tolist() == ["a/sft-support", "b/sft-support"]
+    assert set(found["data"]) == {"sft_support"} and set(found["method"]) == {"sft"}
+    assert len(found) == 2 * len(STEPS) and (found["n_seeds"] == 1).all()
+
+
 def test_drift_against_kl_is_drawn():
-    moved = small().against_kl()
-    assert moved["kl"].tolist() == [0.0, 1.0, 4.0] and moved["acquiescence"].tolist() == [0, 0.5, 1]
-    figure = drift_against_kl(moved.assign(method="dpo", data="value_gap"))
+    table = small().against_kl("role")
+    assert table["kl"].tolist() == [0.0, 1.0, 4.0] and table["acquiescence"].tolist() == [0, 0.5, 1]
+    figure = drift_against_kl(table.assign(run="m/a", method="dpo", data="value_gap"))
     assert len(figure.axes) == 2
     plt.close(figure)
 

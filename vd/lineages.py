@@ -29,6 +29,12 @@ def parts(runs: pd.Series) -> pd.DataFrame:
     return runs.str.extract(ID)
 
 
+def of_model(table: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The rows of one model's runs, index kept, their ids without it."""
+    halves = table["run"].str.partition("/")
+    return table.assign(run=halves[2])[halves[0] == model]
+
+
 def split_seed(runs: pd.Series) -> pd.DataFrame:
     """What all seeds of a run share, `name`, and its `seed` (a text), index kept.
 

@@ -12,7 +12,6 @@ A logit stance is not sampled, so seeds differ by training alone. Prompts are ta
 as a sample.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import pandas as pd
 from vd import paths
 from vd.drift.acquiescence import MEASURES
 from vd.drift.times import crossings
-from vd.lineages import parts, split_seed
+from vd.lineages import split_seed
 from vd.study.load import Study
 
 LEVELS = (0.25, 0.5, 1.0, 2.0)  # nats per reply at which runs are compared
@@ -41,13 +40,10 @@ def read(study: Study) -> list[pd.DataFrame]:
     return [readers[file.suffix](file) for file in files(study)]
 
 
-def of_runs(
-    logits: pd.DataFrame, measured: pd.DataFrame, polarity: pd.Series, runs: Iterable[str]
-) -> "Traces":
-    """The traces of these runs, by id, of one model; roles are lineages."""
-    lineages = parts(pd.Series(runs))["lineage"].unique()
-    own = [table.assign(run=table["run"].str.partition("/")[2]) for table in (logits, measured)]
-    return Traces(*own, polarity, {lineage: lineage for lineage in lineages})
+def clock_of(measured: pd.DataFrame) -> pd.DataFrame:
+    """The rows of evaluations that tell a run's KL from its start."""
+    clock = (measured["evaluation"] == CLOCK[0]) & (measured["metric"] == CLOCK[1])
+    return measured[clock & (measured["n"] > 0)]
 
 
 class Traces:
@@ -68,8 +64,7 @@ class Traces:
         self.place, self.roles = place, roles
         sign = logits["prompt_id"].map(polarity)
         self.logits = _by_seed(logits.assign(sign=sign)[sign.isin([-1, 1])])
-        clock = (measured["evaluation"] == CLOCK[0]) & (measured["metric"] == CLOCK[1])
-        self.clock = _by_seed(measured[clock & (measured["n"] > 0)])
+        self.clock = _by_seed(clock_of(measured))
 
     def drift(self, role: str, measure: str = "acquiescence") -> pd.DataFrame:
         """Acquiescence or lean (vd/drift/acquiescence.py) since the start: seeds x saved steps."""
@@ -135,18 +130,15 @@ class Traces:
         shares = apart.unstack("step")[nats.columns] / nats.where(nats > 0)
         return shares.bfill(axis=1)
 
-    def against_kl(self) -> pd.DataFrame:
-        """Every role at its judged steps: role, step, n_seeds, and means over seeds of kl (nats)
-        and of the drifts of acquiescence and lean (log-odds), each with its standard deviation.
+    def against_kl(self, role: str) -> pd.DataFrame:
+        """A role at its judged steps: step, means over seeds of kl (nats) and of the drifts of
+        acquiescence and lean (log-odds), each with its standard deviation, and n_seeds.
         """
-        found = []
-        for role in self.roles:
-            nats = self.nats(role)
-            values = {"kl": nats} | {m: self.drift(role, m)[nats.columns] for m in MEASURES}
-            rows = pd.DataFrame({name: table.mean() for name, table in values.items()})
-            spread = {f"{name}_sd": table.std() for name, table in values.items()}
-            found.append(rows.assign(**spread, role=role, n_seeds=len(nats)).reset_index())
-        return pd.concat(found, ignore_index=True)
+        nats = self.nats(role)
+        values = {"kl": nats} | {m: self.drift(role, m)[nats.columns] for m in MEASURES}
+        means = pd.DataFrame({name: table.mean() for name, table in values.items()})
+        spread = {f"{name}_sd": table.std() for name, table in values.items()}
+        return means.assign(**spread, n_seeds=len(nats)).reset_index()
 
     def _of(self, table: pd.DataFrame, role: str, what: str) -> pd.DataFrame:
         lineage = self.roles[role]

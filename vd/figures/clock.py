@@ -6,42 +6,54 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from vd.lineages import short_names
+from vd.data.probes import load_probes
+from vd.drift import traces
+from vd.lineages import of_model, short_names
 from vd.study.load import Study
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def described(table: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """A table of `vd.drift.traces.Traces.against_kl`, whose roles are lineages, with the columns
-    method and data of each; which way pairs are turned is part of what data they are.
+def moved(study: Study, logits: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """What every run of which KL is measured moved by, see `vd.drift.traces.Traces.against_kl`,
+    with the columns run (without its seed), method and data.
+
+    Takes what `vd.drift.traces.read` returns. Which way pairs are turned is part of what data they
+    are.
     """
-    runs = {run.lineage: run for run in study.policies().values()}
+    polarity = load_probes(study.probing).set_index("prompt_id")["polarity"]
+    clocked = traces.clock_of(measured)["run"].unique()
+    found = []
+    for model in study.models:
+        runs = {
+            r.lineage: r for i, r in study.policies().items() if i in clocked and r.model == model
+        }
+        own = [of_model(table, model) for table in (logits, measured)]
+        of_runs = traces.Traces(*own, polarity, {lineage: lineage for lineage in runs})
+        for lineage, run in runs.items():
+            about = {"run": f"{model}/{lineage}", "method": run.method, "data": _data(run.settings)}
+            found.append(of_runs.against_kl(lineage).assign(**about))
+    return pd.concat(found, ignore_index=True)
 
-    def data(lineage: str) -> str:
-        settings = runs[lineage].settings
-        turned = ", labels switched" if getattr(settings, "swap_labels", False) else ""
-        by_side = getattr(settings, "aligned_with", None) == "proposition"
-        return settings.data + turned + (", by proposition" if by_side else "")
 
-    return table.assign(
-        method=[runs[lineage].method for lineage in table["role"]],
-        data=[data(lineage) for lineage in table["role"]],
-    )
+def _data(settings) -> str:
+    turned = ", labels switched" if getattr(settings, "swap_labels", False) else ""
+    by_side = getattr(settings, "aligned_with", None) == "proposition"
+    return settings.data + turned + (", by proposition" if by_side else "")
 
 
 def drift_against_kl(table: pd.DataFrame) -> Figure:
     """Drift of acquiescence and of lean over KL, whose axis is a square root: data sets are
     colours, methods marks; bars are the standard deviation over seeds.
 
-    `table` is that of `described`.
+    `table` is that of `moved`.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     colours = dict(zip(table["data"].unique(), sns.color_palette("tab10"), strict=False))
     marks = dict(zip(table["method"].unique(), MARKS, strict=False))
-    names = dict(zip(table["role"], short_names("m/" + table["role"]), strict=True))
+    table = table.assign(run=short_names(table["run"]))
     for ax, measure in zip(axes, ("acquiescence", "lean"), strict=True):
-        for role, rows in table.groupby("role", sort=False):
+        for run, rows in table.groupby("run", sort=False):
             first = rows.iloc[0]
             ax.errorbar(
                 rows["kl"],
@@ -53,7 +65,7 @@ def drift_against_kl(table: pd.DataFrame) -> Figure:
                 markersize=4,
                 linewidth=1,
                 elinewidth=0.7,
-                label=f"{names[role]} ({first['data']})",
+                label=f"{run} ({first['data']})",
             )
         ax.axhline(0, color="#bbbbbb", linewidth=0.8)
         ax.set_xscale("function", functions=(lambda x: np.sqrt(np.clip(x, 0, None)), np.square))

@@ -24,6 +24,7 @@ from vd.drift.traces import Traces
 from vd.findings.contrasts import Evidence
 from vd.findings.finding import Finding
 from vd.findings.student import CONTRAST, untested
+from vd.lineages import of_model
 from vd.study import roles
 from vd.study.load import Study
 from vd.study.settings import Bootstrap
@@ -65,7 +66,7 @@ def evaluate(
         for model, part, of_data in parts:
             traces = None
             if not of_data and logits is not None and measured is not None:
-                own = [_of_model(table, model) for table in (logits, measured)]
+                own = [of_model(table, model) for table in (logits, measured)]
                 traces = Traces(*own, polarity, played.model_dump(), f"findings.{paper}")
             evidence = Evidence(part, paper, played, study.bootstrap, traces)
             for finding in _findings(paper, played, of_data):
@@ -90,17 +91,9 @@ def _by_model(
     sides = pairs.assign(
         run=pairs["dataset"] + "/seed-0", step=(pairs["side"] == "chosen").astype(int), sample=0
     )
-    of_model = stances["run"].str.partition("/")
-    runs = stances.assign(run=of_model[2])
-    parts = [(m, runs[of_model[0] == m].reset_index(drop=True), False) for m in study.models]
+    parts = [(m, of_model(stances, m).reset_index(drop=True), False) for m in study.models]
     # told apart by the flag, since a model may be called `data` as well
     return [*parts, (DATA, sides.reset_index(drop=True), True)]
-
-
-def _of_model(table: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Rows of one model's runs, their ids without it."""
-    parts = table["run"].str.partition("/")
-    return table.assign(run=parts[2])[parts[0] == model]
 
 
 def _findings(paper: str, played: Settings, of_data: bool) -> list[Finding]:

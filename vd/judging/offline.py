@@ -38,8 +38,7 @@ def stances(probabilities: np.ndarray, index: pd.Index, name: str) -> pd.DataFra
     classes = pd.DataFrame(probabilities, index, CLASSES)
     kinds = classes[[*NEUTRAL]]
     summed = classes[["support", "oppose"]].assign(neutral=kinds.sum(axis=1))[[*STANCES]]
-    label = summed.to_numpy().argmax(axis=1)
-    label = pd.Series(np.array(STANCES)[label], index)
+    label = _likeliest(summed)
     return summed.rename(columns=dict(zip(STANCES, P, strict=True))).assign(
         label=label,
         refusal=classes["refusal"] > 0.5,

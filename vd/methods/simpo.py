@@ -94,11 +94,8 @@ def _trainer_class(max_length: int):
             """TRL's, with logits at replies alone."""
             if not reply_logits.supported(model):
                 return super().concatenated_forward(model, batch)
-            labels = [batch[f"{side}_labels"] for side in SIDES]
-            # both sides are padded on the right to one length
-            longest = max(side.shape[1] for side in labels)
-            first = min(int((side != -100).any(0).nonzero()[0]) for side in labels)
-            cut = functools.partial(model, logits_to_keep=longest - first + 1)
+            kept = reply_logits.positions(*(batch[f"{side}_labels"] != -100 for side in SIDES))
+            cut = functools.partial(model, logits_to_keep=kept)
             return super().concatenated_forward(cut, batch)
 
         @staticmethod

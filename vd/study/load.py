@@ -14,7 +14,7 @@ Its mistakes are reported before any work starts, as a `StudyError` that names f
 
 from pydantic import Field, ValidationError
 
-from vd import paths
+from vd import lineages, paths
 from vd.study import checks, extends
 from vd.study.evaluations import settings_of as settings_of_one
 from vd.study.file import StudyError, explain, find, study_error, word
@@ -81,8 +81,8 @@ class Study(Settings):
         """Ids of the runs that have to be trained before this one: its parent, unless that is the
         base model, and its scorer.
         """
-        runs = self.runs()
-        return [i for i in (run.parent, run.scorer) if i and not runs[i].is_base]
+        base = lineages.run_id(run.model, lineages.BASE, run.seed)
+        return [other for other in (run.parent, run.scorer) if other not in (None, base)]
 
     @property
     def asks_vprism(self) -> bool:

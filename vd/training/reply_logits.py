@@ -9,11 +9,13 @@ import contextlib
 import torch
 
 
-def positions(replies: torch.Tensor) -> int:
-    """How many positions at the end of a batch (N, T) its replies need, from a mask of their
-    tokens: those of the longest reach, and the one before, which predicts the first of them.
+def positions(*replies: torch.Tensor) -> int:
+    """How many positions at the end of a batch its replies need, from masks (N, T) of their tokens,
+    which are padded on the right to one length: from the first of them on, and the one before,
+    which predicts it.
     """
-    return replies.shape[1] - int(replies.any(0).nonzero()[0]) + 1
+    longest = max(mask.shape[1] for mask in replies)
+    return longest - min(int(mask.any(0).nonzero()[0]) for mask in replies) + 1
 
 
 def supported(model) -> bool:

@@ -43,12 +43,12 @@ def evaluate(responder, replies: pd.DataFrame, settings: Settings, study, run) -
 
     if run.is_base or not responder.has_likelihood:
         return pd.DataFrame([intervals.none(metric) for metric in METRICS])
-    first = paths.checkpoint(study.name, run.id, paths.steps(study.name, run.id)[0])
-    if (replies["step"] == paths.steps(study.name, run.id)[0]).all():
+    first = paths.steps(study.name, run.id)[0]
+    if (replies["step"] == first).all():
         # from itself nothing is apart, which needs no pass
         zero = {"value": 0.0, "lo": 0.0, "hi": 0.0, "n": replies["prompt_id"].nunique()}
         return pd.DataFrame([{"metric": metric} | zero for metric in METRICS])
-    start = load_responder(run.model_settings, first)
+    start = load_responder(run.model_settings, paths.checkpoint(study.name, run.id, first))
     texts = _texts(responder.tokenizer, replies)
     # a deterministic policy has no divergence; its probabilities before the choice have
     temperature = study.probing.temperature or 1.0

@@ -63,16 +63,21 @@ def _apart(e: "Evidence", one: str, other: str, size: bool = False) -> list[dict
 
     A size is of the mean over seeds, held fixed: which way low-gap pairs lead, nobody says.
     """
-    t, found = e.traces, []
-    level = t.level(one, other)
-    if level is None:
-        found.append(student.untested(f"{one} above {other}: no common KL of 0.25 nats"))
-    else:
-        ours, theirs = (t.at(role, level, t.drift(role)) for role in (one, other))
-        words = f"{one} above {other} at {level:g} nats"
-        found.append(e.over_seeds(words, ours - _upright(theirs, size), LOGITS))
+    t, words = e.traces, f"{one} above {other}"
     ends = t.end(one) - _upright(t.end(other), size)
-    return [*found, e.over_seeds(f"{one} above {other} at the end", ends, LOGITS)]
+    return [
+        _at_equal_kl(e, words, one, other, t.drift, LOGITS, size),
+        e.over_seeds(f"{words} at the end", ends, LOGITS),
+    ]
+
+
+def _at_equal_kl(e: "Evidence", words, one, other, values, margin, size=False) -> dict:
+    """That `values` of `one` are above those of `other`, at the largest KL that both reach."""
+    level = e.traces.level(one, other)
+    if level is None:
+        return student.untested(f"{words}: no common KL of 0.25 nats")
+    ours, theirs = (e.traces.at(role, level, values(role)) for role in (one, other))
+    return e.over_seeds(f"{words} at {level:g} nats", ours - _upright(theirs, size), margin)
 
 
 def _upright(scores, size: bool):
@@ -80,14 +85,8 @@ def _upright(scores, size: bool):
 
 
 def _share(e: "Evidence", one: str, other: str) -> list[dict]:
-    t = e.traces
-    level = t.level(one, other)
-    if level is None:
-        return [student.untested(f"{one} above {other}: no common KL of 0.25 nats")]
-    ours, theirs = (t.at(role, level, t.share(role)) for role in (one, other))
-    return [
-        e.over_seeds(f"stance share of {one} above {other} at {level:g} nats", ours - theirs, SHARE)
-    ]
+    words = f"stance share of {one} above {other}"
+    return [_at_equal_kl(e, words, one, other, e.traces.share, SHARE)]
 
 
 def _lean(e: "Evidence", role: str) -> list[dict]:
