@@ -3,6 +3,7 @@
 Nothing is lost, nothing is asked or paid for twice, and every row says where it comes from.
 """
 
+import io
 import json
 import subprocess
 import sys
@@ -109,7 +110,11 @@ def test_a_killed_process_loses_no_reply_and_repeats_none(place, asked):
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=paths.ROOT)
     kept = paths.recipe("mine", "pairs") / "replies.parquet"
-    while not kept.exists() or len(pd.read_parquet(kept)) < 3:
+
+    def written():  # read at once: a path is opened twice, and the file is replaced meanwhile
+        return pd.read_parquet(io.BytesIO(kept.read_bytes()))
+
+    while not kept.exists() or len(written()) < 3:
         assert process.poll() is None, "finished before it could be killed"
         time.sleep(0.01)
     process.kill()
