@@ -16,9 +16,10 @@ import pytest
 
 from vd import paths
 from vd.drift import measures
+from vd.findings import family
 from vd.findings.papers import value_drifts
 from vd.findings.report import as_markdown, write_findings
-from vd.findings.verdicts import EQUAL, ONE_SEED, UNDECIDED, evaluate, holm
+from vd.findings.verdicts import EQUAL, FAILS, ONE_SEED, UNDECIDED, evaluate, holm
 from vd.store import files
 from vd.study.load import Study
 from vd.study.settings import Bootstrap
@@ -284,15 +285,17 @@ def test_holm_by_hand():
 
 
 def test_files_hold_every_number_and_say_what_failed(example, tmp_path):
-    write_findings(*example, tmp_path)
+    write_findings(*example, tmp_path, ["what-moves"])
     content = files.read_json(tmp_path / "findings.json")
     for name, part in zip(("findings", "contrasts"), example, strict=True):
         back = pd.DataFrame(content[name])
         pd.testing.assert_frame_equal(back, part.reset_index(drop=True), check_dtype=False)
-    lines = (tmp_path / "findings.md").read_text().splitlines()
-    failed = next(line for line in lines if "`dpo_simpo_ppo`" in line)
-    assert "**does not hold**" in failed and "DPO 0.53" in failed and "-0." in failed
-    assert "**holds**" in next(line for line in lines if "`kl_anchors`" in line)
+    first, results = (tmp_path / "findings.md").read_text().split("## What came out")
+    assert "There is one look" in first and "DPO 0.53" in first
+    lines = results.splitlines()
+    failed = next(line for line in lines if " dpo_simpo_ppo " in line)
+    assert "**does not hold**" in failed and "-0." in failed
+    assert "**holds**" in next(line for line in lines if " kl_anchors " in line)
 
 
 def test_a_data_set_of_which_no_pair_was_judged_leaves_its_finding_open(tmp_path):
@@ -393,4 +396,45 @@ def test_a_second_paper_is_one_file_and_a_family_of_tests_of_its_own(tmp_path):
     }
     assert theirs["p_holm"].min() == pytest.approx(2 * theirs["p"].min())  # of two, not of all
     page = (tmp_path / "findings.md").read_text()
-    assert "(`value-drifts.sft_early`)" in page and "(`other-paper.moves`)" in page
+    assert " value-drifts.sft_early " in page and " other-paper.moves " in page
+
+
+def findings_of(study, *rows):
+    """Results of a study: (finding, p, p_equal, estimate, verdict, n_seeds) each."""
+    names = ["finding", "p", "p_equal", "estimate", "verdict", "n_seeds"]
+    about = {"model": "m", "lo": None, "hi": None, "statement": "that", "paper": "this"}
+    rows = [about | dict(zip(names, row, strict=True)) for row in rows]
+    files.write_json({"findings": rows}, paths.table(study, "findings.json"))
+
+
+def test_studies_that_ask_the_same_are_one_family(place):
+    """Alone .02 of one finding holds; of four it does not, and .004 and an equality still do."""
+    findings_of("a", ("early", 0.02, None, 1.0, "holds", 3), ("far", 0.004, 0.9, -1.0, FAILS, 3))
+    findings_of(
+        "b", ("early", 0.5, 0.001, -0.1, EQUAL, 5), ("room", None, None, None, UNDECIDED, 5)
+    )
+    findings_of("c", ("early", 1e-9, None, 1.0, ONE_SEED, 1), ("far", 0.6, None, 1.0, UNDECIDED, 5))
+    found = family.family().set_index(["study", "finding"])
+    assert list(found.index) == [("a", "early"), ("a", "far"), ("b", "early"), ("c", "far")]
+    assert found["p_family"].tolist() == pytest.approx([0.06, 0.016, 1.0, 1.0])
+    assert found["p_equal_family"].dropna().tolist() == pytest.approx([0.9, 0.002])
+    assert found["verdict"].tolist() == [UNDECIDED, FAILS, EQUAL, UNDECIDED]
+    family.main()
+    assert pd.read_csv(place / "results" / family.FILE)["verdict_in_study"][0] == "holds"
+
+
+def test_the_family_in_print_is_that_of_the_results_in_print(place):
+    folder = paths.ROOT / "results"
+    tracked = subprocess.run(
+        ["git", "ls-files", "results/*/findings.json"],
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    for name in tracked:
+        copy = place / name
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes((paths.ROOT / name).read_bytes())
+    family.main()
+    assert (place / "results" / family.FILE).read_text() == (folder / family.FILE).read_text()

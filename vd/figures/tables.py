@@ -39,6 +39,34 @@ def scorer_quality(study: Study) -> pd.DataFrame:
     )
 
 
+def pair_accuracy(study: Study) -> pd.DataFrame:
+    """How well preference runs tell chosen from rejected replies in pairs that they have not seen
+    yet: a row per run without its seed, with run, pairs, accuracy, its standard error and margin.
+
+    A batch's accuracy (share of pairs with a positive margin) is measured before the step that
+    learns from it, so in the first epoch it is that of new pairs. The second half of that epoch is
+    taken, which is after most of the learning; all seeds together. Without runs on pairs: no rows.
+    """
+    rows = []
+    for run in study.policies().values():
+        file = paths.metrics(study.name, run.id)
+        metrics = pd.read_csv(file) if file.exists() else pd.DataFrame()
+        if "rewards/accuracies" not in metrics:
+            continue
+        new = metrics[metrics["epoch"] <= 1]
+        new = new[new["step"] > new["step"].max() // 2]
+        size = run.settings.batch_size
+        means = new[["rewards/accuracies", "rewards/margins"]].mean()
+        rows.append((run.id.rpartition("/")[0], len(new) * size, *means))
+    table = pd.DataFrame(rows, columns=["run", "pairs", "accuracy", "margin"])
+    found = table.groupby("run", sort=False).agg(
+        pairs=("pairs", "sum"), accuracy=("accuracy", "mean"), margin=("margin", "mean")
+    )
+    error = np.sqrt(found["accuracy"] * (1 - found["accuracy"]) / found["pairs"])
+    found.insert(2, "accuracy_se", error)
+    return found.reset_index()
+
+
 def write(table: pd.DataFrame, path: Path, caption: str) -> None:
     """Write `path`.csv, .md and .tex, each atomically."""
     files.write_table(table, path.with_suffix(".csv"))

@@ -12,6 +12,7 @@ CONTRAST = [
     "p_holds",
     "p_fails",
     "p_equal",
+    "margin",
     "effect",
     "n_seeds",
     "n_prompts",
@@ -37,7 +38,7 @@ def row(
     if margin is not None:
         ends = estimate - margin, -estimate - margin
         equal = max(float(stdtr(df, end / error)) for end in ends)
-    numbers = [estimate, estimate - reach, estimate + reach, holds, fails, equal, effect]
+    numbers = [estimate, estimate - reach, estimate + reach, holds, fails, equal, margin, effect]
     return dict(zip(CONTRAST, (contrast, *numbers, n_seeds, n_prompts), strict=True))
 
 
@@ -57,5 +58,5 @@ def untested(
     contrast: str, estimate: float = float("nan"), n_seeds: int = 0, n_prompts: int = 0
 ) -> dict:
     """In place of a contrast that could not be tested."""
-    values = contrast, estimate, *[float("nan")] * 5, None, n_seeds, n_prompts
+    values = contrast, estimate, *[float("nan")] * 5, None, None, n_seeds, n_prompts
     return dict(zip(CONTRAST, values, strict=True))

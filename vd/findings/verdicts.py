@@ -129,18 +129,15 @@ def _decide(finding: Finding, tests: list[dict]) -> dict:
 
 def _judge(table: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     """Add two-sided p values, Holm's for each paper, and verdicts."""
-    # NaN, where there was nothing to test, stays NaN and is no member of the family
     p = np.minimum(1, 2 * table[["p_holds", "p_fails"]].min(axis=1, skipna=False).to_numpy(float))
     p_equal = table["p_equal"].to_numpy(float)
-    p_holm, equal_holm = p.copy(), p_equal.copy()
+    above = (table["p_holds"] < table["p_fails"]).to_numpy()
+    p_holm, equal_holm, verdict = p.copy(), p_equal.copy(), np.empty(len(p), object)
     for source in table["source"].unique():
-        of_paper = (table["source"] == source).to_numpy()
-        for adjusted in (p_holm, equal_holm):
-            family = of_paper & ~np.isnan(adjusted)
-            adjusted[family] = holm(adjusted[family])
-    side = np.where(table["p_holds"] < table["p_fails"], HOLDS, FAILS)
-    equal = np.where(equal_holm < bootstrap.alpha, EQUAL, UNDECIDED)
-    verdict = np.where(p_holm < bootstrap.alpha, side, equal)
+        own = (table["source"] == source).to_numpy()
+        p_holm[own], equal_holm[own], verdict[own] = verdicts(
+            p[own], p_equal[own], above[own], bootstrap.alpha
+        )
     # of data sets, whose pairs are all there is to sample, no seed is asked for
     alone = table["n_seeds"].eq(1) & table["model"].ne(DATA)
     table = table.assign(
@@ -148,6 +145,23 @@ def _judge(table: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     )
     names = "model finding statement estimate lo hi p p_holm p_equal verdict effect paper"
     return table[[*names.split(), "n_seeds", "n_prompts"]]
+
+
+def verdicts(
+    p: np.ndarray, p_equal: np.ndarray, above: np.ndarray, alpha: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both p values after Holm over the family that these findings are, and verdicts.
+
+    `above` says whether a finding's weakest contrast is above zero. NaN, where there was nothing to
+    test, stays NaN and is no member of the family.
+    """
+    p_holm, equal_holm = p.copy(), p_equal.copy()
+    for adjusted in (p_holm, equal_holm):
+        tested = ~np.isnan(adjusted)
+        adjusted[tested] = holm(adjusted[tested])
+    side = np.where(above, HOLDS, FAILS)
+    equal = np.where(equal_holm < alpha, EQUAL, UNDECIDED)
+    return p_holm, equal_holm, np.where(p_holm < alpha, side, equal)
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -1,0 +1,30 @@
+"""Tables that are made from the records of runs."""
+
+import pandas as pd
+import pytest
+
+from vd import paths
+from vd.figures import tables
+from vd.store import files
+from vd.study.load import load_study
+
+DPO, PPO = (f"tiny-llama/sft-support/{name}/seed-0" for name in ("dpo-support", "ppo-support"))
+
+
+def test_pairs_count_while_they_are_new_and_after_most_of_the_learning(place, monkeypatch):
+    """Six steps of two pairs in an epoch of four: batches 3 and 4 count, the second epoch not."""
+    monkeypatch.delenv("VD_CONFIGS")
+    study = load_study("smoke")
+    columns = ["run", "pairs", "accuracy", "accuracy_se", "margin"]
+    nothing = tables.pair_accuracy(study)
+    assert list(nothing) == columns and nothing.empty
+    size = study.run(DPO).settings.batch_size
+    steps = pd.DataFrame({"step": range(1, 7), "epoch": [0.25, 0.5, 0.75, 1.0, 1.25, 1.5]})
+    accuracy = [0, 0, 0.5, 1.0, 1.0, 1.0]
+    learnt = steps.assign(**{"rewards/accuracies": accuracy, "rewards/margins": accuracy})
+    files.write_table(learnt, paths.metrics("smoke", DPO))
+    files.write_table(steps.assign(kl=0.1), paths.metrics("smoke", PPO))  # has no pairs
+    row, *more = tables.pair_accuracy(study).to_dict("records")
+    error = (0.75 * 0.25 / (2 * size)) ** 0.5
+    values = [DPO.removesuffix("/seed-0"), 2 * size, 0.75, pytest.approx(error), 0.75]
+    assert not more and row == dict(zip(columns, values, strict=True))
