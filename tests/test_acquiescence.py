@@ -120,3 +120,15 @@ def test_an_opener_that_is_new_is_all_between():
     assert (row["between"], row["within"]) == pytest.approx((0.6, 0.0))
     base = openers.decomposition(table[table["step"] == 0], table["opener"])
     assert base.empty, "a run with one checkpoint has no drift"
+
+
+def test_judged_and_logit_stances_meet_at_the_checkpoints_that_have_both():
+    seeds = [world([(0, 0), (0.4, 0.2), (0.3, -0.3)], run=f"m/r/seed-{s}", seed=s) for s in (0, 1)]
+    table = pd.concat(seeds, ignore_index=True)
+    odds = table.assign(net=2 * (table["p_support"] - table["p_oppose"]), mass=0.1 * table["step"])
+    judged, _ = acquiescence.tables(table[table["step"] != 1], polarity(table), FEW, pool=True)
+    logits, _ = acquiescence.tables(odds, polarity(table), FEW, pool=True)
+    found = acquiescence.side_by_side(judged, logits, odds).set_index(["step", "measure"])
+    assert set(found["run"]) == {"m/r"} and sorted(found.index.unique("step")) == [0, 2]
+    assert found["logit"].to_numpy() == pytest.approx(2 * found["judged"].to_numpy())
+    assert found.loc[(2, "lean")][["judged", "mass"]].tolist() == pytest.approx([0.3, 0.2])

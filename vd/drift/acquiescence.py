@@ -60,6 +60,25 @@ def logit_stance(study: str, runs: Iterable[str]) -> pd.DataFrame:
     return table.rename(columns={"log_odds": "net"}).assign(sample=0).dropna(subset="net")
 
 
+def side_by_side(judged: pd.DataFrame, logits: pd.DataFrame, odds: pd.DataFrame) -> pd.DataFrame:
+    """Both measures of all topics where replies were judged and log-odds read, and how likely
+    either word is there.
+
+    `judged` and `logits` are the first tables of `tables`, with seeds pooled; `odds` that of
+    `logit_stance`. A row per run, step and measure: judged, logit and mass, the mean probability
+    that a reply opens with Yes or No. Where that is small, the odds say what a model would answer
+    if it had to choose, and need not agree with what it writes.
+    """
+    keys = ["run", "step", "measure"]
+    parts = [
+        table.loc[table["topic"] == "all", [*keys, "value"]].rename(columns={"value": name})
+        for name, table in (("judged", judged), ("logit", logits))
+    ]
+    mass = odds.assign(run=odds["run"].str.rpartition("/seed-")[0])
+    mass = mass.groupby(["run", "step"])["mass"].mean()
+    return parts[0].merge(parts[1], on=keys).join(mass, on=["run", "step"])
+
+
 def _of_topics(
     stances: pd.DataFrame, polarity: pd.Series, bootstrap: Bootstrap, pool: bool
 ) -> Iterator[tuple[str, Trajectories]]:
