@@ -6,7 +6,6 @@ import pytest
 import yaml
 from test_study import SMOKE
 
-from vd import paths
 from vd.study.file import StudyError
 from vd.study.load import load_study
 
@@ -113,11 +112,3 @@ def test_mistakes_name_the_file_that_holds_the_entry(study, place):
     assert "own.yaml: findings.value-drifts.simpo (in smoke.yaml): no run" in said
     (place / "configs" / "smoke.yaml").write_text("seeds: [0\n")
     assert study().startswith("smoke.yaml: line 2: not valid YAML")
-
-
-def test_pocket_full_is_pocket_but_for_what_it_says():
-    own, pocket = load_study("pocket-full"), load_study("pocket")
-    for section in ("models", "sft", "judge", "bootstrap", "vprism"):
-        assert getattr(own, section) == getattr(pocket, section)
-    assert own.preference["dpo-low-gap"] == pocket.preference["dpo-low-gap"]
-    assert yaml.safe_load(paths.config("pocket-full").read_text())["extends"] == "pocket"
