@@ -1,10 +1,10 @@
-"""Tables that are made from the records of runs."""
+"""Tables and pages that are made from the records of runs."""
 
 import pandas as pd
 import pytest
 
 from vd import paths
-from vd.figures import tables
+from vd.figures import replies, tables
 from vd.store import files
 from vd.study.load import load_study
 
@@ -28,3 +28,28 @@ def test_pairs_count_while_they_are_new_and_after_most_of_the_learning(place, mo
     error = (0.75 * 0.25 / (2 * size)) ** 0.5
     values = [DPO.removesuffix("/seed-0"), 2 * size, 0.75, pytest.approx(error), 0.75]
     assert not more and row == dict(zip(columns, values, strict=True))
+
+
+def test_the_questions_of_the_page_of_replies_are_drawn_by_their_ids_alone():
+    ids = [f"{topic}-{i}" for topic in ("a", "b", "c", "d") for i in range(9)]
+    probes = pd.DataFrame({"prompt_id": ids, "topic": [name[0] for name in ids]})
+    found = replies.drawn(probes)
+    assert len({name[0] for name in found}) == 3
+    assert replies.drawn(pd.concat([probes, probes]).sample(frac=1, random_state=0)) == found
+    of_others = probes[~probes["prompt_id"].isin(found)]
+    assert not set(replies.drawn(of_others)) & set(found)  # by id: not by place
+    assert replies.drawn(probes[probes["topic"] == "a"], 3) == [
+        next(name for name in replies.drawn(probes, 4) if name[0] == "a")
+    ]
+
+
+def test_a_page_shows_every_run_and_leaves_out_texts_of_others():
+    question = "Should a question as long as this one, which somebody else has written, be whole?"
+    rows = [("base", "neutral", "Well | perhaps"), ("sft", "support", "Yes.\nIndeed.")]
+    table = pd.DataFrame(
+        [(run, 0, "a-1", question, stance, reply) for run, stance, reply in rows],
+        columns=replies.COLUMNS,
+    )
+    page = replies.as_markdown(table)
+    assert f"## {question}" in page and "| sft" in page and "Well \\| perhaps" in page
+    assert question not in replies.as_markdown(table, of_others=True)

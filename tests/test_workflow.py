@@ -317,6 +317,13 @@ def test_tables_keep_their_contract(smoke):
     assert list(table) == measures.COLUMNS and set(table["run"]) == {
         r.id for r in runs.values() if not r.is_base
     }
+    accuracy = pd.read_csv(results / "pair_accuracy.csv")
+    assert (
+        "tiny-llama/sft-support/dpo-support" in set(accuracy["run"])
+        and (accuracy["pairs"] > 0).all()
+    )
+    page = (results / "replies.md").read_text()
+    assert page.count("\n## ") == page.count("| base ") == page.count("dpo-support ") == 3
 
 
 def test_step_0_is_the_parents_last_checkpoint(smoke):

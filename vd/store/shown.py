@@ -45,11 +45,12 @@ def whole(text: str, label: str = "") -> str:
 
 def markdown(table: pd.DataFrame) -> str:
     """A table as Markdown, whose cells and column names are text."""
-    cells = table.map(lambda cell: _escaped(cell) if isinstance(cell, str) else cell)
-    return cells.rename(columns=_escaped).to_markdown(index=False)
+    cells = table.map(lambda cell: escaped(cell) if isinstance(cell, str) else cell)
+    return cells.rename(columns=escaped).to_markdown(index=False)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """A text that Markdown shows as it is."""
     marks = "|".join(map(re.escape, sorted(ESCAPES, key=len, reverse=True)))
     return re.sub(marks, lambda found: ESCAPES[found.group()], visible(text))
 
