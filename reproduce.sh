@@ -12,6 +12,7 @@ export PYTHONUTF8=1 # whatever the locale
 usage() {
     cat <<'END'
 ./reproduce.sh [STUDY] [WORKFLOW OPTIONS]   set up, then run a study of notebooks/configs (default: pocket)
+./reproduce.sh tables STUDY                 set up, then make its tables and figures anew from its recorded runs, and compare
 ./reproduce.sh test [PYTEST OPTIONS]        set up, then run all tests, then all notebooks
 ./reproduce.sh lab [JUPYTER OPTIONS]        set up, then open JupyterLab
 ./reproduce.sh lock                         renew environment.lock from environment.yml
@@ -170,6 +171,12 @@ case "${1:-}" in
         python -m pytest tests --numprocesses 2 --dist loadfile "$@"
         say "Notebooks"
         python -m pytest notebooks --nbval-lax --nbval-current-env
+        ;;
+    tables)
+        [ $# = 2 ] || stop "tables takes one study"
+        check "$2"
+        setup
+        exec python -m vd.workflow.rebuild "$2"
         ;;
     lab)
         shift

@@ -1,0 +1,159 @@
+"""Every table and figure of a study anew from its recorded runs, beside those in print.
+
+    python -m vd.workflow.rebuild STUDY
+
+Nothing is trained, asked or judged: replies, stances, log-odds, metrics and records of runs are
+read as they lie in results/<study>/, which stays as it is. Texts and integers have to be equal,
+floating-point numbers within a relative 1e-12. Says which cells differ and exits with 1 if any do.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from vd import paths
+from vd.store.files import read_json
+from vd.study.file import StudyError
+from vd.study.load import Study, load_study
+
+# in this order: figures need the evaluations of all runs, which 07_tables gathers
+NOTEBOOKS = ("05_drift", "07_tables", "06_figures", "08_findings")
+# tables of data sets, made by 00_data and 00_stance_profile, which judges pairs: read, not made
+OF_DATA = (
+    "data_cards.csv",
+    "pair_stances.parquet",
+    "stance_mix.csv",
+    "stance_profile.csv",
+    "topic_share.csv",
+    "value_gap.csv",
+    "vprism.jsonl",
+)
+TOLERANCE = 1e-12
+SHOWN = 20  # differences that are printed
+
+
+def main() -> None:
+    """Make all anew in a folder of its own, compare, and say what came out."""
+    try:
+        study = load_study(sys.argv[1])
+    except StudyError as error:
+        sys.exit(f"{error}")
+    if missing := [file for file in recorded(study) if not file.exists()]:
+        fix = f"they are made by ./reproduce.sh {study.name}"
+        sys.exit(f"{missing[0]}: {len(missing)} files of recorded runs are not there; {fix}")
+    with tempfile.TemporaryDirectory() as folder:
+        made = _make(study, Path(folder))
+        found, same = [], 0
+        for old, new in made:
+            differing = list(differences(old, new))
+            found += [f"{os.path.relpath(old, paths.ROOT)}: {said}" for said in differing]
+            same += not differing
+    for said in found[:SHOWN]:
+        print(said)
+    if found:
+        sys.exit(f"{len(found)} differences in {len(made) - same} of {len(made)} files")
+    print(f"{same} files are as in print")
+
+
+def recorded(study: Study) -> list[Path]:
+    """What the tables of a study are made from: files of its runs, and judged pairs."""
+    name, evaluated = study.name, study.evaluated()
+    files = [paths.table(name, "pair_stances.parquet"), paths.table(name, "value_gap.csv")]
+    for run in study.runs().values():
+        if run.makes == "scorer":
+            files.append(paths.record(name, run.id, "train"))
+            continue
+        files += [paths.responses(name, run.id), paths.stances(name, run.id)]
+        files += [paths.record(name, run.id, "run")]
+        files += [paths.metrics(name, run.id)] if run.training else []
+        files += [paths.logits(name, run.id)] if study.probing.logits else []
+        files += [paths.evaluations(name, run.id)] if run.id in evaluated else []
+        files += [paths.judges(name, run.id)] if study.judge.members > 1 else []
+    return files
+
+
+def _make(study: Study, folder: Path) -> list[tuple[Path, Path]]:
+    """Make tables and figures in `folder`; pairs of a file in print and the one made now."""
+    old, results = paths.results(study.name), folder / "results" / study.name
+    of_data = [paths.table(study.name, name) for name in OF_DATA]
+    for file in {*recorded(study), *(file for file in of_data if file.exists())}:
+        copy = results / file.relative_to(old)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    read = {file for file in results.rglob("*") if file.is_file()}
+    env = os.environ | {"VD_RESULTS": str(folder / "results"), "VD_FIGURES": str(folder / "figures")}
+    for name in NOTEBOOKS:
+        job = [sys.executable, "-m", "vd.workflow.job", os.getpid(), folder / f"{name}.made", "-"]
+        job += ["papermill", paths.notebook(name), folder / f"{name}.ipynb"]
+        words = [*map(str, job), "-r", "STUDY", study.name]
+        if subprocess.run(words, cwd=paths.ROOT, env=env, check=False).returncode:
+            sys.exit(1)  # the job has said why
+    made = [file for file in results.rglob("*") if file.is_file() and file not in read]
+    pairs = [(old / file.relative_to(results), file) for file in made]
+    drawn = folder / "figures" / study.name
+    pairs += [(paths.figures(study.name) / file.name, file) for file in drawn.glob("*.csv")]
+    return sorted(pairs)
+
+
+def differences(old: Path, new: Path) -> Iterator[str]:
+    """Where two files of tables, JSON or text differ, one line each."""
+    if not old.exists():
+        yield "not in print"
+        return
+    if old.suffix in (".csv", ".parquet"):
+        read = pd.read_csv if old.suffix == ".csv" else pd.read_parquet
+        yield from _of_tables(read(old), read(new))
+    elif old.suffix == ".json":
+        one, other = (dict(_leaves(read_json(file))) for file in (old, new))
+        for key in dict.fromkeys([*one, *other]):
+            if not _equal(one.get(key), other.get(key)):
+                yield f"{key}: {one.get(key)!r} is now {other.get(key)!r}"
+    else:
+        lines = [file.read_text(encoding="utf-8").splitlines() for file in (old, new)]
+        for i, (before, now) in enumerate(zip(*lines, strict=False), start=1):
+            if before != now:
+                yield f"line {i}: {before[:80]!r} is now {now[:80]!r}"
+        if len(lines[0]) != len(lines[1]):
+            yield f"{len(lines[0])} lines are now {len(lines[1])}"
+
+
+def _of_tables(old: pd.DataFrame, new: pd.DataFrame) -> Iterator[str]:
+    if list(old) != list(new) or len(old) != len(new):
+        before, now = (f"{len(table)} rows of {', '.join(table)}" for table in (old, new))
+        yield f"{before} are now {now}"
+        return
+    for name in old:
+        one, other = old[name], new[name]
+        if all(pd.api.types.is_float_dtype(column) for column in (one, other)):
+            same = np.isclose(other, one, rtol=TOLERANCE, atol=0, equal_nan=True)
+        else:
+            same = (one == other) | (one.isna() & other.isna())
+        for i in np.flatnonzero(~np.asarray(same, dtype=bool)):
+            yield f"row {i}, {name}: {one.iloc[i]!r} is now {other.iloc[i]!r}"
+
+
+def _leaves(content, place: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(content, dict | list):
+        parts = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, value in parts:
+            yield from _leaves(value, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, content
+
+
+def _equal(one, other) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return bool(np.isclose(other, one, rtol=TOLERANCE, atol=0, equal_nan=True))
+    return json.dumps(one) == json.dumps(other)
+
+
+if __name__ == "__main__":
+    main()
