@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from base64 import urlsafe_b64encode
 
@@ -22,6 +23,7 @@ from vd.store.files import read_json, replace, write_json, write_text
 from vd.study.load import load_study
 from vd.workflow import launch, make, notebooks, plan
 
+CAPTURED = {"capture_output": True, "text": True}
 ODD = "some where & 'more' \"x\" $HOME `id` ;%s ü"  # a place as people name them
 NONE = set()
 # notes in the folder of its log which of our corpora each notebook opens; a study's check looks at
@@ -324,6 +326,28 @@ def test_tables_keep_their_contract(smoke):
     )
     page = (results / "replies.md").read_text()
     assert page.count("\n## ") == page.count("| base ") == page.count("dpo-support ") == 3
+
+
+def test_tables_and_figures_come_back_from_recorded_runs(smoke):
+    """And one number that was changed in print is found, whose file stays as it is."""
+    folder, env = smoke
+    table = folder / "results" / "copy" / "drift.csv"
+    before = table.read_text()
+    changed = pd.read_csv(table)
+    changed.loc[3, "magnitude"] += 1e-9
+    changed.to_csv(table, index=False)
+    command = [sys.executable, "-m", "vd.workflow.rebuild", "copy"]
+    done = subprocess.run(command, cwd=paths.ROOT, env=os.environ | env, **CAPTURED)
+    kept, whole = table.read_text(), changed.to_csv(index=False)
+    table.write_text(before)
+    assert kept == whole and done.returncode == 1
+    assert re.search(r"drift.csv: row 3, magnitude: .* is now", done.stdout)
+    assert re.search("1 differences in 1 of [3-9][0-9] files", done.stderr)
+    away = folder / "results" / "copy" / "pair_stances.parquet"
+    away.rename(folder / "away")
+    done = subprocess.run(command, cwd=paths.ROOT, env=os.environ | env, **CAPTURED)
+    (folder / "away").rename(away)
+    assert "pair_stances.parquet: 1 files of recorded runs are not there; they are" in done.stderr
 
 
 def test_step_0_is_the_parents_last_checkpoint(smoke):

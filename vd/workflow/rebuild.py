@@ -89,8 +89,12 @@ def _make(study: Study, folder: Path) -> list[tuple[Path, Path]]:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
     read = {file for file in results.rglob("*") if file.is_file()}
-    env = os.environ | {"VD_RESULTS": str(folder / "results"), "VD_FIGURES": str(folder / "figures")}
+    env = os.environ | {
+        "VD_RESULTS": str(folder / "results"),
+        "VD_FIGURES": str(folder / "figures"),
+    }
     for name in NOTEBOOKS:
+        print(name, flush=True)
         job = [sys.executable, "-m", "vd.workflow.job", os.getpid(), folder / f"{name}.made", "-"]
         job += ["papermill", paths.notebook(name), folder / f"{name}.ipynb"]
         words = [*map(str, job), "-r", "STUDY", study.name]
