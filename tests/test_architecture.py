@@ -17,6 +17,9 @@ MODULES = {
     for file in (paths.ROOT / "vd").rglob("*.py")
 }
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+PAGES = [paths.ROOT / "README.md", *paths.CORPORA.glob("*.md")]
+PAGES += [paths.ROOT / name / "README.md" for name in ("results", "notebooks", "vd")]
+PAGES += [paths.NOTEBOOKS / "configs" / "README.md"]
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate"}
 
 
@@ -231,7 +234,17 @@ def test_links_between_notebooks_and_files_lead_somewhere(notebook):
         assert (notebook.parent / target).exists(), target
 
 
-def test_readme_links_lead_somewhere():
-    text = (paths.ROOT / "README.md").read_text()
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (paths.ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(paths.ROOT)))
+def test_links_of_pages_lead_somewhere(page):
+    """Files and folders, and headings of pages."""
+    for target in re.findall(r"\]\(([^):]+)\)", page.read_text(encoding="utf-8")):
+        name, _, heading = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        assert not heading or heading in headings(file), target
+
+
+def headings(page):
+    """Anchors of a page's headings, as code hosts make them."""
+    lines = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}

@@ -532,7 +532,7 @@ def test_every_data_set_is_registered_with_a_licence():
     registry = sets.registry().set_index("name")
     assert set(EMBEDDED) == {file.stem for file in paths.CORPORA.glob("*.jsonl")}
     assert registry.index.is_unique and registry["licence"].str.len().gt(2).all()
-    readme = (paths.ROOT / "README.md").read_text()
+    readme = (paths.NOTEBOOKS / "configs" / "README.md").read_text()
     assert all(f"`{name}`" in readme and registry["licence"][name] in readme for name in PUBLIC)
 
 
