@@ -280,7 +280,7 @@ def test_a_servers_answers_are_made_from_how_it_is_asked(code):
     study, edit = load_study("smoke"), ("servers/client.py", "CONNECTING = ", "CONNECTING = 1 + ")
     entry = study.recipes["pairs"] | {"writer": {"model": "m"}}
     served = study.model_copy(update={"recipes": {"pairs": entry}})
-    assert jobs_touched(served, lambda: code(*edit)) == {("09_recipe", "recipes/pairs")}
+    assert jobs_touched(served, lambda: code(*edit)) == {("A2_recipe", "recipes/pairs")}
 
 
 def test_an_assignment_for_its_effect_counts(code):
@@ -295,7 +295,7 @@ def test_defaults_of_evaluations_and_recipes_count():
     entry = {"recipe": "synthetic_pairs", "writer": "sft-neutral", "judge": False}
     short = study.model_copy(update={"recipes": {"pairs": entry}, "evaluations": {"held_out": {}}})
     asked = plan.made_from(short)
-    recipe = asked["09_recipe", "recipes/pairs"]
+    recipe = asked["A2_recipe", "recipes/pairs"]
     assert recipe.settings["recipe.prompts"] == "value_gap" and "value_gap" in recipe.data
     assert "recipe.prompts" in recipe.defaults
     evaluated = asked["04_evaluate", "tiny-llama/base/seed-0"]

@@ -282,7 +282,7 @@ def test_a_judge_drops_what_takes_another_side_and_every_drop_is_counted(
 
 def test_the_notebook_makes_the_data_set_and_asks_once(place, server):
     study_with(place, pairs=by_server(server, price_in=1.0))
-    notebook, told = paths.notebook("09_recipe"), {"STUDY": "mine", "RECIPE": "pairs"}
+    notebook, told = paths.notebook("A2_recipe"), {"STUDY": "mine", "RECIPE": "pairs"}
     for _ in range(2):
         book = papermill.execute_notebook(notebook, None, told, kernel_name="python3")
     assert len(server.requests) == 8 and len(rows_of()) == 4

@@ -367,6 +367,9 @@ def test_executed_notebooks_and_figures_are_kept(smoke):
     for notebook in kept:
         cells = json.loads(notebook.read_text())["cells"]
         assert not [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
+        prose = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        for target in re.findall(r"\]\(([^):#]+)", prose):
+            assert (notebook.parent / target).exists(), f"{notebook}: {target}"
     figures = folder / "figures" / "copy"
     for stem in {f.stem for f in figures.iterdir()}:
         assert {f.suffix for f in figures.glob(f"{stem}.*")} == {".png", ".pdf", ".csv"}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vd.store import files
 from vd.store.progress import say
-from vd.workflow import launch
+from vd.workflow import launch, notebooks
 
 # what starters of several processes set; one that trains alone would wait for the others
 LAUNCHED = r"ACCELERATE_\w+|(OMPI_COMM_WORLD|MV2_COMM_WORLD|PMI)_\w+|(LOCAL_)?RANK|WORLD_SIZE"
@@ -43,6 +43,7 @@ def main() -> None:
             if part.exists():
                 part.rename(failed)
             sys.exit(f"{job}: {_in_short(error)}\nthe notebook, with all of the error: {failed}")
+        notebooks.relink(part, Path(notebook), Path(output))
     # last of all: with this record the job counts as finished
     files.write_text(made_from + "\n", Path(made))
     say(f"done   {job}")

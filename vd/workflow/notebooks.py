@@ -2,6 +2,8 @@
 
 import ast
 import json
+import os
+import re
 from pathlib import Path
 
 
@@ -26,3 +28,22 @@ def parameters(notebook: Path) -> dict:
         n.targets[0].id: ast.literal_eval(n.value)
         for n in ast.parse("".join(tagged[0]["source"])).body
     }
+
+
+def relink(copy: Path, source: Path, place: Path) -> None:
+    """Let relative links in the prose of a copy of `source` lead to the same files from `place`,
+    where the copy will lie.
+    """
+    book = json.loads(copy.read_text(encoding="utf-8"))
+
+    def led(found: re.Match) -> str:
+        name, heading = found[1], found[2] or ""
+        there = os.path.relpath(source.parent / name, place.parent)
+        return f"]({Path(there).as_posix()}{heading})"
+
+    for cell in book["cells"]:
+        if cell["cell_type"] == "markdown":
+            text = re.sub(r"\]\(([^):#]+)(#[^)]*)?\)", led, "".join(cell["source"]))
+            cell["source"] = text.splitlines(keepends=True)
+    text = json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+    copy.write_text(text, encoding="utf-8")

@@ -43,7 +43,7 @@ def training_notebook(run: Run) -> str | None:
 def jobs_of(study: Study) -> list[tuple[str, str | None]]:
     """All jobs by notebook and what they are for: None (the study), a run, or recipes/<name>."""
     jobs = [(notebook, None) for notebook in OF_STUDY]
-    jobs += [("09_recipe", f"recipes/{name}") for name in study.recipes]
+    jobs += [("A2_recipe", f"recipes/{name}") for name in study.recipes]
     evaluated = study.evaluated()
     for run in study.runs().values():
         notebooks = [training_notebook(run)]
@@ -112,7 +112,7 @@ class _Plan:
             return [f"{plugins.module(room, name)}.evaluate" for name in wanted]
         if notebook == "08_findings":
             return [f"{plugins.module('findings.papers', p)}.FINDINGS" for p in study.findings]
-        if notebook == "09_recipe":
+        if notebook == "A2_recipe":
             kind = study.recipes[about.partition("/")[2]]["recipe"]
             return [f"{plugins.module('recipes.kinds', kind)}.make"]
         return []
@@ -147,7 +147,7 @@ class _Plan:
             case "08_findings":
                 settings, data = self.probes
                 return settings | {"findings": study.findings} | bootstrap | self.order, data
-            case "09_recipe":
+            case "A2_recipe":
                 return self._recipe(about.partition("/")[2])
         raise ValueError(f"{notebook}: not a notebook of the workflow")
 
@@ -276,7 +276,7 @@ def _without(study: Study, notebook: str) -> frozenset[str]:
     """Parts of vd that change no number of a notebook in this study."""
     if notebook == "00_data":
         server = study.vprism.writer
-    elif notebook == "09_recipe":
+    elif notebook == "A2_recipe":
         server = any(not isinstance(entry["writer"], str) for entry in study.recipes.values())
     else:
         server = study.judge.api
