@@ -47,7 +47,7 @@ def test_a_page_shows_every_run_and_leaves_out_texts_of_others():
     question = "Should a question as long as this one, which somebody else has written, be whole?"
     rows = [("base", "neutral", "Well | perhaps"), ("sft", "support", "Yes.\nIndeed.")]
     table = pd.DataFrame(
-        [(run, 0, "a-1", question, stance, reply) for run, stance, reply in rows],
+        [(f"m/{run}/seed-0", 0, "a-1", question, stance, reply) for run, stance, reply in rows],
         columns=replies.COLUMNS,
     )
     page = replies.as_markdown(table)

@@ -43,7 +43,7 @@ def at_the_end(study: Study, n: int = 3) -> pd.DataFrame:
         parts.append(last.merge(labels, how="left", on=keys))
     table = pd.concat(parts, ignore_index=True)
     table = table.rename(columns={"label": "stance", "response": "reply"})[COLUMNS]
-    return table.assign(run=short_names(table["run"]), stance=table["stance"].fillna("not judged"))
+    return table.fillna({"stance": "not judged"})
 
 
 def as_markdown(table: pd.DataFrame, of_others: bool = False) -> str:
@@ -53,6 +53,7 @@ def as_markdown(table: pd.DataFrame, of_others: bool = False) -> str:
         "takes a reply for. The questions are drawn by a rule (vd/figures/replies.py), the replies "
         "are the first that were sampled, cut where the study cuts them."
     ]
+    table = table.assign(run=short_names(table["run"]))
     for _, rows in table.groupby("prompt_id", sort=False):
         prompt = rows["prompt"].iloc[0]
         title = shown.excerpt(prompt) if of_others else prompt

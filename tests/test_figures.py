@@ -1,0 +1,45 @@
+"""Figures that say more than their tables: where runs begin, and what labels cover."""
+
+import matplotlib
+import pandas as pd
+
+from vd.figures import branches, style
+
+matplotlib.use("agg")
+SFT, ENDS = "m/sft", {"m/sft/a": 0.71, "m/sft/b": 0.70, "m/sft/c": 0.72, "m/sft/a/again": 0.2}
+
+
+def table():
+    rows = [(SFT, 0, 0.1), (SFT, 40, 0.6)]
+    for run, end in ENDS.items():
+        rows += [(run, 0, 0.6 if run.count("/") == 2 else 0.71), (run, 10, end)]
+    found = pd.DataFrame(rows, columns=["run", "step", "probability"])
+    return found.assign(lo=found["probability"] - 0.05, hi=found["probability"] + 0.05)
+
+
+def said(*runs):
+    rows = [(f"{run}/seed-0", "Should it?", "support", "Yes. " * 40) for run in runs]
+    return pd.DataFrame(rows, columns=["run", "prompt", "stance", "reply"])
+
+
+def test_runs_begin_where_their_parents_end_and_are_named_without_covering_each_other():
+    figure = branches.branches(table(), "support", said("m/base", SFT, *ENDS))
+    ax, below = figure.axes
+    spans = {tuple(line.get_xdata()) for line in ax.get_lines()}
+    assert spans == {(0, 40), (40, 50), (50, 60)}  # the last is a child's child
+    labels = {text.get_text(): text for text in ax.texts}
+    assert set(labels) == {"1 base", "2 sft", "3 a", "4 b", "5 c", "6 again"}
+    heights = sorted(labels[name].xy[1] for name in ("4 b", "5 c"))
+    assert heights[1] - heights[0] > 0.9 * branches.GAP
+    figure.canvas.draw()
+    texts = [text.get_text() for text in below.texts]
+    assert texts[0] == "Should it?" and len(texts) == 7 and texts[1].endswith("…  (support)")
+    assert below.texts[1].get_color() == style.COLOURS["support"]
+
+
+def test_without_replies_there_is_one_panel_and_no_colour_of_a_stance():
+    figure = branches.branches(table(), "oppose")
+    (ax,) = figure.axes
+    colours = {line.get_color() for line in ax.get_lines()}
+    assert not colours & set(style.COLOURS.values()) and len(colours) == len(ENDS) + 1
+    assert ax.get_ylabel() == "probability of oppose"

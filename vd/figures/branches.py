@@ -1,0 +1,106 @@
+"""The headline: one stance through SFT and the branches of preference training, and what was said.
+
+Runs share one axis of steps: a run begins where its parent ends. Numbered points are the replies
+below the picture, to one question.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vd.figures.style import COLOURS
+from vd.lineages import BASE, short_names
+from vd.store.shown import excerpt
+
+# Okabe-Ito without the three that mean a stance; black is for runs that start from the base model
+PALETTE = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#44aa99", "#999933")
+GAP = 0.05  # between two labels, as a share of the axis
+WIDTH = 88  # characters of a reply
+
+
+def branches(table: pd.DataFrame, stance: str, said: pd.DataFrame | None = None) -> Figure:
+    """Probability of a stance over steps with its interval, every run a branch of its parent.
+
+    `table` has run (ids without seeds, parents before children), step, probability, lo, hi; `said`
+    has run (ids), prompt, stance, reply: one reply a run, at its end.
+    """
+    paths = {run: rows for run, rows in table.groupby("run", sort=False)}
+    names = dict(zip(paths, short_names(pd.Series(list(paths))), strict=True))
+    of_runs = [] if said is None else said["run"].str.rpartition("/seed-")[0]
+    numbers = {run: i for i, run in enumerate(of_runs, start=1)}
+    begin, lines = _begin(paths), 0 if said is None else len(said) + 1
+    height = 3.4 + 0.19 * lines
+    figure = plt.figure(figsize=(7.5, height), layout="constrained")
+    shares = [3.4, 0.19 * lines] if lines else [1]
+    ax, *below = figure.subplots(len(shares), 1, height_ratios=shares, squeeze=False)[:, 0]
+    colours = iter(PALETTE)
+    ends = []
+    for run, rows in paths.items():
+        child = begin[run] > 0
+        colour = next(colours, "black") if child else "black"
+        x = begin[run] + rows["step"]
+        ax.plot(x, rows["probability"], color=colour, marker=".", linewidth=1.4)
+        ax.fill_between(x, rows["lo"], rows["hi"], color=colour, alpha=0.12, linewidth=0)
+        number = numbers.get(run, "")
+        label = f"{number} {names[run].rpartition(' → ')[2]}".strip()
+        end = x.iloc[-1], rows["probability"].iloc[-1]
+        if any(run == other.rpartition("/")[0] for other in paths):
+            _name(ax, *end, label, colour, above=True)  # to the right its children begin
+        else:
+            ends.append((*end, label, colour))
+        base = f"{run.partition('/')[0]}/{BASE}"
+        if base in numbers and not child:
+            start = x.iloc[0], rows["probability"].iloc[0]
+            _name(ax, *start, f"{numbers.pop(base)} {BASE}", "black", above=True)
+    _label(ax, ends)
+    ax.set(ylim=(0, 1), ylabel=f"probability of {stance}", xlabel="training steps since the start")
+    ax.set_xlim(0, 1.24 * max(x for x, *_ in ends))
+    if below:
+        _write(below[0], said)
+    return figure
+
+
+def _begin(paths: dict[str, pd.DataFrame]) -> dict[str, int]:
+    """The step of the common axis that every run begins at: where its parent ends."""
+    begin = {}
+    for run in paths:
+        parent = run.rpartition("/")[0]
+        begin[run] = begin[parent] + paths[parent]["step"].max() if parent in begin else 0
+    return begin
+
+
+def _label(ax: Axes, ends: list[tuple]) -> None:
+    """Name lines at their ends, labels of one x moved apart where they would cover each other."""
+    for x in {end[0] for end in ends}:
+        own = sorted((end for end in ends if end[0] == x), key=lambda end: end[1])
+        y = np.array([end[1] for end in own])
+        for _ in range(200):  # neighbours that are too near push each other away
+            near = np.flatnonzero(np.diff(y) < GAP)
+            if not len(near):
+                break
+            y[near] -= GAP / 20
+            y[near + 1] += GAP / 20
+        for height, (_, _, label, colour) in zip(y, own, strict=True):
+            _name(ax, x, height, label, colour)
+
+
+def _name(ax: Axes, x: float, y: float, label: str, colour: str, above: bool = False) -> None:
+    where = {"xytext": (6, 0), "va": "center"}
+    if above:  # of the line, to the side where it has room
+        where = {"xytext": (5, 7)} if x == 0 else {"xytext": (-4, 7), "ha": "right"}
+    style = {"textcoords": "offset points", "color": colour, "fontsize": 8}
+    ax.annotate(label, (x, y), **where, **style)
+
+
+def _write(ax: Axes, said: pd.DataFrame) -> None:
+    """The question and the replies to it, stances in their colours."""
+    ax.axis("off")
+    lines = [(said["prompt"].iloc[0], "black", "bold")]
+    for number, reply in enumerate(said.itertuples(), start=1):
+        text = f"{number}  {excerpt(reply.reply, WIDTH)}  ({reply.stance})"
+        lines.append((text, COLOURS.get(reply.stance, "black"), "normal"))
+    for i, (text, colour, weight) in enumerate(lines):
+        y = 1 - (i + 0.5) / len(lines)
+        ax.text(0, y, text, color=colour, weight=weight, fontsize=8, va="center")
