@@ -3,7 +3,7 @@
 import matplotlib
 import pandas as pd
 
-from vd.figures import branches, style
+from vd.figures import branches, contrasts, style
 
 matplotlib.use("agg")
 SFT, ENDS = "m/sft", {"m/sft/a": 0.71, "m/sft/b": 0.70, "m/sft/c": 0.72, "m/sft/a/again": 0.2}
@@ -43,3 +43,23 @@ def test_without_replies_there_is_one_panel_and_no_colour_of_a_stance():
     colours = {line.get_color() for line in ax.get_lines()}
     assert not colours & set(style.COLOURS.values()) and len(colours) == len(ENDS) + 1
     assert ax.get_ylabel() == "probability of oppose"
+
+
+def test_a_contrast_has_its_own_colour_its_unit_a_panel_and_its_finding_a_heading():
+    numbers = ["contrast", "unit", "estimate", "lo", "hi", "margin"]
+    rows = [
+        ("a", "one above two", "probability", 0.3, 0.1, 0.5, 0.1),
+        ("a", "two above three", "probability", -0.3, -0.5, -0.1, 0.1),
+        ("b", "half time", "share of the steps", 0.01, -0.02, 0.04, 0.1),
+        ("b", "other", "share of the steps", 0.1, -0.2, 0.4, None),
+    ]
+    told = pd.DataFrame(rows, columns=["finding", *numbers]).assign(model="m")
+    table = pd.DataFrame({"finding": ["a", "b"], "statement": ["One moves", "It is early " * 20]})
+    table = table.assign(model="m", verdict=["does not hold", "undecided at this size"])
+    first, second = contrasts.findings(told, table).axes
+    assert [label.get_text() for label in first.get_yticklabels()] == [rows[0][1], rows[1][1]]
+    assert "share of the steps" in second.get_xlabel()
+    texts = [ax.texts[0].get_text() for ax in (first, second)]
+    assert texts[0] == "One moves. [does not hold]" and texts[1].count("\n") == 2
+    dots = [[len(dots.get_offsets()) for dots in ax.collections[1::2]] for ax in (first, second)]
+    assert dots == [[1, 1, 0, 0], [0, 0, 1, 1]]  # above zero, below, within the margin, open

@@ -1,4 +1,4 @@
-"""Figures of runs: stances over steps, drift, findings; bands and bars are the tables' intervals.
+"""Figures of runs: stances over steps, drift; bands and bars are the tables' intervals.
 
 Each function draws one tidy table and returns a matplotlib figure, which vd/figures/style.py saves.
 """
@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from vd.figures.style import COLOURS, MARKERS, VERDICTS, with_legend
+from vd.figures.style import COLOURS, MARKERS, with_legend
 from vd.lineages import short_names, split_seed
 from vd.stances import STANCES
 from vd.store.shown import excerpt
@@ -225,35 +225,6 @@ def before_after(distribution: pd.DataFrame) -> Figure:
     ax.grid(False)
     ax.invert_yaxis()
     return with_legend(figure)
-
-
-def findings(contrasts: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """Every contrast with its interval, coloured by the verdict on its finding.
-
-    Both tables of `findings.evaluate`.
-    """
-    keys = ["model", "finding"]
-    rows = contrasts.merge(table[[*keys, "verdict"]], on=keys).assign(y=lambda t: t.index)
-    rows["y"] += (
-        0.7 * (rows[keys] != rows[keys].shift()).any(axis=1).cumsum()
-    )  # a gap before each finding
-    # one model's name would only repeat itself; `data` is no model
-    models = (
-        rows["model"] + ": " if rows.loc[rows["model"] != "data", "model"].nunique() > 1 else ""
-    )
-    figure, ax = plt.subplots(figsize=(7.5, 1.3 + 0.26 * len(rows)), layout="constrained")
-    for verdict, colour in VERDICTS.items():
-        part = rows[rows["verdict"] == verdict]
-        ax.hlines(part["y"], part["lo"], part["hi"], color=colour)
-        ax.scatter(part["estimate"], part["y"], color=colour, s=22, zorder=3, label=verdict)
-    ax.axvline(0, color="black", linewidth=0.8)
-    labels = models + rows["finding"] + ": " + rows["contrast"]
-    ax.set(
-        yticks=rows["y"], yticklabels=labels, xlabel="contrast (above zero speaks for the claim)"
-    )
-    ax.invert_yaxis()
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return figure
 
 
 def losses(metrics: pd.DataFrame, columns: list[str]) -> Figure:

@@ -23,13 +23,6 @@ COLOURS = {
     "neutral": "#8c8c8c",
     "oppose": "#d55e00",
 }  # Okabe-Ito, safe for colour blindness
-VERDICTS = {
-    "holds": "#009e73",
-    "does not hold": "#d55e00",
-    "practically equal": "#0072b2",
-    "undecided at this size": "#8c8c8c",
-    "one seed: no verdict": "#bbbbbb",
-}  # Okabe-Ito, and greys for what is open
 MARKERS = {"support": "^", "neutral": "o", "oppose": "v"}
 
 

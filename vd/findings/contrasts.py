@@ -96,7 +96,15 @@ class Evidence:
         spread = scores.groupby(["topic", "prompt_id"]).mean().std()
         effect = float(estimate / spread) if spread > 1e-12 else None
         return student.row(
-            contrast, estimate, error, df, self.bootstrap.alpha, margin, effect, *_counts(t)
+            contrast,
+            student.PROBABILITY,
+            estimate,
+            error,
+            df,
+            self.bootstrap.alpha,
+            margin,
+            effect,
+            *_counts(t),
         )
 
     def test_early(self, contrast: str, role: str, stance: str) -> dict:
@@ -109,9 +117,16 @@ class Evidence:
         t = self._overall(rows, P)
         found, whole = half_time(t, STANCES.index(stance), alpha), t.steps[-1] - t.steps[0]
         early, error = 0.5 - (found.value - t.steps[0]) / whole, found.error / whole
-        return student.row(contrast, early, error, found.df, alpha, None, None, *_counts(t))
+        numbers = early, error, found.df, alpha, None, None
+        return student.row(contrast, student.STEPS, *numbers, *_counts(t))
 
-    def over_seeds(self, contrast: str, scores: pd.Series, margin: float | None = None) -> dict:
+    def over_seeds(
+        self,
+        contrast: str,
+        scores: pd.Series,
+        margin: float | None = None,
+        unit: str = student.ODDS,
+    ) -> dict:
         """Test that the mean of scores, one per seed, is positive, by a plain paired t.
 
         With a `margin`, also that it is practically 0. For what is not sampled, as `traces`:
@@ -120,7 +135,7 @@ class Evidence:
         """
         n_prompts = self.traces.logits["prompt_id"].nunique()
         alpha = self.bootstrap.alpha
-        return student.over_seeds(contrast, scores.dropna(), alpha, margin, n_prompts)
+        return student.over_seeds(contrast, unit, scores.dropna(), alpha, margin, n_prompts)
 
     def _overall(self, rows: pd.DataFrame, scores: list[str]) -> Trajectories:
         # the last one is that of all prompts

@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
+PROBABILITY, ODDS, STEPS = "probability", "log-odds", "share of the steps"  # units
 CONTRAST = [
     "contrast",
+    "unit",
     "estimate",
     "lo",
     "hi",
@@ -21,6 +23,7 @@ CONTRAST = [
 
 def row(
     contrast: str,
+    unit: str,
     estimate: float,
     error: float,
     df: float,
@@ -39,24 +42,31 @@ def row(
         ends = estimate - margin, -estimate - margin
         equal = max(float(stdtr(df, end / error)) for end in ends)
     numbers = [estimate, estimate - reach, estimate + reach, holds, fails, equal, margin, effect]
-    return dict(zip(CONTRAST, (contrast, *numbers, n_seeds, n_prompts), strict=True))
+    return dict(zip(CONTRAST, (contrast, unit, *numbers, n_seeds, n_prompts), strict=True))
 
 
 def over_seeds(
-    contrast: str, scores: pd.Series, alpha: float, margin: float | None, n_prompts: int
+    contrast: str,
+    unit: str,
+    scores: pd.Series,
+    alpha: float,
+    margin: float | None,
+    n_prompts: int,
 ) -> dict:
     """A plain t test over seeds of one score each; one seed alone has an estimate and no more."""
     n = len(scores)
     if n < 2:
         estimate = float(scores.iloc[0]) if n else float("nan")
-        return untested(contrast, estimate, n, n_prompts)
+        return untested(contrast, unit, estimate, n, n_prompts)
     error = scores.std(ddof=1) / np.sqrt(n)
-    return row(contrast, float(scores.mean()), error, n - 1, alpha, margin, None, n, n_prompts)
+    return row(
+        contrast, unit, float(scores.mean()), error, n - 1, alpha, margin, None, n, n_prompts
+    )
 
 
 def untested(
-    contrast: str, estimate: float = float("nan"), n_seeds: int = 0, n_prompts: int = 0
+    contrast: str, unit: str, estimate: float = float("nan"), n_seeds: int = 0, n_prompts: int = 0
 ) -> dict:
     """In place of a contrast that could not be tested."""
-    values = contrast, estimate, *[float("nan")] * 5, None, None, n_seeds, n_prompts
+    values = contrast, unit, estimate, *[float("nan")] * 5, None, None, n_seeds, n_prompts
     return dict(zip(CONTRAST, values, strict=True))

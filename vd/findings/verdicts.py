@@ -23,7 +23,7 @@ from vd.data.probes import load_probes
 from vd.drift.traces import Traces
 from vd.findings.contrasts import Evidence
 from vd.findings.finding import Finding
-from vd.findings.student import CONTRAST, untested
+from vd.findings.student import CONTRAST, PROBABILITY, untested
 from vd.lineages import of_model
 from vd.study import roles
 from vd.study.load import Study
@@ -110,7 +110,9 @@ def _tests(finding: Finding, evidence: Evidence, empty: set[str]) -> list[dict]:
     """Its contrasts; where they need a data set in `empty`, that there is nothing to test."""
     said = "no pair of {} was judged"
     nothing = [
-        untested(said.format(role)) for role in finding.roles if evidence.roles[role] in empty
+        untested(said.format(role), PROBABILITY)
+        for role in finding.roles
+        if evidence.roles[role] in empty
     ]
     return nothing or finding.contrasts(evidence)
 

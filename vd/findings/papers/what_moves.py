@@ -71,13 +71,16 @@ def _apart(e: "Evidence", one: str, other: str, size: bool = False) -> list[dict
     ]
 
 
-def _at_equal_kl(e: "Evidence", words, one, other, values, margin, size=False) -> dict:
+def _at_equal_kl(
+    e: "Evidence", words, one, other, values, margin, size=False, unit=student.ODDS
+) -> dict:
     """That `values` of `one` are above those of `other`, at the largest KL that both reach."""
     level = e.traces.level(one, other)
     if level is None:
-        return student.untested(f"{words}: no common KL of 0.25 nats")
+        return student.untested(f"{words}: no common KL of 0.25 nats", unit)
     ours, theirs = (e.traces.at(role, level, values(role)) for role in (one, other))
-    return e.over_seeds(f"{words} at {level:g} nats", ours - _upright(theirs, size), margin)
+    ahead = ours - _upright(theirs, size)
+    return e.over_seeds(f"{words} at {level:g} nats", ahead, margin, unit)
 
 
 def _upright(scores, size: bool):
@@ -86,7 +89,7 @@ def _upright(scores, size: bool):
 
 def _share(e: "Evidence", one: str, other: str) -> list[dict]:
     words = f"stance share of {one} above {other}"
-    return [_at_equal_kl(e, words, one, other, e.traces.share, SHARE)]
+    return [_at_equal_kl(e, words, one, other, e.traces.share, SHARE, unit="share of KL")]
 
 
 def _lean(e: "Evidence", role: str) -> list[dict]:
@@ -103,7 +106,9 @@ FINDINGS = [
         ("sft_support",),
         lambda e: [
             e.test_early("judged support", "sft_support", "support"),
-            e.over_seeds("log-odds of Yes", 0.5 - e.traces.half_time("sft_support")),
+            e.over_seeds(
+                "log-odds of Yes", 0.5 - e.traces.half_time("sft_support"), unit=student.STEPS
+            ),
         ],
         "early (confirmed). Pilot: half at step 30 of 83",
     ),
@@ -146,7 +151,7 @@ FINDINGS = [
         "whichever answer the pairs choose",
         ("dpo", "dpo_oppose"),
         lambda e: [
-            e.over_seeds(f"slope of {role}", e.traces.slope(role), SLOPE)
+            e.over_seeds(f"slope of {role}", e.traces.slope(role), SLOPE, "nats per nat")
             for role in ("dpo", "dpo_oppose")
         ],
         "DPO amplifies what SFT left (second-hand). Pilot: slope +0.30 with support-aligned pairs",
