@@ -192,6 +192,7 @@ def test_notebooks_are_the_series():
         "06_figures",
         "07_tables",
         "08_findings",
+        "09_explore",
         "A2_recipe",
         "A3_paid_judge",
     ]
