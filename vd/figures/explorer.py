@@ -134,6 +134,13 @@ def _at(rows: pd.DataFrame, step: int) -> int:
     return int(max((s for s in steps if s <= step), default=steps.min()))
 
 
+class _Live(widgets.VBox):
+    """A box that says so where nothing is live, in place of all that it holds."""
+
+    def __repr__(self):
+        return "the explorer, which is live in JupyterLab"
+
+
 class Explorer:
     """The controls, the picture and the page; every change of a control draws both anew."""
 
@@ -170,7 +177,7 @@ class Explorer:
         grid = widgets.GridBox(
             rows, layout=widgets.Layout(grid_template_columns="repeat(2, minmax(20em, 1fr))")
         )
-        display(widgets.VBox([grid, self.picture, self.page]))
+        display(_Live([grid, self.picture, self.page]))
 
     def draw(self) -> None:
         """Draw picture and page anew."""
