@@ -13,6 +13,7 @@ usage() {
     cat <<'END'
 ./reproduce.sh [STUDY] [WORKFLOW OPTIONS]   set up, then run a study of notebooks/configs (default: pocket)
 ./reproduce.sh tables STUDY                 set up, then make its tables and figures anew from its recorded runs, and compare
+./reproduce.sh report STUDY                 set up, then write a study as one page that works offline: results/STUDY/report.html
 ./reproduce.sh test [PYTEST OPTIONS]        set up, then run all tests, then all notebooks
 ./reproduce.sh lab [JUPYTER OPTIONS]        set up, then open JupyterLab
 ./reproduce.sh lock                         renew environment.lock from environment.yml
@@ -172,11 +173,12 @@ case "${1:-}" in
         say "Notebooks"
         python -m pytest notebooks --nbval-lax --nbval-current-env
         ;;
-    tables)
-        [ $# = 2 ] || stop "tables takes one study"
+    tables | report)
+        [ $# = 2 ] || stop "$1 takes one study"
         check "$2"
         setup
-        exec python -m vd.workflow.rebuild "$2"
+        if [ "$1" = tables ]; then module=vd.workflow.rebuild; else module=vd.figures.report; fi
+        exec python -m "$module" "$2"
         ;;
     lab)
         shift
