@@ -185,7 +185,7 @@ case "${1:-}" in
         setup
         # vd first: it finds a home folder that can be written to
         exec python -c 'import vd, jupyterlab.labapp as lab; lab.main()' \
-            --ServerApp.root_dir="$PWD" --LabApp.default_url=/lab/tree/notebooks/00_data.ipynb "$@"
+            --ServerApp.root_dir="$PWD" --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb "$@"
         ;;
     "" | -*)
         check pocket

@@ -194,7 +194,7 @@ def test_lab_has_the_repository_as_root_and_hands_arguments_on(checkout):
     _, calls = checkout("lab", "--allow-root", "--no-browser", "--port=9999")
     root, c, _, *words = calls[-1]
     assert (root, c) == (str(checkout.root), "-c")
-    first = "--LabApp.default_url=/lab/tree/notebooks/00_data.ipynb"
+    first = "--LabApp.default_url=/lab/tree/notebooks/00_start.ipynb"
     assert words == [
         f"--ServerApp.root_dir={root}",
         first,
