@@ -26,7 +26,7 @@ from vd.stances import STANCES, P
 from vd.store.shown import excerpt, visible
 from vd.study.load import load_study
 
-ALL = "(all)"
+ALL, NONE = "(all)", "(none)"
 SHOWN = 12  # prompts on a page
 ORDERS = {"as asked": "place", "largest change first": "change"}
 
@@ -173,7 +173,10 @@ class Explorer:
             "order": self.order,
             "checkpoint": self.step,
         }
-        rows = [widgets.HBox([widgets.Label(name), box]) for name, box in named.items()]
+        wide = widgets.Layout(width="7em")
+        rows = [
+            widgets.HBox([widgets.Label(name, layout=wide), box]) for name, box in named.items()
+        ]
         grid = widgets.GridBox(
             rows, layout=widgets.Layout(grid_template_columns="repeat(2, minmax(20em, 1fr))")
         )
@@ -183,7 +186,7 @@ class Explorer:
         """Draw picture and page anew."""
         if self._quiet:
             return
-        runs = dict.fromkeys(run for run in (self.run.value, self.other.value) if run != ALL)
+        runs = dict.fromkeys(run for run in (self.run.value, self.other.value) if run != NONE)
         names = short_names(pd.Series(list(runs)))
         what = self.topic.value, self.prompt.value, self.word.value
         tables = {
@@ -193,7 +196,8 @@ class Explorer:
         there = all(len(rows) for rows in tables.values())
         if there:
             figure, data = trajectory(tables, self.step.value), io.BytesIO()
-            figure.savefig(data, format="png", dpi=90)
+            figure.savefig(data, format="png", dpi=150)  # twice what is shown: sharp on any screen
+            self.picture.layout.width = f"{figure.get_size_inches()[0]:.1f}in"
             plt.close(figure)
             self.picture.value = data.getvalue()
         self.picture.layout.display = "" if there else "none"
@@ -204,8 +208,8 @@ class Explorer:
         there = [name for name in runs if paths.stances(self.study.value, name).exists()]
         trained = [name for name in there if "/base/" not in name] or there
         with self._silent():
-            self.run.options, self.other.options = there, [ALL, *there]
-            self.run.value, self.other.value = run or trained[0], ALL
+            self.run.options, self.other.options = there, [NONE, *there]
+            self.run.value, self.other.value = run or trained[0], NONE
         self._of_run()
 
     def _of_run(self) -> None:
