@@ -170,8 +170,11 @@ case "${1:-}" in
         setup
         say "Tests"
         python -m pytest tests --numprocesses 2 --dist loadfile "$@"
-        say "Notebooks"
-        python -m pytest notebooks --nbval-lax --nbval-current-env
+        say "Notebooks, on the study smoke"
+        copies=$(mktemp -d)
+        trap 'rm -rf "$copies"' EXIT
+        python tests/notebooks_at_smoke.py "$copies"
+        VD_PROGRESS=/dev/null python -m pytest "$copies" -c pyproject.toml --nbval-lax --nbval-current-env
         ;;
     tables | report)
         [ $# = 2 ] || stop "$1 takes one study"
