@@ -56,6 +56,7 @@ def write(folder):
         kept = json.loads((EXPECTED / f"{notebook.stem}.json").read_text(encoding="utf-8"))
         for cell, outputs in zip(checked(book), kept, strict=True):
             cell.outputs = [nbformat.from_dict(output) for output in outputs]
+            cell.execution_count = 1  # nbval takes a cell without one for never run
         nbformat.write(book, folder / notebook.name)
 
 
