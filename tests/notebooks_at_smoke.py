@@ -1,7 +1,8 @@
 """Copies of the notebooks that run in seconds: on the study smoke, whatever study they show.
 
     python tests/notebooks_at_smoke.py FOLDER       write copies for nbval, with what they have to print
-    python tests/notebooks_at_smoke.py --keep       execute such copies, and keep what they print
+    python tests/notebooks_at_smoke.py --keep [NAME ...]    execute such copies, all or these, and
+                                                            keep what they print
 
 Checked are cells tagged `nbval-check-output`: those whose output is the same on every machine. What
 they print at smoke lies in tests/notebook_outputs/, since the notebooks hold what they show.
@@ -32,8 +33,7 @@ RUNS = {
 def at_smoke(notebook):
     """The notebook with smoke's parameters, without outputs."""
     book = nbformat.read(notebook, as_version=4)
-    told = {name: value for name, value in notebooks.parameters(notebook).items()}
-    told["STUDY"] = "smoke"
+    told = notebooks.parameters(notebook) | {"STUDY": "smoke"}
     if "RUN" in told:
         told["RUN"] = RUNS.get(notebook.stem, f"{PARENT}/seed-0")
     for cell in book.cells:
@@ -60,11 +60,13 @@ def write(folder):
         nbformat.write(book, folder / notebook.name)
 
 
-def keep():
+def keep(names):
     """Execute copies and keep what their checked cells print, pictures apart."""
     for notebook in sorted(paths.NOTEBOOKS.glob("*.ipynb")):
+        if names and notebook.stem not in names:
+            continue
         book = at_smoke(notebook)
-        NotebookClient(book, kernel_name="python3", timeout=2000).execute(cwd=paths.NOTEBOOKS)
+        NotebookClient(book, kernel_name="python3", timeout=2000).execute()
         kept = [[without_pictures(output) for output in cell.outputs] for cell in checked(book)]
         text = json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
         (EXPECTED / f"{notebook.stem}.json").write_text(text, encoding="utf-8")
@@ -81,7 +83,7 @@ def without_pictures(output):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--keep"]:
-        keep()
+    if sys.argv[1:2] == ["--keep"]:
+        keep(sys.argv[2:])
     else:
         write(Path(sys.argv[1]))

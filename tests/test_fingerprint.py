@@ -233,7 +233,7 @@ def test_a_mirror_that_is_set_afterwards_is_read(tmp_path, monkeypatch):
 def test_clusters_of_prism_that_come_later_are_compared_with(tmp_path, monkeypatch):
     monkeypatch.setenv("VD_DATA_DIR", str(tmp_path))
     found = touched(lambda _: mirror_of(tmp_path, "prism/clusters.csv"), "pocket-real")
-    assert found == {"00_data"}
+    assert found == {"A1_vprism"}
 
 
 def test_an_ablations_name_is_in_its_figure():

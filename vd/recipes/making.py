@@ -54,7 +54,7 @@ class Making:
     def _refuse_probes(self, prompts: pd.Series, data: str) -> None:
         """A probe must never be trained on: what is measured would be what was learnt."""
         if self.study.asks_vprism and not paths.vprism(self.study.name).exists():
-            return  # 00_data builds them later, and looks for leaks itself
+            return  # A1_vprism builds them later, and 00_data looks for leaks
         # Equal texts only: 00_data looks for similar ones in all that a study trains on.
         probes = corpus(self.study.probing.probes)["prompt"]
         same = prompts.str.strip().str.casefold().isin(probes.str.strip().str.casefold())

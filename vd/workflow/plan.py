@@ -42,7 +42,8 @@ def training_notebook(run: Run) -> str | None:
 
 def jobs_of(study: Study) -> list[tuple[str, str | None]]:
     """All jobs by notebook and what they are for: None (the study), a run, or recipes/<name>."""
-    jobs = [(notebook, None) for notebook in OF_STUDY]
+    of_study = [*OF_STUDY, "A1_vprism"] if study.asks_vprism else OF_STUDY
+    jobs = [(notebook, None) for notebook in of_study]
     jobs += [("A2_recipe", f"recipes/{name}") for name in study.recipes]
     evaluated = study.evaluated()
     for run in study.runs().values():
@@ -122,6 +123,9 @@ class _Plan:
         match notebook:
             case "00_data":
                 return self._data()
+            case "A1_vprism":
+                settings, data = self.built
+                return settings, [*data, *_of_prism(self.study), "prism_sample"]
             case "00_stance_profile":
                 return self._stance_profile()
             case "01_given" | "01_sft" | "02_scorer" | "02_preference":
@@ -152,9 +156,9 @@ class _Plan:
         raise ValueError(f"{notebook}: not a notebook of the workflow")
 
     def _data(self) -> Reads:
-        settings, data = self.built
+        settings, data = self.probes
         shown = {run.id: _shown(run) for run in self.on_files}
-        data = [*data, *self.probes[1], *_of_prism(self.study), "prism_sample", *self.trained_on]
+        data = [*data, "topics", *self.trained_on]
         return settings | {"probing": self.study.probing, "shown": shown}, data
 
     def _stance_profile(self) -> Reads:
@@ -203,14 +207,13 @@ class _Plan:
     def _built(self) -> Reads:
         """The settings, code and data that probes are built from, which stand in for the probes.
 
-        Those do not exist yet when a workflow starts, and 00_data writes them anew when a run is
-        added.
+        Those do not exist yet when a workflow starts.
         """
         vprism = self.study.vprism
         settings = {
             "vprism": vprism,
             "embedding files": _files(vprism.embedding.source),
-            "built by": self._code_of("00_data", [], vprism.source),
+            "built by": self._code_of("A1_vprism", [], vprism.source),
         }
         data = ["topics", "probes", "openers", "prism_labels", "judge", *vprism.source]
         return settings, data + ([str(paths.prompt("vprism-v1"))] if vprism.writer else [])
@@ -274,7 +277,7 @@ def _files(source: str) -> dict[str, str]:
 
 def _without(study: Study, notebook: str) -> frozenset[str]:
     """Parts of vd that change no number of a notebook in this study."""
-    if notebook == "00_data":
+    if notebook == "A1_vprism":
         server = study.vprism.writer
     elif notebook == "A2_recipe":
         server = any(not isinstance(entry["writer"], str) for entry in study.recipes.values())

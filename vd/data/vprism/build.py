@@ -1,7 +1,7 @@
 """V-PRISM: value-laden questions on the topics of a study, built from the opening prompts of PRISM
 (arXiv 2404.16019).
 
-Which steps the paper took is known to us from notes, how it took them hardly. 00_data takes these
+Which steps the paper took is known to us from notes, how it took them hardly. A1_vprism takes these
 functions in order:
 
     opening_prompts -> embed -> clusters -> name_clusters -> value_laden -> confirm -> rewrite ->
