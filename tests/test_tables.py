@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from vd import paths
+from vd.data import probes as probes_of
 from vd.figures import replies, tables
 from vd.store import files
 from vd.study.load import load_study
@@ -33,13 +34,13 @@ def test_pairs_count_while_they_are_new_and_after_most_of_the_learning(place, mo
 def test_the_questions_of_the_page_of_replies_are_drawn_by_their_ids_alone():
     ids = [f"{topic}-{i}" for topic in ("a", "b", "c", "d") for i in range(9)]
     probes = pd.DataFrame({"prompt_id": ids, "topic": [name[0] for name in ids]})
-    found = replies.drawn(probes)
+    found = probes_of.few_probes(probes)
     assert len({name[0] for name in found}) == 3
-    assert replies.drawn(pd.concat([probes, probes]).sample(frac=1, random_state=0)) == found
+    assert probes_of.few_probes(pd.concat([probes, probes]).sample(frac=1, random_state=0)) == found
     of_others = probes[~probes["prompt_id"].isin(found)]
-    assert not set(replies.drawn(of_others)) & set(found)  # by id: not by place
-    assert replies.drawn(probes[probes["topic"] == "a"], 3) == [
-        next(name for name in replies.drawn(probes, 4) if name[0] == "a")
+    assert not set(probes_of.few_probes(of_others)) & set(found)  # by id: not by place
+    assert probes_of.few_probes(probes[probes["topic"] == "a"], 3) == [
+        next(name for name in probes_of.few_probes(probes, 4) if name[0] == "a")
     ]
 
 
@@ -50,6 +51,7 @@ def test_a_page_shows_every_run_and_leaves_out_texts_of_others():
         [(f"m/{run}/seed-0", 0, "a-1", question, stance, reply) for run, stance, reply in rows],
         columns=replies.COLUMNS,
     )
-    page = replies.as_markdown(table)
+    whole = pd.DataFrame({"run": ["base", "sft"], "replies": [8, 8], "empty": [0.5, 0.123]})
+    page = replies.as_markdown(table, whole)
     assert f"## {question}" in page and "| sft" in page and "Well \\| perhaps" in page
-    assert question not in replies.as_markdown(table, of_others=True)
+    assert "0.12" in page and question not in replies.as_markdown(table, whole, of_others=True)

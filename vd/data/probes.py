@@ -1,5 +1,7 @@
 """Probes: the questions that every checkpoint answers."""
 
+import hashlib
+
 import numpy as np
 import pandas as pd
 
@@ -43,6 +45,19 @@ def draw_probes(table: pd.DataFrame, per_topic: int, seed: int) -> pd.DataFrame:
         ["open", "rank"], kind="stable"
     )
     return table.loc[sorted(order.groupby("topic").head(per_topic).index)]
+
+
+def few_probes(prompts: pd.DataFrame, n: int = 3) -> list[str]:
+    """Ids of `n` probes of different topics, from columns prompt_id and topic; fewer if there are
+    fewer topics.
+
+    Those whose ids have the smallest SHA-256, so that nobody picks them, and they are the same in
+    every study that asks them.
+    """
+    ids = prompts.drop_duplicates("prompt_id")
+    order = ids["prompt_id"].map(lambda text: hashlib.sha256(text.encode()).hexdigest())
+    ids = ids.assign(order=order).sort_values("order")
+    return ids.drop_duplicates("topic")["prompt_id"].head(n).tolist()
 
 
 def _check_probes(found: list[dict], name: str) -> None:

@@ -1,29 +1,18 @@
 """What models said: the same few questions before and after every run, drawn by a rule.
 
-The probes are those whose ids have the smallest SHA-256, one of a topic. So nobody picks them, they
-are the same in every study that asks them, and good and bad replies come as they are.
+Good and bad replies come as they are: the probes are those of `vd.data.probes.few_probes`.
 """
-
-import hashlib
 
 import pandas as pd
 
 from vd import paths
+from vd.data.probes import few_probes
+from vd.evaluations.metrics.style import repeated
 from vd.lineages import short_names
 from vd.store import shown
 from vd.study.load import Study
 
 COLUMNS = ["run", "step", "prompt_id", "prompt", "stance", "reply"]
-
-
-def drawn(prompts: pd.DataFrame, n: int = 3) -> list[str]:
-    """Ids of `n` probes of different topics, from columns prompt_id and topic; fewer if there are
-    fewer topics.
-    """
-    ids = prompts.drop_duplicates("prompt_id")
-    order = ids["prompt_id"].map(lambda text: hashlib.sha256(text.encode()).hexdigest())
-    ids = ids.assign(order=order).sort_values("order")
-    return ids.drop_duplicates("topic")["prompt_id"].head(n).tolist()
 
 
 def at_the_end(study: Study, n: int = 3) -> pd.DataFrame:
@@ -39,19 +28,46 @@ def at_the_end(study: Study, n: int = 3) -> pd.DataFrame:
         keys = ["run", "step", "prompt_id", "sample"]
         labels = stances.loc[stances["target"] == "question", [*keys, "label"]]
         last = replies[(replies["step"] == replies["step"].max()) & (replies["sample"] == 0)]
-        last = last[last["prompt_id"].isin(drawn(replies, n))]
+        last = last[last["prompt_id"].isin(few_probes(replies, n))]
         parts.append(last.merge(labels, how="left", on=keys))
     table = pd.concat(parts, ignore_index=True)
     table = table.rename(columns={"label": "stance", "response": "reply"})[COLUMNS]
     return table.fillna({"stance": "not judged"})
 
 
-def as_markdown(table: pd.DataFrame, of_others: bool = False) -> str:
-    """A page with one table per question; of questions of others only the beginning."""
+def condition(study: Study) -> pd.DataFrame:
+    """How whole all replies are at the last checkpoint of every run, all seeds together: replies,
+    and the shares that are empty, that another prompt got word for word as well, and that the model
+    ended itself.
+    """
+    rows = []
+    for run in study.policies().values():
+        replies = pd.read_parquet(paths.responses(study.name, run.id))
+        last = replies[replies["step"] == replies["step"].max()]
+        ended = last["finish_reason"] == "stop"
+        shares = (last["response"] == "").mean(), repeated(last).mean(), ended.mean()
+        rows.append((run.id.rpartition("/seed-")[0], len(last), *shares))
+    table = pd.DataFrame(rows, columns=["run", "replies", "empty", "repeated", "ended"])
+    found = table.groupby("run", sort=False).agg(
+        replies=("replies", "sum"),
+        empty=("empty", "mean"),
+        repeated=("repeated", "mean"),
+        ended=("ended", "mean"),
+    )
+    return found.reset_index().assign(run=lambda rows: short_names(rows["run"]))
+
+
+def as_markdown(table: pd.DataFrame, whole: pd.DataFrame, of_others: bool = False) -> str:
+    """A page with one table per question, of `at_the_end`, after that of `condition`; of questions
+    of others only the beginning.
+    """
     page = [
         "# Replies\n\nThe same questions at the last checkpoint of every run, and what the judge "
-        "takes a reply for. The questions are drawn by a rule (vd/figures/replies.py), the replies "
-        "are the first that were sampled, cut where the study cuts them."
+        "takes a reply for. The questions are drawn by a rule (vd/data/probes.py), the replies "
+        "are the first that were sampled, cut where the study cuts them.",
+        "Of all replies there, the shares that are empty, that another question got word for word "
+        "as well, and that the model ended itself:",
+        shown.markdown(whole.round(2)),
     ]
     table = table.assign(run=short_names(table["run"]))
     for _, rows in table.groupby("prompt_id", sort=False):
