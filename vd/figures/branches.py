@@ -10,12 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vd.figures.style import COLOURS
+from vd.figures.style import COLOURS, RUNS
 from vd.lineages import BASE, short_names
 from vd.store.shown import excerpt
 
-# Okabe-Ito without the three that mean a stance; black is for runs that start from the base model
-PALETTE = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#44aa99", "#999933")
 GAP = 0.05  # between two labels, as a share of the axis
 WIDTH = 88  # characters of a reply
 
@@ -35,7 +33,7 @@ def branches(table: pd.DataFrame, stance: str, said: pd.DataFrame | None = None)
     figure = plt.figure(figsize=(7.5, height), layout="constrained")
     shares = [3.4, 0.19 * lines] if lines else [1]
     ax, *below = figure.subplots(len(shares), 1, height_ratios=shares, squeeze=False)[:, 0]
-    colours = iter(PALETTE)
+    colours = iter(RUNS)
     ends = []
     for run, rows in paths.items():
         child = begin[run] > 0

@@ -3,11 +3,11 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from vd.data.probes import load_probes
 from vd.drift import traces
+from vd.figures.style import distinct
 from vd.lineages import of_model, short_names
 from vd.study.load import Study
 
@@ -49,7 +49,7 @@ def drift_against_kl(table: pd.DataFrame) -> Figure:
     `table` is that of `moved`.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-    colours = dict(zip(table["data"].unique(), sns.color_palette("tab10"), strict=False))
+    colours = distinct(table["data"].unique())
     marks = dict(zip(table["method"].unique(), MARKS, strict=False))
     table = table.assign(run=short_names(table["run"]))
     for ax, measure in zip(axes, ("acquiescence", "lean"), strict=True):

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from vd.figures.style import COLOURS, MARKERS, with_legend
+from vd.figures.style import COLOURS, MARKERS, distinct, with_legend
 from vd.lineages import short_names, split_seed
 from vd.stances import STANCES
 from vd.store.shown import excerpt
@@ -92,8 +92,9 @@ def acquiescence_lean(table: pd.DataFrame) -> Figure:
     figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
     for line in (ax.axhline, ax.axvline):
         line(0, color="#bbbbbb", linewidth=0.8)
-    colours = sns.color_palette("tab10", table["run"].nunique())
-    for colour, (run, rows) in zip(colours, table.groupby("run", sort=False), strict=True):
+    colours = distinct(table["run"].unique())
+    for run, rows in table.groupby("run", sort=False):
+        colour = colours[run]
         wide = rows.pivot(index="step", columns="measure", values=["value", "lo", "hi"])
         x, y = wide["value", "acquiescence"], wide["value", "lean"]
         ax.plot(x, y, color=colour, linewidth=1.2, marker=".", markersize=3, label=run)

@@ -1,5 +1,7 @@
 """One style for all figures: each stance has the same colour and marker everywhere."""
 
+from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,6 +25,8 @@ COLOURS = {
     "neutral": "#8c8c8c",
     "oppose": "#d55e00",
 }  # Okabe-Ito, safe for colour blindness
+# for runs and data sets: Okabe-Ito and Tol, without those that mean a stance
+RUNS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#44aa99", "#999933", "#332288")
 MARKERS = {"support": "^", "neutral": "o", "oppose": "v"}
 
 
@@ -37,6 +41,13 @@ def save(figure: Figure, table: pd.DataFrame, path: Path) -> None:
         with files.replace(Path(f"{path}{ending}")) as part:
             figure.savefig(part, bbox_inches="tight", metadata=metadata)
     files.write_table(table, Path(f"{path}.csv"))
+
+
+def distinct(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each of these runs or data sets, none that means a stance; more than nine begin
+    again.
+    """
+    return dict(zip(names, cycle(("black", *RUNS)), strict=False))
 
 
 def shorten_end(name: str) -> str:
