@@ -3,7 +3,7 @@
 import matplotlib
 import pandas as pd
 
-from vd.figures import branches, contrasts, style
+from vd.figures import branches, claims, style
 
 matplotlib.use("agg")
 SFT, ENDS = "m/sft", {"m/sft/a": 0.71, "m/sft/b": 0.70, "m/sft/c": 0.72, "m/sft/a/again": 0.2}
@@ -56,7 +56,7 @@ def test_a_contrast_has_its_own_colour_its_unit_a_panel_and_its_finding_a_headin
     told = pd.DataFrame(rows, columns=["finding", *numbers]).assign(model="m")
     table = pd.DataFrame({"finding": ["a", "b"], "statement": ["One moves", "It is early " * 20]})
     table = table.assign(model="m", verdict=["does not hold", "undecided at this size"])
-    first, second = contrasts.findings(told, table).axes
+    first, second = claims.contrasts_by_claim(told, table).axes
     assert [label.get_text() for label in first.get_yticklabels()] == [rows[0][1], rows[1][1]]
     assert "share of the steps" in second.get_xlabel()
     texts = [ax.texts[0].get_text() for ax in (first, second)]

@@ -18,7 +18,7 @@ COLOURS = {
 LINE, WIDTH = 0.23, 115  # inches of a line, characters of a claim
 
 
-def findings(contrasts: pd.DataFrame, table: pd.DataFrame) -> Figure:
+def contrasts_by_claim(contrasts: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Every contrast with its 95 % interval, a panel per unit, each under its finding's statement
     and verdict. Both tables of `vd.findings.verdicts.evaluate`.
 
