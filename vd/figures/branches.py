@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vd.figures.style import COLOURS, RUNS
+from vd.figures.style import COLOURS, distinct
 from vd.lineages import BASE, short_names
 from vd.store.shown import excerpt
 
@@ -33,11 +33,10 @@ def branches(table: pd.DataFrame, stance: str, said: pd.DataFrame | None = None)
     figure = plt.figure(figsize=(7.5, height), layout="constrained")
     shares = [3.4, 0.19 * lines] if lines else [1]
     ax, *below = figure.subplots(len(shares), 1, height_ratios=shares, squeeze=False)[:, 0]
-    colours = iter(RUNS)
+    colours = distinct(paths)
     ends = []
     for run, rows in paths.items():
-        child = begin[run] > 0
-        colour = next(colours, "black") if child else "black"
+        colour = colours[run]
         x = begin[run] + rows["step"]
         ax.plot(x, rows["probability"], color=colour, marker=".", linewidth=1.4)
         ax.fill_between(x, rows["lo"], rows["hi"], color=colour, alpha=0.12, linewidth=0)
@@ -49,12 +48,14 @@ def branches(table: pd.DataFrame, stance: str, said: pd.DataFrame | None = None)
         else:
             ends.append((*end, label, colour))
         base = f"{run.partition('/')[0]}/{BASE}"
-        if base in numbers and not child:
+        if base in numbers and not begin[run]:
             start = x.iloc[0], rows["probability"].iloc[0]
             _name(ax, *start, f"{numbers.pop(base)} {BASE}", "black", above=True)
     _label(ax, ends)
-    ax.set(ylim=(0, 1), ylabel=f"probability of {stance}", xlabel="training steps since the start")
-    ax.set_xlim(0, 1.24 * max(x for x, *_ in ends))
+    last = max(x for x, *_ in ends)
+    ax.set(ylim=(0, 1), ylabel=f"probability of {stance}", xlim=(0, 1.24 * last))
+    ax.set_xlabel("training steps since the start (bands: 95 % intervals)")
+    ax.set_xticks([tick for tick in ax.get_xticks() if tick <= last])
     if below:
         _write(below[0], said)
     return figure

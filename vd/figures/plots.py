@@ -107,6 +107,7 @@ def acquiescence_lean(table: pd.DataFrame) -> Figure:
     # one scale for both: that the one moves and the other does not must be seen
     ax.set(xlabel="acquiescence (says yes, whatever is asked)", ylabel="lean (takes a side)")
     ax.set_aspect("equal", adjustable="datalim")
+    ax.scatter([], [], facecolor="white", edgecolor="black", s=28, label="(start)")
     figure.legend(loc="outside right", frameon=False)
     return figure
 

@@ -26,7 +26,7 @@ COLOURS = {
     "oppose": "#d55e00",
 }  # Okabe-Ito, safe for colour blindness
 # for runs and data sets: Okabe-Ito and Tol, without those that mean a stance
-RUNS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#44aa99", "#999933", "#332288")
+RUNS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#332288", "#999933", "#44aa99")
 MARKERS = {"support": "^", "neutral": "o", "oppose": "v"}
 
 
