@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vd.stances import STANCES
+from vd.stances import STANCES, opener
 from vd.store import formats
 from vd.store.files import replace
 from vd.store.shown import excerpt
@@ -28,8 +28,8 @@ GUARDED = re.compile(
 
 
 def write_sheet(responses: pd.DataFrame, n: int, file: Path, seed: int = 0) -> int:
-    """Write a CSV of replies for people to label, drawn evenly from all runs and checkpoints;
-    returns their number.
+    """Write a CSV of replies for people to label, drawn evenly from all runs, checkpoints and
+    openers (Yes, No, another word); returns their number.
 
     It is blind: nothing in it tells which checkpoint wrote a reply. Raises FileExistsError, lest
     labels be lost.
@@ -38,8 +38,9 @@ def write_sheet(responses: pd.DataFrame, n: int, file: Path, seed: int = 0) -> i
         raise FileExistsError(f"{file}: is there already; move it away to draw another sheet")
     # shuffled here for who is drawn, and at the end lest the order tell who wrote what
     rows = responses.drop_duplicates(["prompt", "response"]).sample(frac=1, random_state=seed)
-    # one of each checkpoint before a second of any
-    turn = rows.groupby(["run", "step"]).cumcount()
+    # one of each checkpoint and opener before a second of any: of replies that open with Yes there
+    # are many, and a judge finds them easy
+    turn = rows.groupby(["run", "step", opener(rows["response"])]).cumcount()
     rows = (
         rows.assign(turn=turn)
         .sort_values("turn", kind="stable")
