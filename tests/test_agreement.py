@@ -127,16 +127,6 @@ def test_a_label_sheet_is_blind_even_and_comes_back(responses, tmp_path):
         ("response", "x", "only fill in label"),
     ],
 )
-def test_a_sheet_holds_rare_openers_as_well(tmp_path):
-    """Of 99 Yes and one No at each of five checkpoints it takes one of either before a second."""
-    texts = [f"Yes, {i}." for i in range(99)] + ["No, never."]
-    rows = [(step, f"{text} At {step}") for step in range(5) for text in texts]
-    replies = pd.DataFrame(rows, columns=["step", "response"]).assign(run="r", prompt="Should it?")
-    sheets.write_sheet(replies, 10, tmp_path / "sheet.csv")
-    drawn = pd.read_csv(tmp_path / "sheet.csv")["response"].str.lstrip("'")
-    assert sorted(drawn.str[:2]) == ["No"] * 5 + ["Ye"] * 5
-
-
 def test_a_sheet_that_was_spoilt_says_where(responses, tmp_path, column, value, said):
     file = tmp_path / "sheet.csv"
     sheets.write_sheet(responses, 10, file)
@@ -335,3 +325,13 @@ def test_a_reply_that_is_there_twice_is_named(sheet):
     save(file, [*records, records[4]])
     with pytest.raises(ValueError, match=rf"line \d+ \({records[4][0]}\): .* is there twice"):
         sheets.read_sheet(file)
+
+
+def test_a_sheet_holds_rare_openers_as_well(tmp_path):
+    """Of 99 Yes and one No at each of five checkpoints it takes one of either before a second."""
+    texts = [f"Yes, {i}." for i in range(99)] + ["No, never."]
+    rows = [(step, f"{text} At {step}") for step in range(5) for text in texts]
+    replies = pd.DataFrame(rows, columns=["step", "response"]).assign(run="r", prompt="Should it?")
+    sheets.write_sheet(replies, 10, tmp_path / "sheet.csv")
+    drawn = pd.read_csv(tmp_path / "sheet.csv")["response"].str.lstrip("'")
+    assert sorted(drawn.str[:2]) == ["No"] * 5 + ["Ye"] * 5
