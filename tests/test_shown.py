@@ -117,7 +117,14 @@ TOPIC = "a|b <i>x</i> _y_ $z^$ 50% #1 & {c} ~ \\d"
 
 def drifts(topic=TOPIC, run="m/sft_a/seed-0"):
     """A table of drifts as 07_tables reads it."""
-    row = {"run": run, "magnitude": 0.1, "magnitude_lo": 0.0, "magnitude_hi": 0.2, "time": 0.5}
+    row = {
+        "run": run,
+        "magnitude": 0.1,
+        "magnitude_lo": 0.0,
+        "magnitude_hi": 0.2,
+        "time": 0.5,
+        "n_prompts": 40,
+    }
     keys = [{"topic": t, "stance": s} for t in (topic, "all") for s in STANCES]
     return pd.DataFrame([row | key for key in keys])
 

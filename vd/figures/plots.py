@@ -4,6 +4,7 @@ Each function draws one tidy table and returns a matplotlib figure, which vd/fig
 """
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -12,6 +13,8 @@ from vd.figures.style import COLOURS, MARKERS, distinct, with_legend
 from vd.lineages import short_names, split_seed
 from vd.stances import STANCES
 from vd.store.shown import excerpt
+
+FEW = 30  # prompts, below which an interval is little more than a guess
 
 
 def stances_over_steps(trajectories: pd.DataFrame) -> Figure:
@@ -51,7 +54,7 @@ def drift_by_topic(table: pd.DataFrame) -> Figure:
     """Drift magnitude of every topic (rows) and run (columns), a panel per stance.
 
     Columns as of `vd.drift.measures.drift_table`. Where the interval holds 0, the number is grey
-    and its cell has no colour.
+    and its cell has no colour. Cells of fewer than `FEW` prompts are hatched.
     """
     table = table.assign(run=short_names(table["run"]))
     runs, topics = list(table["run"].unique()), list(table["topic"].unique())
@@ -76,9 +79,14 @@ def drift_by_topic(table: pd.DataFrame) -> Figure:
         for number, sure in zip(ax.texts, clear.to_numpy().ravel(), strict=True):
             if not sure:
                 number.set_color("#999999")
+        few = (part["n_prompts"].unstack().reindex(topics)[runs] < FEW).to_numpy()
+        for row, column in np.argwhere(few):
+            style = {"fill": False, "hatch": "////", "edgecolor": "#00000022", "linewidth": 0}
+            ax.add_patch(plt.Rectangle((column, row), 1, 1, **style))
         ax.set(title=f"drift of {stance}", xlabel="", ylabel="")
         ax.tick_params(labelsize=7)
     plt.setp(axes[-1].get_xticklabels(), rotation=60, ha="right")
+    axes[-1].set_xlabel(f"hatched: fewer than {FEW} prompts", fontsize=8)
     return figure
 
 
