@@ -23,6 +23,7 @@ from vd.workflow.notebooks import code_cells
 
 SERVERS = ("vd.servers", "vd.judging.api")
 FIGURES = ("vd.figures",)
+PREVIEW = ("vd.probing.preview",)  # replies that a notebook shows after training, and keeps nowhere
 DRAWN = ("06_figures", "07_tables", "08_findings")  # a new colour makes these anew and no others
 OF_STUDY = ("00_data", "00_stance_profile", "04_trust", "05_drift", *DRAWN)
 TRAINING = ("01_given", "01_sft", "02_scorer", "02_preference")
@@ -283,7 +284,8 @@ def _without(study: Study, notebook: str) -> frozenset[str]:
         server = any(not isinstance(entry["writer"], str) for entry in study.recipes.values())
     else:
         server = study.judge.api
-    return frozenset({*(() if server else SERVERS), *(() if notebook in DRAWN else FIGURES)})
+    without = {*(() if server else SERVERS), *(() if notebook in DRAWN else FIGURES)}
+    return frozenset(without | set(PREVIEW if notebook in TRAINING else ()))
 
 
 def _content(name: str) -> str:
