@@ -15,13 +15,18 @@ def open_browser(width=1280, height=1600):
             "needs chromium and chromedriver, such as Debian's chromium and chromium-driver"
         )
     from selenium import webdriver
+    from selenium.common.exceptions import WebDriverException
 
     options = webdriver.ChromeOptions()
     options.binary_location = found[0]
-    for word in ("headless=new", "no-sandbox", "disable-gpu", f"window-size={width},{height}"):
+    words = "headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"
+    for word in (*words, f"window-size={width},{height}"):
         options.add_argument(f"--{word}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(found[1]))
+    try:
+        return webdriver.Chrome(options=options, service=webdriver.ChromeService(found[1]))
+    except WebDriverException as error:
+        pytest.skip(f"the browser does not start: {error.msg}")
 
 
 def errors(driver):
