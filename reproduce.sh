@@ -180,8 +180,7 @@ case "${1:-}" in
         [ $# = 2 ] || stop "$1 takes one study"
         check "$2"
         setup
-        if [ "$1" = tables ]; then module=vd.workflow.rebuild; else module=vd.figures.report; fi
-        exec python -m "$module" "$2"
+        exec python -m vd "$2" "--$1"
         ;;
     lab)
         shift

@@ -6,13 +6,13 @@ an idle machine.
 """
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
 import pandas as pd
+from ports import free_port
 
 from vd import paths
 from vd.judging import api
@@ -63,9 +63,7 @@ def reading(judge):
 
 
 def main():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [sys.executable, paths.ROOT / "tests" / "api_server.py", str(port), str(LATENCY)]
     )

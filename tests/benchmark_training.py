@@ -62,33 +62,37 @@ def gained(run, read):
     return (said[STEPS - 1] - said[STEPS - TIMED - 1]) / TIMED
 
 
+def measured(run):
+    """Seconds of a step, beside those that its operations would take at the rate of the machine."""
+    rate = gemm(getattr(torch, run.model_settings.dtype))
+    seconds = gained(run, time.perf_counter)
+    with FlopCounterMode(display=False) as counter:
+        flops = gained(run, counter.get_total_flops)
+    return {
+        "method": run.method,
+        "seconds_per_step": round(seconds, 2),
+        "limit_seconds": round(flops / rate, 2),
+        "share_of_limit": round(flops / rate / seconds, 2),
+        "gflop_per_step": round(flops / 1e9),
+        "gemm_gflops": round(rate / 1e9),
+    }
+
+
 def main():
     study = load_study(sys.argv[1] if len(sys.argv) > 1 else "pocket")
     torch.set_num_threads(1)
-    found, done = {}, set()
+    runs = [r for r in study.runs().values() if r.training and r.seed == study.seeds[0]]
+    first = {(run.model, run.method): run.id for run in reversed(runs)}  # of each method
+    parents = {other for run in runs for other in study.trained_before(run)}
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["VD_RESULTS"] = folder
-        for run in study.runs().values():  # parents come before their children
-            kind = (run.model, run.method)
-            wanted = any(run.id in study.trained_before(other) for other in study.runs().values())
-            if run.training is None or run.seed != study.seeds[0] or (kind in done and not wanted):
-                continue
-            rate = gemm(getattr(torch, run.model_settings.dtype))
-            seconds = gained(short(run), time.perf_counter)
-            if kind in done:
-                continue
-            done.add(kind)
-            with FlopCounterMode(display=False) as counter:
-                flops = gained(short(run), counter.get_total_flops)
-            found[run.lineage] = {
-                "method": run.method,
-                "seconds_per_step": round(seconds, 2),
-                "limit_seconds": round(flops / rate, 2),
-                "share_of_limit": round(flops / rate / seconds, 2),
-                "gflop_per_step": round(flops / 1e9),
-                "gemm_gflops": round(rate / 1e9),
-            }
-            print(run.lineage, found[run.lineage], flush=True)
+        for run in runs:  # parents come before their children
+            if run.id in first.values():
+                found[run.lineage] = measured(short(run))
+                print(run.lineage, found[run.lineage], flush=True)
+            elif run.id in parents:
+                train_run(short(run))
     del os.environ["VD_RESULTS"]
     content = {"study": study.name, "steps": found, **provenance()}
     files.write_json(content, paths.results("") / "benchmark.json")

@@ -1,6 +1,6 @@
 """Copies of the notebooks that run in seconds: on the study smoke, whatever study they show.
 
-    python tests/notebooks_at_smoke.py FOLDER       write copies for nbval, with what they have to print
+    python tests/notebooks_at_smoke.py FOLDER               write copies that nbval can check
     python tests/notebooks_at_smoke.py --keep [NAME ...]    execute such copies, all or these, and
                                                             keep what they print
 
@@ -10,7 +10,6 @@ they print at smoke lies in tests/notebook_outputs/, since the notebooks hold wh
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import nbformat

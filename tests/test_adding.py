@@ -1,4 +1,4 @@
-"""What vd/README.md says about adding something: one file, one entry in a study, and nothing else."""
+"""What vd/README.md says about adding something: one file, one entry in a study, nothing else."""
 
 import json
 import os

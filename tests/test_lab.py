@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 from browser import errors, open_browser
+from ports import free_port
 from test_explorer import judged, keep
 
 from vd import paths
@@ -43,9 +43,7 @@ def lab(tmp_path, monkeypatch):
     for run in load_study("smoke").policies():
         keep(judged(run, [0] if "/base/" in run else [0, 2, 4], prompts=22), run)
     driver = open_browser()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = [sys.executable, "-c", *LAB, f"--port={port}", f"--ServerApp.root_dir={copy}"]
     env = os.environ | {"PYTHONPATH": str(copy), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
     with open(tmp_path / "lab.log", "w", encoding="utf-8") as log:

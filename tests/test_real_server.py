@@ -3,7 +3,6 @@ gives no
 log-probabilities. How good its judgements are is not tested: a model this small judges at random.
 """
 
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import urllib.request
 
 import pandas as pd
 import pytest
+from ports import free_port
 
 from vd import paths
 from vd.judging import api
@@ -26,9 +26,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def url(model):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         sys.executable,
         "-m",

@@ -3,6 +3,7 @@ browser.
 """
 
 import re
+import runpy
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -52,8 +53,8 @@ def test_a_page_holds_everything_and_nothing_in_it_is_live(study):
 
 
 def test_its_filters_work_in_a_browser(study, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["report", "smoke"])
-    report.main()
+    monkeypatch.setattr("sys.argv", ["vd", "smoke", "--report"])
+    runpy.run_module("vd")
     assert "report.html, 0." in capsys.readouterr().out
     driver = open_browser(width=600)
     try:
@@ -94,8 +95,8 @@ def choose(driver, name, text):
 
 def test_a_study_that_is_not_judged_is_one_line(place, monkeypatch):
     monkeypatch.delenv("VD_CONFIGS")
-    monkeypatch.setattr("sys.argv", ["report", "smoke"])
+    monkeypatch.setattr("sys.argv", ["vd", "smoke", "--report"])
     with pytest.raises(
         SystemExit, match=r"runs are not judged yet; run ./reproduce.sh smoke first"
     ):
-        report.main()
+        runpy.run_module("vd")

@@ -337,7 +337,7 @@ def test_tables_and_figures_come_back_from_recorded_runs(smoke):
     changed = pd.read_csv(table)
     changed.loc[3, "magnitude"] += 1e-9
     changed.to_csv(table, index=False)
-    command = [sys.executable, "-m", "vd.workflow.rebuild", "copy"]
+    command = [sys.executable, "-m", "vd", "copy", "--tables"]
     done = subprocess.run(command, cwd=paths.ROOT, env=os.environ | env, **CAPTURED)
     kept, whole = table.read_text(), changed.to_csv(index=False)
     table.write_text(before)

@@ -13,6 +13,8 @@ from vd.study import inputs
 from vd.study.file import StudyError
 from vd.study.load import Study, load_study
 
+SHOWN = 20  # differences that are printed
+
 
 def main() -> None:
     """Do what the options say; a mistake in study (status 1) or options (2) is one line."""
@@ -29,6 +31,8 @@ def main() -> None:
     modes.add_argument("--where", help="where its results are", **on)
     modes.add_argument("--judge", help="ask the API judge (judge.api) about all replies", **on)
     modes.add_argument("--sheet", type=_count, metavar="N", help="draw N replies to be labelled")
+    modes.add_argument("--tables", help="make tables and figures anew and compare them", **on)
+    modes.add_argument("--report", help="write it as one page that works offline", **on)
     options = parser.parse_args()
     if options.dry_run and not options.judge:
         parser.error("--dry-run says what --judge would cost; add --judge")
@@ -43,6 +47,10 @@ def main() -> None:
         _check_data(study)
     elif options.judge:
         _judge(study, options.dry_run)
+    elif options.tables:
+        _tables(study)
+    elif options.report:
+        _report(study)
     elif options.sheet:
         _sheet(study, options.sheet)
     else:
@@ -127,6 +135,32 @@ def _sheet(study: Study, n: int) -> None:
         f"{drawn} replies in {_short(file)}: fill in the column label (support, neutral, oppose), "
         "then run 04_trust"
     )
+
+
+def _tables(study: Study) -> None:
+    from vd.workflow.rebuild import rebuild
+
+    try:
+        found = rebuild(study)
+    except (FileNotFoundError, RuntimeError) as error:
+        sys.exit(f"{error}")
+    lines = [f"{_short(file)}: {said}" for file, differing in found.items() for said in differing]
+    for line in lines[:SHOWN]:
+        print(line)
+    if lines:
+        wrong = sum(map(bool, found.values()))
+        sys.exit(f"{len(lines)} differences in {wrong} of {len(found)} files")
+    print(f"{len(found)} files are as in print")
+
+
+def _report(study: Study) -> None:
+    from vd.figures.report import write_report
+
+    try:
+        file = write_report(study)
+    except FileNotFoundError as error:
+        sys.exit(f"{error}")
+    print(f"{_short(file)}, {file.stat().st_size / 1e6:.1f} MB")
 
 
 def _responses(study: Study) -> list:

@@ -24,6 +24,12 @@ def child(parent: str, name: str) -> str:
     return name if parent == BASE else f"{parent}/{name}"
 
 
+def parent(pooled: str) -> str:
+    """The run that one starts from; both ids are without seeds."""
+    model, _, lineage = pooled.partition("/")
+    return f"{model}/{lineage.rpartition('/')[0] or BASE}"
+
+
 def parts(runs: pd.Series) -> pd.DataFrame:
     """Model, lineage and seed (a text) of run ids, index kept; missing where an id is none."""
     return runs.str.extract(ID)

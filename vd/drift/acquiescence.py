@@ -18,6 +18,7 @@ import pandas as pd
 
 from vd import paths
 from vd.drift.bootstrap import Trajectories, of_target, trajectories
+from vd.lineages import split_seed
 from vd.study.settings import Bootstrap
 
 MEASURES = ("acquiescence", "lean")
@@ -74,7 +75,7 @@ def side_by_side(judged: pd.DataFrame, logits: pd.DataFrame, odds: pd.DataFrame)
         table.loc[table["topic"] == "all", [*keys, "value"]].rename(columns={"value": name})
         for name, table in (("judged", judged), ("logit", logits))
     ]
-    mass = odds.assign(run=odds["run"].str.rpartition("/seed-")[0])
+    mass = odds.assign(run=split_seed(odds["run"])["name"])
     mass = mass.groupby(["run", "step"])["mass"].mean()
     return parts[0].merge(parts[1], on=keys).join(mass, on=["run", "step"])
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vd.figures.style import COLOURS, distinct
-from vd.lineages import BASE, short_names
+from vd.lineages import BASE, parent, short_names, split_seed
 from vd.store.shown import excerpt
 
 GAP = 0.05  # between two labels, as a share of the axis
@@ -26,14 +26,14 @@ def branches(table: pd.DataFrame, stance: str, said: pd.DataFrame | None = None)
     """
     paths = {run: rows for run, rows in table.groupby("run", sort=False)}
     names = dict(zip(paths, short_names(pd.Series(list(paths))), strict=True))
-    of_runs = [] if said is None else said["run"].str.rpartition("/seed-")[0]
+    of_runs = [] if said is None else split_seed(said["run"])["name"]
     numbers = {run: i for i, run in enumerate(of_runs, start=1)}
     begin, lines = _begin(paths), 0 if said is None else len(said) + 1
     height = 3.4 + 0.19 * lines
     figure = plt.figure(figsize=(7.5, height), layout="constrained")
     shares = [3.4, 0.19 * lines] if lines else [1]
     ax, *below = figure.subplots(len(shares), 1, height_ratios=shares, squeeze=False)[:, 0]
-    colours = distinct(paths)
+    colours, parents = distinct(paths), [parent(run) for run in paths]
     ends = []
     for run, rows in paths.items():
         colour = colours[run]
@@ -43,14 +43,13 @@ def branches(table: pd.DataFrame, stance: str, said: pd.DataFrame | None = None)
         number = numbers.get(run, "")
         label = f"{number} {names[run].rpartition(' → ')[2]}".strip()
         end = x.iloc[-1], rows["probability"].iloc[-1]
-        if any(run == other.rpartition("/")[0] for other in paths):
+        if run in parents:
             _name(ax, *end, label, colour, above=True)  # to the right its children begin
         else:
             ends.append((*end, label, colour))
-        base = f"{run.partition('/')[0]}/{BASE}"
-        if base in numbers and not begin[run]:
+        if parent(run) in numbers and parent(run) not in paths:  # the base model, named once
             start = x.iloc[0], rows["probability"].iloc[0]
-            _name(ax, *start, f"{numbers.pop(base)} {BASE}", "black", above=True)
+            _name(ax, *start, f"{numbers.pop(parent(run))} {BASE}", "black", above=True)
     _label(ax, ends)
     last = max(x for x, *_ in ends)
     ax.set(ylim=(0, 1), ylabel=f"probability of {stance}", xlim=(0, 1.24 * last))
@@ -65,8 +64,8 @@ def _begin(paths: dict[str, pd.DataFrame]) -> dict[str, int]:
     """The step of the common axis that every run begins at: where its parent ends."""
     begin = {}
     for run in paths:
-        parent = run.rpartition("/")[0]
-        begin[run] = begin[parent] + paths[parent]["step"].max() if parent in begin else 0
+        before = parent(run)
+        begin[run] = begin[before] + paths[before]["step"].max() if before in begin else 0
     return begin
 
 

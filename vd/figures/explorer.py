@@ -20,6 +20,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from vd import paths
+from vd.figures.replies import judged
 from vd.figures.style import COLOURS, MARKERS
 from vd.lineages import short_names
 from vd.stances import STANCES, P
@@ -44,10 +45,7 @@ def replies_of(study: str, run: str) -> pd.DataFrame:
     sample at the checkpoint before), `flipped`, and `change`, how far net stance has moved on that
     prompt from the first to the last checkpoint.
     """
-    keys = ["step", "prompt_id", "sample"]
-    stances = pd.read_parquet(paths.stances(study, run))
-    stances = stances.loc[stances["target"] == "question", [*keys, *P, "label"]]
-    table = pd.read_parquet(paths.responses(study, run)).merge(stances, on=keys)
+    table = judged(study, run)
     table = table.sort_values(["sample", "step"], kind="stable").reset_index(drop=True)
     of_prompt = table.groupby(["prompt_id", "sample"], sort=False)
     table["before"] = of_prompt["label"].shift()

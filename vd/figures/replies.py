@@ -7,12 +7,24 @@ import pandas as pd
 
 from vd import paths
 from vd.data.probes import few_probes
+from vd.drift.bootstrap import of_target
 from vd.evaluations.metrics.style import repeated
-from vd.lineages import short_names
+from vd.lineages import short_names, split_seed
+from vd.stances import P
 from vd.store import shown
 from vd.study.load import Study
 
 COLUMNS = ["run", "step", "prompt_id", "prompt", "stance", "reply"]
+
+
+def judged(study: str, run: str) -> pd.DataFrame:
+    """All replies of a run, each with its stance towards the question: the columns of
+    responses.parquet, then the three probabilities and label.
+    """
+    keys = ["run", "step", "prompt_id", "sample"]
+    stances = of_target(pd.read_parquet(paths.stances(study, run)), "question")
+    replies = pd.read_parquet(paths.responses(study, run))
+    return replies.merge(stances[[*keys, *P, "label"]], how="left", on=keys)
 
 
 def at_the_end(study: Study, n: int = 3) -> pd.DataFrame:
@@ -21,15 +33,10 @@ def at_the_end(study: Study, n: int = 3) -> pd.DataFrame:
     """
     parts = []
     for run in study.policies().values():
-        if run.seed != study.seeds[0]:
-            continue
-        replies = pd.read_parquet(paths.responses(study.name, run.id))
-        stances = pd.read_parquet(paths.stances(study.name, run.id))
-        keys = ["run", "step", "prompt_id", "sample"]
-        labels = stances.loc[stances["target"] == "question", [*keys, "label"]]
-        last = replies[(replies["step"] == replies["step"].max()) & (replies["sample"] == 0)]
-        last = last[last["prompt_id"].isin(few_probes(replies, n))]
-        parts.append(last.merge(labels, how="left", on=keys))
+        if run.seed == study.seeds[0]:
+            replies = _last(judged(study.name, run.id))
+            few = replies["prompt_id"].isin(few_probes(replies, n))
+            parts.append(replies[few & (replies["sample"] == 0)])
     table = pd.concat(parts, ignore_index=True)
     table = table.rename(columns={"label": "stance", "response": "reply"})[COLUMNS]
     return table.fillna({"stance": "not judged"})
@@ -40,21 +47,14 @@ def condition(study: Study) -> pd.DataFrame:
     and the shares that are empty, that another prompt got word for word as well, and that the model
     ended itself.
     """
-    rows = []
-    for run in study.policies().values():
-        replies = pd.read_parquet(paths.responses(study.name, run.id))
-        last = replies[replies["step"] == replies["step"].max()]
-        ended = last["finish_reason"] == "stop"
-        shares = (last["response"] == "").mean(), repeated(last).mean(), ended.mean()
-        rows.append((run.id.rpartition("/seed-")[0], len(last), *shares))
-    table = pd.DataFrame(rows, columns=["run", "replies", "empty", "repeated", "ended"])
-    found = table.groupby("run", sort=False).agg(
-        replies=("replies", "sum"),
-        empty=("empty", "mean"),
-        repeated=("repeated", "mean"),
-        ended=("ended", "mean"),
-    )
-    return found.reset_index().assign(run=lambda rows: short_names(rows["run"]))
+    files = [paths.responses(study.name, run) for run in study.policies()]
+    parts = [_last(pd.read_parquet(file)) for file in files]
+    table = pd.concat([part.assign(repeated=repeated(part)) for part in parts], ignore_index=True)
+    table["run"] = short_names(split_seed(table["run"])["name"])
+    table["empty"] = table["response"] == ""
+    table["ended"] = table["finish_reason"] == "stop"
+    shares = {name: (name, "mean") for name in ("empty", "repeated", "ended")}
+    return table.groupby("run", sort=False).agg(replies=("run", "size"), **shares).reset_index()
 
 
 def as_markdown(table: pd.DataFrame, whole: pd.DataFrame, of_others: bool = False) -> str:
@@ -76,3 +76,8 @@ def as_markdown(table: pd.DataFrame, whole: pd.DataFrame, of_others: bool = Fals
         page.append(f"## {shown.escaped(title)}")
         page.append(shown.markdown(rows[["run", "stance", "reply"]]))
     return "\n\n".join(page) + "\n"
+
+
+def _last(replies: pd.DataFrame) -> pd.DataFrame:
+    """Those of the last checkpoint."""
+    return replies[replies["step"] == replies["step"].max()]

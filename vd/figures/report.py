@@ -1,27 +1,25 @@
 """A study as one page that works without a server or a network.
 
-    python -m vd.figures.report STUDY       writes results/<study>/report.html
+    python -m vd STUDY --report             writes results/<study>/report.html
 
 Question, headline figures, findings, the tree of runs, what every run said at every checkpoint with
 filters, cost and environment. Texts of models and of others are escaped by the template.
 """
 
 import base64
-import os
-import sys
 from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
 from vd import paths
+from vd.figures.replies import judged
 from vd.findings.report import interval
 from vd.lineages import short_names
 from vd.store import files
 from vd.store.files import read_json
 from vd.store.shown import visible
-from vd.study.file import StudyError
-from vd.study.load import Study, load_study
+from vd.study.load import Study
 
 FIGURES = {  # those that are there are shown, in this order
     "branches": "One stance through all of training: SFT, then preference runs as branches",
@@ -31,33 +29,26 @@ FIGURES = {  # those that are there are shown, in this order
 }
 
 
-def main() -> None:
-    """Write the page and say where it is."""
-    try:
-        study = load_study(sys.argv[1])
-    except StudyError as error:
-        sys.exit(f"{error}")
+def write_report(study: Study) -> Path:
+    """Write the page; FileNotFoundError, with the fix, where runs are not judged yet."""
     needed = [paths.stances(study.name, run) for run in study.policies()]
     if missing := [file for file in needed if not file.exists()]:
         fix = f"run ./reproduce.sh {study.name} first"
-        sys.exit(f"{missing[0]}: {len(missing)} runs are not judged yet; {fix}")
+        raise FileNotFoundError(f"{missing[0]}: {len(missing)} runs are not judged yet; {fix}")
     file = paths.table(study.name, "report.html")
     files.write_text(page(study), file)
-    print(f"{os.path.relpath(file, paths.ROOT)}, {file.stat().st_size / 1e6:.1f} MB")
+    return file
 
 
 def page(study: Study) -> str:
     """The page as HTML."""
     here = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     runs = [run for run in study.policies().values() if run.seed == study.seeds[0]]
-    said = {run.id: _replies(study.name, run.id) for run in runs}
+    said = {run.id: judged(study.name, run.id).query("sample == 0") for run in runs}
     names = dict(zip(said, short_names(pd.Series(list(said))), strict=True))
     asked = next(iter(said.values()))
     records = {run: read_json(paths.record(study.name, run, "run")) for run in said}
     stages = list(dict.fromkeys(s for record in records.values() for s in record["wall_seconds"]))
-    found = paths.table(study.name, "findings.json")
-    findings = pd.DataFrame(read_json(found)["findings"]) if found.exists() else pd.DataFrame()
-    findings = findings.astype({name: float for name in ("estimate", "lo", "hi") if len(findings)})
     return here.get_template("report.html").render(
         study=study.name,
         seeds=len(study.seeds),
@@ -65,7 +56,7 @@ def page(study: Study) -> str:
         topics=asked["topic"].nunique(),
         topic_names=list(asked["topic"].unique()),
         figures=list(_figures(study.name)),
-        findings=[row._asdict() | {"interval": interval(row)} for row in findings.itertuples()],
+        findings=_findings(paths.table(study.name, "findings.json")),
         runs=_tree(study),
         replies=[_rows(names[run], table) for run, table in said.items()],
         stages=stages,
@@ -73,15 +64,6 @@ def page(study: Study) -> str:
         environment=_environment(next(iter(records.values()))),
         notebooks=_notebooks(study.name),
     )
-
-
-def _replies(study: str, run: str) -> pd.DataFrame:
-    """The first reply to every prompt at every judged checkpoint, with its stance."""
-    keys = ["step", "prompt_id", "sample"]
-    stances = pd.read_parquet(paths.stances(study, run))
-    stances = stances.loc[stances["target"] == "question", [*keys, "label"]]
-    table = pd.read_parquet(paths.responses(study, run)).merge(stances, on=keys)
-    return table[table["sample"] == 0]
 
 
 def _rows(name: str, table: pd.DataFrame) -> dict:
@@ -96,6 +78,14 @@ def _rows(name: str, table: pd.DataFrame) -> dict:
         about = {"prompt": visible(first["prompt"]), "topic": first["topic"], "cells": cells}
         rows.append(about | {"changed": cells[0]["stance"] != cells[-1]["stance"]})
     return {"name": name, "steps": steps, "rows": rows}
+
+
+def _findings(file: Path) -> list[dict]:
+    """Rows of findings.json with their intervals in words; none where a study tests nothing."""
+    found = read_json(file)["findings"] if file.exists() else []
+    table = pd.DataFrame(found, columns=["statement", "verdict", "paper", "estimate", "lo", "hi"])
+    table = table.astype({"estimate": float, "lo": float, "hi": float})  # JSON has no NaN
+    return [row._asdict() | {"interval": interval(row)} for row in table.itertuples()]
 
 
 def _figures(study: str):
@@ -138,7 +128,3 @@ def _notebooks(study: str) -> list[str]:
     """Executed copies, as paths from the page."""
     folder = paths.results(study)
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.ipynb"))
-
-
-if __name__ == "__main__":
-    main()

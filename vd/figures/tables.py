@@ -57,7 +57,7 @@ def pair_accuracy(study: Study) -> pd.DataFrame:
         new = new[new["step"] > new["step"].max() // 2]
         size = run.settings.batch_size
         means = new[["rewards/accuracies", "rewards/margins"]].mean()
-        rows.append((run.id.rpartition("/")[0], len(new) * size, *means))
+        rows.append((f"{run.model}/{run.lineage}", len(new) * size, *means))
     table = pd.DataFrame(rows, columns=["run", "pairs", "accuracy", "margin"])
     found = table.groupby("run", sort=False).agg(
         pairs=("pairs", "sum"), accuracy=("accuracy", "mean"), margin=("margin", "mean")

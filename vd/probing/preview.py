@@ -11,6 +11,7 @@ import pandas as pd
 
 from vd.data.probes import few_probes, load_probes
 from vd.probing.responders import load_responder
+from vd.store.shown import excerpt, whole
 from vd.study.load import Study
 from vd.study.runs import Run
 
@@ -29,3 +30,12 @@ def replies(study: Study, run: Run, checkpoints: Sequence[Path], n: int = 3) -> 
         for folder in checkpoints
     ]
     return pd.concat(parts, ignore_index=True)[["checkpoint", "prompt_id", "prompt", "response"]]
+
+
+def told(said: pd.DataFrame, of_others: bool = False) -> str:
+    """These replies as text, each under its prompt; of prompts of others only the beginning."""
+    lines = []
+    for prompt, rows in said.groupby("prompt", sort=False):
+        lines.append(excerpt(prompt) if of_others else prompt)
+        lines += [whole(row.response, f"  {row.checkpoint}") for row in rows.itertuples()]
+    return "\n".join(lines)

@@ -1,10 +1,10 @@
 """Every table and figure of a study anew from its recorded runs, beside those in print.
 
-    python -m vd.workflow.rebuild STUDY
+    python -m vd STUDY --tables
 
 Nothing is trained, asked or judged: replies, stances, log-odds, metrics and records of runs are
 read as they lie in results/<study>/, which stays as it is. Texts and integers have to be equal,
-floating-point numbers within a relative 1e-12. Says which cells differ and exits with 1 if any do.
+floating-point numbers within a relative 1e-12.
 """
 
 import json
@@ -21,8 +21,7 @@ import pandas as pd
 
 from vd import paths
 from vd.store.files import read_json
-from vd.study.file import StudyError
-from vd.study.load import Study, load_study
+from vd.study.load import Study
 
 # in this order: figures need the evaluations of all runs, which 07_tables gathers
 NOTEBOOKS = ("05_drift", "07_tables", "06_figures", "08_findings")
@@ -37,30 +36,19 @@ OF_DATA = (
     "vprism.jsonl",
 )
 TOLERANCE = 1e-12
-SHOWN = 20  # differences that are printed
 
 
-def main() -> None:
-    """Make all anew in a folder of its own, compare, and say what came out."""
-    try:
-        study = load_study(sys.argv[1])
-    except StudyError as error:
-        sys.exit(f"{error}")
+def rebuild(study: Study) -> dict[Path, list[str]]:
+    """Make all anew in a folder of its own; what differs, a line each, by the file in print.
+
+    FileNotFoundError, with the fix, where the runs of a study are not recorded.
+    """
     if missing := [file for file in recorded(study) if not file.exists()]:
         fix = f"they are made by ./reproduce.sh {study.name}"
-        sys.exit(f"{missing[0]}: {len(missing)} files of recorded runs are not there; {fix}")
+        said = f"{missing[0]}: {len(missing)} files of recorded runs are not there; {fix}"
+        raise FileNotFoundError(said)
     with tempfile.TemporaryDirectory() as folder:
-        made = _make(study, Path(folder))
-        found, same = [], 0
-        for old, new in made:
-            differing = list(differences(old, new))
-            found += [f"{os.path.relpath(old, paths.ROOT)}: {said}" for said in differing]
-            same += not differing
-    for said in found[:SHOWN]:
-        print(said)
-    if found:
-        sys.exit(f"{len(found)} differences in {len(made) - same} of {len(made)} files")
-    print(f"{same} files are as in print")
+        return {old: list(differences(old, new)) for old, new in _make(study, Path(folder))}
 
 
 def recorded(study: Study) -> list[Path]:
@@ -99,7 +87,7 @@ def _make(study: Study, folder: Path) -> list[tuple[Path, Path]]:
         job += ["papermill", paths.notebook(name), folder / f"{name}.ipynb"]
         words = [*map(str, job), "-r", "STUDY", study.name]
         if subprocess.run(words, cwd=paths.ROOT, env=env, check=False).returncode:
-            sys.exit(1)  # the job has said why
+            raise RuntimeError(f"{name} could not be executed")  # the job has said why
     made = [file for file in results.rglob("*") if file.is_file() and file not in read]
     pairs = [(old / file.relative_to(results), file) for file in made]
     drawn = folder / "figures" / study.name
@@ -157,7 +145,3 @@ def _equal(one, other) -> bool:
     if isinstance(one, float) and isinstance(other, float):
         return bool(np.isclose(other, one, rtol=TOLERANCE, atol=0, equal_nan=True))
     return json.dumps(one) == json.dumps(other)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,10 @@
+"""A port for a server of a test."""
+
+import socket
+
+
+def free_port():
+    """One of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
