@@ -18,10 +18,12 @@ import yaml
 
 from vd import paths
 from vd.drift import measures
+from vd.figures import explorer
 from vd.probing import sampling
+from vd.store import recorded
 from vd.store.files import read_json, replace, write_json, write_text
 from vd.study.load import load_study
-from vd.workflow import launch, make, notebooks, plan
+from vd.workflow import launch, make, notebooks, plan, rebuild
 
 CAPTURED = {"capture_output": True, "text": True}
 ODD = "some where & 'more' \"x\" $HOME `id` ;%s ü"  # a place as people name them
@@ -349,6 +351,31 @@ def test_tables_and_figures_come_back_from_recorded_runs(smoke):
     done = subprocess.run(command, cwd=paths.ROOT, env=os.environ | env, **CAPTURED)
     (folder / "away").rename(away)
     assert "pair_stances.parquet: 1 files of recorded runs are not there; they are" in done.stderr
+
+
+def test_a_clone_without_runs_reads_them_as_recorded(smoke, tmp_path, monkeypatch):
+    """Tables and the report come from recorded.zip; the folder of results stays without runs."""
+    folder, env = smoke
+    command = [sys.executable, "-m", "vd", "copy"]
+    done = subprocess.run([*command, "--record"], cwd=paths.ROOT, env=os.environ | env, **CAPTURED)
+    archive = folder / "results" / "copy" / "recorded.zip"
+    whole = archive.read_bytes()
+    assert done.returncode == 0 and "recorded.zip, 0." in done.stdout
+    clone = tmp_path / "results" / "copy"
+    shutil.copytree(archive.parent, clone, ignore=shutil.ignore_patterns("seed-*"))
+    archive.unlink()
+    env |= {"VD_RESULTS": str(clone.parent), "VD_CACHE": str(tmp_path / "cache")}
+    for mode, said in (("--tables", "files are as in print"), ("--report", "report.html, ")):
+        done = subprocess.run([*command, mode], cwd=paths.ROOT, env=os.environ | env, **CAPTURED)
+        assert done.returncode == 0 and said in done.stdout, done.stderr
+    assert not [*clone.glob("**/seed-*"), *(tmp_path / "cache").rglob("*.safetensors")]
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert explorer.studies() == ["copy"] and recorded.folder("copy").parent.name == "recorded"
+    monkeypatch.setenv("VD_RESULTS", str(folder / "results"))
+    files = rebuild.needed(load_study("copy"))
+    assert recorded.pack("copy", files).read_bytes() == whole
+    paths.recorded("copy").unlink()
 
 
 def test_step_0_is_the_parents_last_checkpoint(smoke):

@@ -32,6 +32,7 @@ def main() -> None:
     modes.add_argument("--judge", help="ask the API judge (judge.api) about all replies", **on)
     modes.add_argument("--sheet", type=_count, metavar="N", help="draw N replies to be labelled")
     modes.add_argument("--tables", help="make tables and figures anew and compare them", **on)
+    modes.add_argument("--record", help="pack its runs, without weights, for git", **on)
     modes.add_argument("--report", help="write it as one page that works offline", **on)
     options = parser.parse_args()
     if options.dry_run and not options.judge:
@@ -49,6 +50,8 @@ def main() -> None:
         _judge(study, options.dry_run)
     elif options.tables:
         _tables(study)
+    elif options.record:
+        _record(study)
     elif options.report:
         _report(study)
     elif options.sheet:
@@ -151,6 +154,19 @@ def _tables(study: Study) -> None:
         wrong = sum(map(bool, found.values()))
         sys.exit(f"{len(lines)} differences in {wrong} of {len(found)} files")
     print(f"{len(found)} files are as in print")
+
+
+def _record(study: Study) -> None:
+    from vd.store.recorded import pack
+    from vd.workflow.rebuild import needed
+
+    if study.asks_vprism:
+        sys.exit(f"{study.name}: its probes quote texts of others, which stay out of git")
+    try:
+        file = pack(study.name, needed(study))
+    except FileNotFoundError as error:
+        sys.exit(f"{error.filename}: is not there; run ./reproduce.sh {study.name} first")
+    print(f"{_short(file)}, {file.stat().st_size / 1e6:.1f} MB")
 
 
 def _report(study: Study) -> None:

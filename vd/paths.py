@@ -117,6 +117,11 @@ def judges(study: str, run_id: str) -> Path:
     return run(study, run_id) / "judges.parquet"
 
 
+def recorded(study: str) -> Path:
+    """What a study's runs left, without weights, as one file in git."""
+    return results(study) / "recorded.zip"
+
+
 def label_sheet(study: str) -> Path:
     """Replies of a study for people to label."""
     return results(study) / "label_sheet.csv"

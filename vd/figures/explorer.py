@@ -24,6 +24,8 @@ from vd.figures.replies import judged
 from vd.figures.style import COLOURS, MARKERS
 from vd.lineages import short_names
 from vd.stances import STANCES, P
+from vd.store import recorded
+from vd.store.recorded import found
 from vd.store.shown import excerpt, visible
 from vd.study.load import load_study
 
@@ -33,9 +35,13 @@ ORDERS = {"as asked": "place", "largest change first": "change"}
 
 
 def studies() -> list[str]:
-    """Studies whose judged replies lie in results/, in alphabetical order."""
+    """Studies whose judged replies lie in results/ or are recorded there, in alphabetical order."""
     folders = [place for place in paths.results("").iterdir() if paths.config(place.name).exists()]
-    return sorted(place.name for place in folders if any(place.rglob("stances.parquet")))
+    return sorted(place.name for place in folders if _judged(place.name))
+
+
+def _judged(study: str) -> bool:
+    return any(recorded.folder(study).rglob("stances.parquet"))
 
 
 @lru_cache(maxsize=8)
@@ -203,7 +209,8 @@ class Explorer:
 
     def _of_study(self, run: str | None = None) -> None:
         runs = load_study(self.study.value).policies()
-        there = [name for name in runs if paths.stances(self.study.value, name).exists()]
+        files = {run: paths.stances(self.study.value, run) for run in runs}
+        there = [run for run, file in files.items() if found(file, self.study.value).exists()]
         trained = [name for name in there if "/base/" not in name] or there
         with self._silent():
             self.run.options, self.other.options = there, [NONE, *there]

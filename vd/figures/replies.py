@@ -12,6 +12,7 @@ from vd.evaluations.metrics.style import repeated
 from vd.lineages import short_names, split_seed
 from vd.stances import P
 from vd.store import shown
+from vd.store.recorded import found
 from vd.study.load import Study
 
 COLUMNS = ["run", "step", "prompt_id", "prompt", "stance", "reply"]
@@ -22,8 +23,8 @@ def judged(study: str, run: str) -> pd.DataFrame:
     responses.parquet, then the three probabilities and label.
     """
     keys = ["run", "step", "prompt_id", "sample"]
-    stances = of_target(pd.read_parquet(paths.stances(study, run)), "question")
-    replies = pd.read_parquet(paths.responses(study, run))
+    stances = of_target(pd.read_parquet(found(paths.stances(study, run), study)), "question")
+    replies = pd.read_parquet(found(paths.responses(study, run), study))
     return replies.merge(stances[[*keys, *P, "label"]], how="left", on=keys)
 
 

@@ -18,6 +18,7 @@ from vd.findings.report import interval
 from vd.lineages import short_names
 from vd.store import files
 from vd.store.files import read_json
+from vd.store.recorded import found
 from vd.store.shown import visible
 from vd.study.load import Study
 
@@ -31,7 +32,7 @@ FIGURES = {  # those that are there are shown, in this order
 
 def write_report(study: Study) -> Path:
     """Write the page; FileNotFoundError, with the fix, where runs are not judged yet."""
-    needed = [paths.stances(study.name, run) for run in study.policies()]
+    needed = [found(paths.stances(study.name, run), study.name) for run in study.policies()]
     if missing := [file for file in needed if not file.exists()]:
         fix = f"run ./reproduce.sh {study.name} first"
         raise FileNotFoundError(f"{missing[0]}: {len(missing)} runs are not judged yet; {fix}")
@@ -42,27 +43,28 @@ def write_report(study: Study) -> Path:
 
 def page(study: Study) -> str:
     """The page as HTML."""
+    name = study.name
     here = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     runs = [run for run in study.policies().values() if run.seed == study.seeds[0]]
-    said = {run.id: judged(study.name, run.id).query("sample == 0") for run in runs}
+    said = {run.id: judged(name, run.id).query("sample == 0") for run in runs}
     names = dict(zip(said, short_names(pd.Series(list(said))), strict=True))
     asked = next(iter(said.values()))
-    records = {run: read_json(paths.record(study.name, run, "run")) for run in said}
+    records = {run: read_json(found(paths.record(name, run, "run"), name)) for run in said}
     stages = list(dict.fromkeys(s for record in records.values() for s in record["wall_seconds"]))
     return here.get_template("report.html").render(
-        study=study.name,
+        study=name,
         seeds=len(study.seeds),
         prompts=asked["prompt_id"].nunique(),
         topics=asked["topic"].nunique(),
         topic_names=list(asked["topic"].unique()),
-        figures=list(_figures(study.name)),
-        findings=_findings(paths.table(study.name, "findings.json")),
+        figures=list(_figures(name)),
+        findings=_findings(paths.table(name, "findings.json")),
         runs=_tree(study),
         replies=[_rows(names[run], table) for run, table in said.items()],
         stages=stages,
         costs=[_cost(names[run], record, stages) for run, record in records.items()],
         environment=_environment(next(iter(records.values()))),
-        notebooks=_notebooks(study.name),
+        notebooks=_notebooks(name),
     )
 
 

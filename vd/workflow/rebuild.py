@@ -3,8 +3,8 @@
     python -m vd STUDY --tables
 
 Nothing is trained, asked or judged: replies, stances, log-odds, metrics and records of runs are
-read as they lie in results/<study>/, which stays as it is. Texts and integers have to be equal,
-floating-point numbers within a relative 1e-12.
+read as they lie in results/<study>/, which stays as it is, or in its recorded.zip. Texts and
+integers have to be equal, floating-point numbers within a relative 1e-12.
 """
 
 import json
@@ -21,6 +21,7 @@ import pandas as pd
 
 from vd import paths
 from vd.store.files import read_json
+from vd.store.recorded import found
 from vd.study.load import Study
 
 # in this order: figures need the evaluations of all runs, which 07_tables gathers
@@ -35,6 +36,7 @@ OF_DATA = (
     "value_gap.csv",
     "vprism.jsonl",
 )
+ALWAYS = ("pair_stances.parquet", "value_gap.csv")  # those that no study lacks
 TOLERANCE = 1e-12
 
 
@@ -43,18 +45,22 @@ def rebuild(study: Study) -> dict[Path, list[str]]:
 
     FileNotFoundError, with the fix, where the runs of a study are not recorded.
     """
-    if missing := [file for file in recorded(study) if not file.exists()]:
+    sources = {file: found(file, study.name) for file in needed(study)}
+    for name in OF_DATA:
+        file = paths.table(study.name, name)
+        sources |= {file: file} if name in ALWAYS or file.exists() else {}
+    if missing := [file for file, source in sources.items() if not source.exists()]:
         fix = f"they are made by ./reproduce.sh {study.name}"
         said = f"{missing[0]}: {len(missing)} files of recorded runs are not there; {fix}"
         raise FileNotFoundError(said)
     with tempfile.TemporaryDirectory() as folder:
-        return {old: list(differences(old, new)) for old, new in _make(study, Path(folder))}
+        pairs = _make(study, sources, Path(folder))
+        return {old: list(differences(old, new)) for old, new in pairs}
 
 
-def recorded(study: Study) -> list[Path]:
-    """What the tables of a study are made from: files of its runs, and judged pairs."""
-    name, evaluated = study.name, study.evaluated()
-    files = [paths.table(name, "pair_stances.parquet"), paths.table(name, "value_gap.csv")]
+def needed(study: Study) -> list[Path]:
+    """The files of its runs that the tables of a study are made from."""
+    name, evaluated, files = study.name, study.evaluated(), []
     for run in study.runs().values():
         if run.makes == "scorer":
             files.append(paths.record(name, run.id, "train"))
@@ -68,14 +74,15 @@ def recorded(study: Study) -> list[Path]:
     return files
 
 
-def _make(study: Study, folder: Path) -> list[tuple[Path, Path]]:
-    """Make tables and figures in `folder`; pairs of a file in print and the one made now."""
+def _make(study: Study, sources: dict[Path, Path], folder: Path) -> list[tuple[Path, Path]]:
+    """Make tables and figures in `folder`; `sources` says of each file by its name in print where
+    it is to be read. Pairs of a file in print and the one made now.
+    """
     old, results = paths.results(study.name), folder / "results" / study.name
-    of_data = [paths.table(study.name, name) for name in OF_DATA]
-    for file in {*recorded(study), *(file for file in of_data if file.exists())}:
+    for file, source in sources.items():
         copy = results / file.relative_to(old)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
+        shutil.copyfile(source, copy)
     read = {file for file in results.rglob("*") if file.is_file()}
     env = os.environ | {
         "VD_RESULTS": str(folder / "results"),
