@@ -30,6 +30,7 @@ Environment variables
   VD_CACHE=FOLDER       converted models and trained judges (default: ~/.cache/value-drifts)
   VD_RESULTS=FOLDER, VD_FIGURES=FOLDER      in place of results/ and figures/
   VD_DATA_DIR=FOLDER    a local mirror of public data sets, in place of the hub
+  VD_REPORT_TO=tensorboard   also send training metrics there, or to trackio, wandb, ... (install it into .venv first)
 END
 }
 

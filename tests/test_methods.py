@@ -13,6 +13,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from vd import paths
 from vd.data import sets
@@ -557,6 +559,26 @@ def test_weights_that_are_no_numbers_are_neither_trained_on_nor_probed(place):
         train_run(study.run(DPO_RUN))
     with pytest.raises(NotFiniteError, match=f"{file.parent}.* is not a finite number"):
         loading.for_inference(study.models["tiny-llama"], file.parent)
+
+
+@pytest.mark.parametrize("run_id", [SFT_RUN, DPO_RUN, PPO_RUN])
+def test_metrics_can_be_watched_elsewhere(place, monkeypatch, run_id):
+    """A tracker's callback sees every step under the run's name, and nothing else changes."""
+    seen = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            seen.append((args.run_name, state.global_step))
+
+    study = study_with(place)
+    run = study.run(run_id)
+    for before in study.trained_before(run):
+        train_run(study.run(before))
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
+    monkeypatch.setenv("VD_REPORT_TO", "tensorboard")
+    train_run(run)
+    assert {name for name, _ in seen} == {f"tiny/{run_id}"}
+    assert {step for _, step in seen} >= set(pd.read_csv(paths.metrics("tiny", run_id))["step"])
 
 
 def test_rows_longer_than_the_model_reads_are_refused(place):

@@ -6,6 +6,7 @@ data or parent changed starts anew.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +81,9 @@ def arguments(run: Run, n_examples: int) -> dict:
         dataloader_pin_memory=torch.cuda.is_available(),
         seed=run.seed,
         data_seed=run.seed,
-        report_to="none",
+        # not in the study: who watches a run changes nothing in it
+        report_to=os.environ.get("VD_REPORT_TO") or "none",
+        run_name=f"{run.study}/{run.id}",
         disable_tqdm=True,
     )
 
