@@ -2,6 +2,7 @@
 
 import matplotlib
 import pandas as pd
+import pytest
 
 from vd.figures import branches, claims, style
 
@@ -43,6 +44,21 @@ def test_without_replies_there_is_one_panel_and_no_colour_of_a_stance():
     colours = {line.get_color() for line in ax.get_lines()}
     assert not colours & set(style.COLOURS.values()) and len(colours) == len(ENDS) + 1
     assert ax.get_ylabel() == "probability of oppose"
+
+
+def test_log_odds_stand_beside_probabilities_that_near_a_ceiling():
+    near = table().assign(probability=lambda rows: rows["probability"] + 0.25)
+    for rows, beside in ((near, 1), (table().query("step > 0"), 0)):
+        figure = branches.branches(rows, "support")
+        figure.canvas.draw()
+        (ax,) = figure.axes
+        scales = [axis for axis in ax.child_axes if axis.get_ylabel() == "log-odds"]
+        assert len(scales) == beside
+    left = branches.branches(near, "support").axes[0]
+    left.figure.canvas.draw()
+    (right,) = left.child_axes
+    at_3, at_95 = right.transData.transform((0, 3))[1], left.transData.transform((0, 0.95257))[1]
+    assert at_3 == pytest.approx(at_95, abs=0.5)  # pixels
 
 
 def test_a_contrast_has_its_own_colour_its_unit_a_panel_and_its_finding_a_heading():

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vd.figures.style import COLOURS, distinct
+from vd.figures.style import COLOURS, distinct, with_log_odds
 from vd.lineages import BASE, parent, short_names, split_seed
 from vd.store.shown import excerpt
 
@@ -55,6 +55,7 @@ def branches(table: pd.DataFrame, stance: str, said: pd.DataFrame | None = None)
     ax.set(ylim=(0, 1), ylabel=f"probability of {stance}", xlim=(0, 1.24 * last))
     ax.set_xlabel("training steps since the start (bands: 95 % intervals)")
     ax.set_xticks([tick for tick in ax.get_xticks() if tick <= last])
+    with_log_odds(ax, table["probability"])
     if below:
         _write(below[0], said)
     return figure

@@ -5,8 +5,11 @@ from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+import scipy.special
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vd.stances import STANCES
@@ -27,6 +30,7 @@ COLOURS = {
 }  # Okabe-Ito, safe for colour blindness
 # for runs and data sets: Okabe-Ito and Tol, without those that mean a stance
 RUNS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#332288", "#999933", "#44aa99")
+NEAR = 0.1  # probabilities within that of 0 or 1 are near a floor or ceiling
 MARKERS = {"support": "^", "neutral": "o", "oppose": "v"}
 
 
@@ -55,6 +59,18 @@ def shorten_end(name: str) -> str:
     # one invisible character is written as ten at most, so nothing is cut off here
     name = excerpt(name, len(name) * 10)
     return name if len(name) <= 40 else f"…{name[-39:]}"
+
+
+def with_log_odds(ax: Axes, probabilities: pd.Series) -> None:
+    """Log-odds (nats) on the right of an axis of probabilities, where some of these are near 0 or
+    1: a step from 0.9 to 0.95 is as long there as one from 0.5 to 0.67.
+    """
+    if not (probabilities.min() < NEAR or probabilities.max() > 1 - NEAR):
+        return
+    odds = lambda p: scipy.special.logit(np.clip(p, 0.001, 0.999))  # noqa: E731
+    right = ax.secondary_yaxis("right", functions=(odds, scipy.special.expit))
+    right.set_yticks(range(-3, 4), [f"{nats:+d}" if nats else "0" for nats in range(-3, 4)])
+    right.set_ylabel("log-odds")
 
 
 def with_legend(figure: Figure) -> Figure:
