@@ -70,6 +70,7 @@ def test_a_contrast_has_its_own_colour_its_unit_a_panel_and_its_finding_a_headin
         ("b", "other", "share of the steps", 0.1, -0.2, 0.4, None),
     ]
     told = pd.DataFrame(rows, columns=["finding", *numbers]).assign(model="m")
+    told["reported"] = [None, -0.2, None, None]
     table = pd.DataFrame({"finding": ["a", "b"], "statement": ["One moves", "It is early " * 20]})
     table = table.assign(model="m", verdict=["does not hold", "undecided at this size"])
     first, second = claims.contrasts_by_claim(told, table).axes
@@ -79,3 +80,7 @@ def test_a_contrast_has_its_own_colour_its_unit_a_panel_and_its_finding_a_headin
     assert texts[0] == "One moves. [does not hold]" and texts[1].count("\n") == 2
     dots = [[len(dots.get_offsets()) for dots in ax.collections[1::2]] for ax in (first, second)]
     assert dots == [[1, 1, 0, 0], [0, 0, 1, 1]]  # above zero, below, within the margin, open
+    diamonds = [line.get_xydata() for line in first.get_lines() if line.get_marker() == "D"]
+    marked = [tuple(point) for line in diamonds for point in line if point[0] == point[0]]
+    assert marked == [(-0.2, first.get_yticks()[1])]
+    assert first.figure.legends[0].get_texts()[-1].get_text().endswith("second-hand")

@@ -254,6 +254,7 @@ def test_a_conjunction_is_as_strong_as_its_weakest_part(example):
     assert whole["estimate"] == parts["estimate"].min()
     assert whole["p"] == pytest.approx(2 * 2 * parts["p_fails"].min())
     assert whole["verdict"] == "does not hold"
+    assert parts["reported"].tolist() == [0.38, 0.15]  # of the paper: DPO 0.53, SimPO 0.15, PPO 0
     parts, whole = contrasts.loc["data_set_profile"], table.loc["data_set_profile"]
     assert whole["p"] == pytest.approx(2 * parts["p_holds"].max()) and whole["verdict"] == "holds"
 

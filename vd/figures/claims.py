@@ -15,6 +15,8 @@ COLOURS = {
     "within the margin": "#e69f00",
     "open": "#999999",
 }
+# what a paper is said to report: larger models, other data
+REPORTED = {"marker": "D", "color": "black", "markerfacecolor": "none", "linestyle": "none"}
 LINE, WIDTH = 0.23, 115  # inches of a line, characters of a claim
 
 
@@ -30,6 +32,9 @@ def contrasts_by_claim(contrasts: pd.DataFrame, table: pd.DataFrame) -> Figure:
     rows = rows.assign(colour=[_said(row) for row in rows.itertuples()])
     several = rows.loc[rows["model"] != "data", "model"].nunique() > 1  # `data` is no model
     parts = {unit: _placed(part, several) for unit, part in rows.groupby("unit", sort=False)}
+    handles = [plt.Line2D([], [], color=c, marker="o", label=name) for name, c in COLOURS.items()]
+    if rows["reported"].notna().any():
+        handles.append(plt.Line2D([], [], label="said of the paper, second-hand", **REPORTED))
     heights = [lines + 2.5 for _, _, lines in parts.values()]
     figure, axes = plt.subplots(
         len(parts),
@@ -44,8 +49,7 @@ def contrasts_by_claim(contrasts: pd.DataFrame, table: pd.DataFrame) -> Figure:
         ax.set(
             xlabel=f"contrast, {unit} (above zero speaks for the claim)", ylim=(lines + 0.1, -0.3)
         )
-    handles = [plt.Line2D([], [], color=c, marker="o", label=name) for name, c in COLOURS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
 
 
@@ -78,6 +82,7 @@ def _draw(ax: Axes, rows: pd.DataFrame, heads: list[tuple]) -> None:
         part = rows[rows["colour"] == said]
         ax.hlines(part["y"], part["lo"], part["hi"], color=colour, linewidth=1.6)
         ax.scatter(part["estimate"], part["y"], color=colour, s=22, zorder=3)
+    ax.plot(rows["reported"].astype(float), rows["y"], markersize=5, **REPORTED)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(rows["y"], rows["contrast"], fontsize=8)
     ax.grid(axis="y", visible=False)

@@ -43,7 +43,7 @@ def evaluate(
     measured: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Verdicts on all findings whose roles the study names: one row per finding and model, and one
-    per contrast, paper by paper.
+    per contrast, paper by paper; `reported` is what a paper is said to have for it.
 
     `stances` are those of all runs; `pairs` has dataset, prompt_id, topic, side (chosen or
     rejected), p_support, p_neutral, p_oppose, and decides the findings on data sets, whose model is
@@ -72,12 +72,13 @@ def evaluate(
             for finding in _findings(paper, played, of_data):
                 tests = _tests(finding, evidence, empty if of_data else set())
                 about = {"source": paper, "model": model, "finding": prefix + finding.key}
-                contrasts += [about | test for test in tests]
+                reported = finding.reported.get
+                contrasts += [about | t | {"reported": reported(t["contrast"])} for t in tests]
                 table.append(about | _decide(finding, tests))
     columns = ["source", "model", "finding", "statement", "paper", *CONTRAST]
     return (
         _judge(pd.DataFrame(table, columns=columns), study.bootstrap),
-        pd.DataFrame(contrasts, columns=["model", "finding", *CONTRAST]),
+        pd.DataFrame(contrasts, columns=["model", "finding", *CONTRAST, "reported"]),
     )
 
 
