@@ -16,6 +16,7 @@ import pytest
 from test_workflow import ODD
 
 from vd import paths
+from vd.store import parents
 from vd.store.files import write_text
 from vd.store.provenance import provenance
 from vd.workflow import launch
@@ -339,15 +340,15 @@ def test_what_a_killed_run_left_is_removed_by_the_next(started, place):
 def test_processes_end_with_the_one_that_started_them(started):
     child = """
 import os, subprocess, time
-from vd.workflow import launch
-launch.end_with(os.getppid())
+from vd.store import parents
+parents.end_with(os.getppid())
 print(os.getpid(), subprocess.Popen(["sleep", "60"]).pid, flush=True)
 time.sleep(60)
 """
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     program = started(parent)
     below = [psutil.Process(int(pid)) for pid in program.first.split()]
-    time.sleep(3 * launch.POLL)
+    time.sleep(3 * parents.POLL)
     assert all(process.is_running() for process in below)
     program.kill()
     program.wait()

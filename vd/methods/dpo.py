@@ -51,7 +51,8 @@ def build(run: Run):
             if not all(map(reply_logits.supported, models)):
                 return super()._compute_loss(model, inputs, return_outputs)
             # TRL counts those of the part
-            self._total_train_tokens += int(inputs["attention_mask"][:, :-kept].sum())
+            left_out = inputs["attention_mask"][:, :-kept].sum()
+            self._total_train_tokens += int(self.accelerator.gather(left_out).sum())
             with reply_logits.only(models, whole, kept):
                 return super()._compute_loss(model, end, return_outputs)
 

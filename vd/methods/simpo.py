@@ -87,12 +87,12 @@ def _trainer_class(max_length: int):
 
         def compute_loss(self, model, inputs, *args, **kwargs):
             tokens = sum(inputs[f"{side}_attention_mask"].sum() for side in SIDES)
-            self._total_train_tokens += int(tokens)
+            self._total_train_tokens += int(self.accelerator.gather(tokens).sum())
             return super().compute_loss(model, inputs, *args, **kwargs)
 
         def concatenated_forward(self, model, batch):
             """TRL's, with logits at replies alone."""
-            if not reply_logits.supported(model):
+            if not reply_logits.supported(self.accelerator.unwrap_model(model)):
                 return super().concatenated_forward(model, batch)
             kept = reply_logits.positions(*(batch[f"{side}_labels"] != -100 for side in SIDES))
             cut = functools.partial(model, logits_to_keep=kept)

@@ -82,6 +82,25 @@ class TrainingSettings(Optimisation, MethodSettings):
     save_at: Steps | None = None  # further steps that are kept, such as early ones: [1, 2, 4, 8]
     max_length: Count = 256  # tokens of prompt and reply together; longer ones are cut at the end
     lora: Lora | None = Lora()  # null trains all weights
+    # keep fewer activations and compute them again: less memory, steps a third longer
+    activation_checkpointing: bool = False
+    # that train the run together, each on a GPU of its own; batches and steps stay the same
+    processes: Count = 1
+
+    @property
+    def device_batch(self) -> int:
+        """Examples of a forward pass of one process."""
+        return self.device_batch_size or self.batch_size // self.processes
+
+    @field_validator("processes")
+    @classmethod
+    def _share(cls, processes: int, others) -> int:
+        # what was refused is not in `data`, and is reported by itself
+        batch, device = (others.data.get(key) for key in ("batch_size", "device_batch_size"))
+        if batch and batch % (processes * (device or 1)):
+            what = f"processes times device_batch_size {device}" if device else "processes"
+            raise ValueError(f"{what} must divide batch_size {batch}")
+        return processes
 
 
 class PreferenceSettings(TrainingSettings):
@@ -101,6 +120,7 @@ class RolloutSettings(PreferenceSettings):
     response_length: Count = 53  # tokens of a rollout
     # never 0: rollouts are drawn, and scores are divided by it
     temperature: float = Field(0.7, ge=0.01, le=10)  # at which rollouts are sampled
+    processes: Literal[1] = 1  # TRL's PPO and our reward model train on one GPU
 
     @model_validator(mode="after")
     def _leaves_room(self):

@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 from vd.finite import NotFiniteError, finite
 from vd.store.progress import Progress
 from vd.study.runs import Run
+from vd.training import processes
 from vd.training.checkpoints import slim
 
 FIX = "lower learning_rate, raise warmup_steps, or write dtype: float32"
@@ -42,11 +43,14 @@ class Report(TrainerCallback):
         if logs and "loss" in logs:
             for name, value in logs.items():
                 finite(float(value), f"{self.run_id}, step {state.global_step}: {name}", FIX)
-            self.progress(state.global_step, f"loss {float(logs['loss']):.3f}")
+            if processes.first():
+                self.progress(state.global_step, f"loss {float(logs['loss']):.3f}")
 
     def on_save(self, args, state, control, **kwargs):
         """Keep what resuming needs, twice the size of a model, of the last two checkpoints."""
         # two, since a kill may leave the newer one half-written (see checkpoints.last_whole)
+        if not processes.first():
+            return
         found = sorted(Path(args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
         for checkpoint in found[:-2]:
             slim(checkpoint)

@@ -7,8 +7,14 @@ from pathlib import Path
 
 from vd import plugins
 from vd.study.runs import Run
+from vd.training import processes
 
 
 def train_run(run: Run) -> list[Path]:
-    """Train a run by its method and return its checkpoint folders, step 0 first."""
+    """Train a run by its method and return its checkpoint folders, step 0 first.
+
+    In this process, or in several others where the run says so.
+    """
+    if run.training and processes.needed(run):
+        return processes.start(run)
     return plugins.load("methods", run.method).train(run)

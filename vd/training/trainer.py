@@ -28,6 +28,7 @@ from vd.store.progress import Timer
 from vd.store.provenance import provenance
 from vd.study.runs import Run
 from vd.study.steps import total_steps
+from vd.training import processes
 from vd.training.checkpoints import last_whole, slim
 from vd.training.report import Report
 
@@ -57,13 +58,16 @@ def arguments(run: Run, n_examples: int) -> dict:
     data set.
     """
     s = run.settings
-    device_batch = s.device_batch_size or s.batch_size
+    several = processes.world()
+    # adapters are few, and FSDP wants all weights of a layer in one dtype
+    sharded = several > 1 and s.lora is None
+    again = s.activation_checkpointing
     return dict(
         output_dir=str(paths.checkpoints(run.study, run.id)),
         max_steps=total_steps(s, n_examples),
-        per_device_train_batch_size=device_batch,
-        # no remainder: settings want device_batch_size to divide batch_size
-        gradient_accumulation_steps=s.batch_size // device_batch,
+        per_device_train_batch_size=s.device_batch,
+        # no remainder: settings want the product to divide batch_size
+        gradient_accumulation_steps=s.batch_size // (s.device_batch * several),
         learning_rate=s.learning_rate,
         lr_scheduler_type=s.schedule,
         warmup_steps=s.warmup_steps,
@@ -76,7 +80,10 @@ def arguments(run: Run, n_examples: int) -> dict:
         logging_nan_inf_filter=False,  # it would write 0 in place of a loss that is no number
         bf16=run.model_settings.dtype == "bfloat16",
         # TRL's default is on: less memory, but about 20 % slower
-        activation_checkpointing=False,
+        activation_checkpointing=again and not sharded,
+        # of transformers' defaults: version 2, full state dict, a unit per layer
+        fsdp=sharded,
+        fsdp_config={"activation_checkpointing": again} if sharded else None,
         use_cpu=not torch.cuda.is_available(),  # on Apple MPS runs do not repeat, so it is left out
         dataloader_pin_memory=torch.cuda.is_available(),
         seed=run.seed,
@@ -119,10 +126,6 @@ def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> lis
     `build` makes the TRL trainer; its attribute `details`, if there is one, is kept in train.json.
     A run that is finished already, with the same settings, data, start and code, is left as it is.
     """
-    if torch.cuda.device_count() > 1:
-        raise RuntimeError(
-            "several GPUs would multiply the batch size; set CUDA_VISIBLE_DEVICES to one of them"
-        )
     folder, timer, rows = paths.checkpoints(run.study, run.id), Timer(), _rows(run)
     asked, made = _asked(run, rows), folder / MADE
     same = not asked.changes(made)
@@ -133,18 +136,26 @@ def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> lis
         trainer = build(run)
         # only now: TRL leaves rows out while a trainer is built
         _count_steps(run, trainer)
-        last = last_whole(folder) if same and resumable else None
+        # of several processes one tidies up, once all have seen what was there
+        with trainer.accelerator.main_process_first():
+            last = last_whole(folder) if same and resumable else None
         if last is None:
-            shutil.rmtree(folder, ignore_errors=True)
+            if processes.first():
+                shutil.rmtree(folder, ignore_errors=True)
+            trainer.accelerator.wait_for_everyone()
             trainer.save_model(str(folder / "checkpoint-0"))
             # once the old checkpoints are gone, for which it must not vouch, and before training,
             # so that a run that is killed can go on
-            asked.write(made)
+            if processes.first():
+                asked.write(made)
         # before training: a scorer is frozen at its end
         parameters = _policy(trainer).parameters()
         trainable = sum(weight.numel() for weight in parameters if weight.requires_grad)
         _train(run, trainer, last)
-        _finish(run, trainer, timer, last, len(rows), trainable)
+        if processes.first():
+            _finish(run, trainer, timer, last, len(rows), trainable)
+    if not processes.first():
+        return []
     for step in paths.steps(run.study, run.id):
         # also those of a run that was killed between its record and this line
         slim(paths.checkpoint(run.study, run.id, step))
@@ -168,8 +179,10 @@ def check_reference(model, start: Path, adapter: str = "ref") -> None:
     named = dict(model.named_parameters())
     adapters = {n.replace(f".{adapter}.", "."): w for n, w in named.items() if f".{adapter}." in n}
     reference = adapters or {n: w for n, w in named.items() if n in stored}
-    if not reference or any(
-        not stored[n].to(w.dtype).equal(w.detach().cpu()) for n, w in reference.items()
+    # all of a weight that is sharded over processes
+    whole = {n: w.full_tensor() if hasattr(w, "full_tensor") else w for n, w in reference.items()}
+    if not whole or any(
+        not stored[n].to(w.dtype).equal(w.detach().cpu()) for n, w in whole.items()
     ):
         raise RuntimeError(
             f"the reference model is not the SFT checkpoint {start}; TRL's handling of it changed"
@@ -234,6 +247,7 @@ def _finish(
     content = {
         "run": run.model_dump(),
         "effective_batch_size": run.settings.batch_size,
+        "processes": processes.world(),
         "data": sets.origin(run.settings.data),
         "rows": {
             "read": n_rows,

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from vd.store import files
+from vd.store.parents import end_with
 from vd.store.progress import say
-from vd.workflow import launch, notebooks
+from vd.workflow import notebooks
 
 # what starters of several processes set; one that trains alone would wait for the others
 LAUNCHED = r"ACCELERATE_\w+|(OMPI_COMM_WORLD|MV2_COMM_WORLD|PMI)_\w+|(LOCAL_)?RANK|WORLD_SIZE"
@@ -24,7 +25,7 @@ def main() -> None:
     ends with its parent, which is Snakemake.
     """
     parent, made, made_from, _, notebook, output, *options = sys.argv[1:]
-    launch.end_with(int(parent))
+    end_with(int(parent))
     # With several GPUs transformers' Trainer multiplies the batch by their number, and results
     # would depend on the machine.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one GPU; empty means none

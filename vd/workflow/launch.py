@@ -21,16 +21,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from vd import paths
 from vd.store import files
+from vd.store.parents import POLL, end_with, kill
 
 PATIENCE = 5.0  # seconds to wait for a lock; processes whose parent was killed are gone after two
-POLL = 0.3  # seconds between two looks
 DRY = r"--dry-?run|-[a-zA-Z]*n[a-zA-Z]*"
 CHATTER = re.compile(  # what Snakemake says that jobs or records say better
     r"Select jobs|Execute \d+ jobs|Finished jobid|\[.* 20\d\d\]$|$"
@@ -140,22 +139,6 @@ def hold(study: str) -> None:
         lock.unlink(missing_ok=True)
 
 
-def end_with(parent: int) -> None:
-    """Let this process and all below it end once `parent`, the process that started it, is gone."""
-
-    def watch():
-        # A process that loses its parent gets another one, even after kill -9, which sends no
-        # signal.
-        while os.getppid() == parent:
-            time.sleep(POLL)
-        # One by one: kernels have sessions of their own, so no signal to the group reaches them.
-        _kill(psutil.Process().children(recursive=True))
-        # sys.exit would end this thread alone
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def check_names(study: str, options: Sequence[str]) -> None:
     """SystemExit, in a line, if a path stands in place of a study, or a study among the options."""
     if "/" in study or study.endswith(".yaml"):
@@ -227,14 +210,7 @@ def _kill_left(folder: str) -> None:
     mine = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
     others = [process for process in psutil.process_iter(["environ"]) if process.pid not in mine]
     # no environment is known of other users' processes
-    _kill([p for p in others if (p.info["environ"] or {}).get("VD_WORKFLOW") == folder])
-
-
-def _kill(processes: Sequence[psutil.Process]) -> None:
-    for process in processes:
-        with suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(processes, timeout=PATIENCE)
+    kill([p for p in others if (p.info["environ"] or {}).get("VD_WORKFLOW") == folder])
 
 
 def _limits() -> list[str]:
