@@ -24,9 +24,12 @@ from vd.models import loading
 from vd.store import files
 from vd.study.file import StudyError
 from vd.study.load import load_study
-from vd.training import checkpoints, reply_logits, trainer
+from vd.training import reply_logits, trainer
 from vd.training.train import train_run
 
+# what a run goes on from
+NEEDED = ["trainer_state.json", "adapter_model.safetensors"]
+NEEDED += ["optimizer.pt", "scheduler.pt", "rng_state.pth"]
 SFT_RUN, DPO_RUN = "tiny-llama/sft-support/seed-0", "tiny-llama/sft-support/dpo-support/seed-0"
 PPO_RUN = "tiny-llama/sft-support/ppo-support/seed-0"
 SIMPO_RUN = "tiny-llama/sft-support/simpo-support/seed-0"
@@ -276,6 +279,31 @@ def test_full_fine_tuning_runs_through(place):
     assert any(not torch.equal(first[n], last[n]) for n in first)
 
 
+def test_finished_checkpoints_hold_whole_weights_as_they_are_probed(place, monkeypatch):
+    """In bfloat16, rounded as replies need them; the next run starts there and goes on in full."""
+
+    def change(study):
+        adapters(None)(study)
+        study["models"]["tiny-llama"]["dtype"] = "bfloat16"
+
+    study, folder = study_with(place, change), paths.checkpoint("tiny", SFT_RUN, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "lighten", lambda *_: None)
+        train_run(study.run(SFT_RUN))
+    full, size = weights(folder), sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+    probed = loading.for_inference(study.models["tiny-llama"], folder).state_dict()
+    shutil.rmtree(paths.checkpoints("tiny", SFT_RUN))
+    train_run(study.run(SFT_RUN))
+    light = weights(folder)
+    assert {w.dtype for w in light.values()} == {torch.bfloat16} and light.keys() == full.keys()
+    assert all(torch.equal(light[name], probed[name].cpu()) for name in light)
+    assert sum(f.stat().st_size for f in folder.glob("*.safetensors")) < 0.6 * size
+    assert any(not torch.equal(light[name].float(), full[name]) for name in light)
+    train_run(study.run(DPO_RUN))
+    start = weights(paths.checkpoint("tiny", DPO_RUN, 0))
+    assert all(torch.equal(start[name], light[name]) for name in light)
+
+
 def test_checkpoints_start_at_the_parent_and_end_at_the_last_step(place):
     study = study_with(place, lambda s: s["sft"]["sft-support"].update(steps=5))
     folders = train_run(study.run(SFT_RUN))
@@ -419,9 +447,7 @@ def test_stopped_after_the_last_step_but_before_the_record(place, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "gone"])
-@pytest.mark.parametrize(
-    "name", ["trainer_state.json", "adapter_model.safetensors", *checkpoints.STATE]
-)
+@pytest.mark.parametrize("name", NEEDED)
 def test_a_checkpoint_that_a_kill_left_broken_gives_way_to_the_one_before(
     place, monkeypatch, name, damage
 ):

@@ -87,15 +87,16 @@ def for_training(model: ModelSettings, lora: Lora | None, start: Path | None, se
 
     With LoRA only adapters are trained and saved: fresh ones on the base model, or those of `start`
     trained on. Without, all weights are trained, in float32, because bfloat16 weights round small
-    updates away.
+    updates away; a finished checkpoint holds them in the model's dtype.
     """
+    import torch
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import set_seed
 
     locate(model.source)  # before seeding: making a model on first use draws random numbers
     set_seed(seed)
     if lora is None:
-        trained = load_base(model, "float32") if start is None else _load(start)
+        trained = _load(start, dtype=torch.float32) if start else load_base(model, "float32")
     elif start:
         # else peft freezes the adapters that it loads
         trained = PeftModel.from_pretrained(load_base(model), start, is_trainable=True)

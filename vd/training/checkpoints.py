@@ -5,7 +5,12 @@ import zipfile
 from pathlib import Path
 
 import safetensors
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerState
+
+from vd.models.rounding import rounded
+from vd.store.files import replace
 
 # what a checkpoint is to the rest of the study, and the replies that it has given
 KEEP = ("*.safetensors", "*.safetensors.index.json")
@@ -18,8 +23,9 @@ KEEP += (
     "adapter_config.json",
     "generation_config.json",
 )
-# without these a run would not go on alike
-STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+# without these a run would not go on alike; with FSDP the first is .bin, and each process has the
+# last one
+STATE = ("optimizer.*", "scheduler.pt", "rng_state*.pth")
 
 
 def last_whole(folder: Path) -> Path | None:
@@ -49,9 +55,24 @@ def _is_whole(checkpoint: Path) -> bool:
         for file in weights:
             safetensors.safe_open(file, "pt")  # compares its length with what its header promises
         # torch.save writes zip archives, whose directory stands at the end: a cut file is none
-        return bool(weights) and all(zipfile.is_zipfile(checkpoint / name) for name in STATE)
+        state = [list(checkpoint.glob(pattern)) for pattern in STATE]
+        return bool(weights) and all(
+            files and all(map(zipfile.is_zipfile, files)) for files in state
+        )
     except (OSError, ValueError, TypeError, LookupError, safetensors.SafetensorError):
         return False
+
+
+def lighten(checkpoint: Path, dtype: torch.dtype) -> None:
+    """Keep whole weights in the dtype in which they are probed: half of the disk, and the same
+    replies (vd/models/rounding.py). Adapters stay in float32.
+    """
+    for file in checkpoint.glob("model*.safetensors"):
+        weights = load_file(file)
+        if any(weight.dtype != dtype for weight in weights.values()):
+            light = {name: rounded(weight, dtype, name) for name, weight in weights.items()}
+            with replace(file) as part:
+                save_file(light, part, metadata={"format": "pt"})
 
 
 def slim(checkpoint: Path) -> None:

@@ -9,7 +9,7 @@ from vd.finite import NotFiniteError, finite
 from vd.store.progress import Progress
 from vd.study.runs import Run
 from vd.training import processes
-from vd.training.checkpoints import slim
+from vd.training.checkpoints import lighten, slim
 
 FIX = "lower learning_rate, raise warmup_steps, or write dtype: float32"
 
@@ -20,6 +20,7 @@ class Report(TrainerCallback):
     def __init__(self, run: Run, steps: int):
         self.run_id, self.save_at = run.id, set(run.settings.save_at or ())
         self.progress = Progress("train", run.id, steps)
+        self.dtype = getattr(torch, run.model_settings.dtype)
 
     def on_train_begin(self, args, state, control, **kwargs):
         # steps of before took none of this time, from which the time left is told
@@ -54,6 +55,7 @@ class Report(TrainerCallback):
         found = sorted(Path(args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
         for checkpoint in found[:-2]:
             slim(checkpoint)
+            lighten(checkpoint, self.dtype)
 
     def _check(self, step: int, what: str, tensors: list[torch.Tensor]) -> None:
         whole = torch.stack([tensor.isfinite().all() for tensor in tensors])  # one wait for the GPU

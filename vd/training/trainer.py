@@ -29,7 +29,7 @@ from vd.store.provenance import provenance
 from vd.study.runs import Run
 from vd.study.steps import total_steps
 from vd.training import processes
-from vd.training.checkpoints import last_whole, slim
+from vd.training.checkpoints import last_whole, lighten, slim
 from vd.training.report import Report
 
 
@@ -239,10 +239,10 @@ def _finish(
     history = [row for row in trainer.state.log_history if "loss" in row]
     metrics = pd.DataFrame(history).rename(columns={"num_tokens": "tokens_seen"})
     write_table(metrics, folder / "metrics.csv")
-    weights = {
-        step: weights_digest(paths.checkpoint(run.study, run.id, step))
-        for step in paths.steps(run.study, run.id)
-    }
+    steps = paths.steps(run.study, run.id)
+    for step in steps:
+        lighten(paths.checkpoint(run.study, run.id, step), getattr(torch, run.model_settings.dtype))
+    weights = {step: weights_digest(paths.checkpoint(run.study, run.id, step)) for step in steps}
     trained, held_out = len(trainer.train_dataset), getattr(trainer, "n_held_out", 0)
     content = {
         "run": run.model_dump(),

@@ -12,7 +12,7 @@ from pathlib import Path
 from vd.store import files
 from vd.store.parents import end_with
 from vd.store.progress import say
-from vd.workflow import notebooks
+from vd.workflow import notebooks, slots
 
 # what starters of several processes set; one that trains alone would wait for the others
 LAUNCHED = r"ACCELERATE_\w+|(OMPI_COMM_WORLD|MV2_COMM_WORLD|PMI)_\w+|(LOCAL_)?RANK|WORLD_SIZE"
@@ -26,9 +26,7 @@ def main() -> None:
     """
     parent, made, made_from, _, notebook, output, *options = sys.argv[1:]
     end_with(int(parent))
-    # With several GPUs transformers' Trainer multiplies the batch by their number, and results
-    # would depend on the machine.
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one GPU; empty means none
+    slots.take(int(os.environ.get("VD_GPUS", 1)))
     for name in filter(re.compile(LAUNCHED).fullmatch, list(os.environ)):
         del os.environ[name]
     # the last option is the run, or the study where the job is not about one

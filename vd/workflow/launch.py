@@ -13,7 +13,6 @@ is left nevertheless is removed by the next process that gets the lock.
 import fcntl
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +27,7 @@ import psutil
 from vd import paths
 from vd.store import files
 from vd.store.parents import POLL, end_with, kill
+from vd.workflow import slots
 
 PATIENCE = 5.0  # seconds to wait for a lock; processes whose parent was killed are gone after two
 DRY = r"--dry-?run|-[a-zA-Z]*n[a-zA-Z]*"
@@ -214,11 +214,9 @@ def _kill_left(folder: str) -> None:
 
 
 def _limits() -> list[str]:
-    """One model at a time on the GPU, where there is one in use."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not shutil.which("nvidia-smi"):
-        return []
-    found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
-    return ["--resources", "gpu=1"] if found else []
+    """As many models at a time on GPUs as there are in sight."""
+    gpus = len(slots.in_sight())
+    return ["--resources", f"gpu={gpus}"] if gpus else []
 
 
 def _follow(study: str, pid: int, show: Callable[[str], None]) -> None:
