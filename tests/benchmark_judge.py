@@ -12,7 +12,7 @@ import tempfile
 import time
 
 import pandas as pd
-from ports import free_port
+from vd.servers.ports import free_port
 
 from vd import paths
 from vd.judging import api

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 from browser import errors, open_browser
-from ports import free_port
+from vd.servers.ports import free_port
 from test_explorer import judged, keep
 
 from vd import paths

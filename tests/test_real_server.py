@@ -10,7 +10,7 @@ import urllib.request
 
 import pandas as pd
 import pytest
-from ports import free_port
+from vd.servers.ports import free_port
 
 from vd import paths
 from vd.judging import api

@@ -21,6 +21,7 @@ COLUMNS = [
     "n_tokens",
     "finish_reason",
 ]
+OF_REPLY = COLUMNS[2:]
 
 
 def ask(
@@ -42,12 +43,7 @@ def ask(
     attention mask of a batch, a logits processor that changes scores before tokens are drawn.
     `purpose` sets a second question to the same row apart in its random numbers.
     """
-    if "sample" in asked:
-        rows = asked[["prompt_id", "topic", "sample", "prompt"]].reset_index(drop=True)
-    else:
-        rows = asked[["prompt_id", "topic", "prompt"]].merge(
-            pd.DataFrame({"sample": range(probing.samples)}), how="cross"
-        )
+    rows = asked_for(asked, probing.samples)
     texts = as_read(tokenizer, rows["prompt"])
     rows = rows.assign(text=texts, length=[len(t) for t in texts])
     answered = []
@@ -61,7 +57,15 @@ def ask(
         if report:
             report(start + len(batch))
     # back in the order of `rows`, however batches were put together
-    return pd.concat(answered).sort_index()[[c for c in COLUMNS if c not in ("run", "step")]]
+    return pd.concat(answered).sort_index()[OF_REPLY]
+
+
+def asked_for(asked: pd.DataFrame, samples: int) -> pd.DataFrame:
+    """A row per reply: prompt_id, topic, sample, prompt."""
+    columns = ["prompt_id", "topic", "sample", "prompt"]
+    if "sample" not in asked:
+        asked = asked.merge(pd.DataFrame({"sample": range(samples)}), how="cross")
+    return asked[columns].reset_index(drop=True)
 
 
 def as_read(tokenizer, prompts) -> list[str]:
@@ -98,7 +102,8 @@ def _generate(
     import torch
 
     inputs = batched(tokenizer, batch["text"].tolist(), model.device)
-    _check_room(model, inputs["attention_mask"].sum(dim=1), batch, probing)
+    lengths = inputs["attention_mask"].sum(dim=1).tolist()
+    check_room(loading.context(model.config), lengths, batch, probing)
     noise = np.stack(
         [
             uniforms(seed, r.prompt_id, r.sample, probing.max_new_tokens, purpose)
@@ -107,7 +112,7 @@ def _generate(
     )
     sampler = _sampler(noise, probing.temperature)  # last: it leaves one token per row
     processors = [shift(inputs["attention_mask"]), sampler] if shift else [sampler]
-    stops = torch.tensor(_stops(model, tokenizer), device=model.device)
+    stops = stops_of(model.generation_config, tokenizer)
     with torch.inference_mode():
         output = model.generate(
             **inputs,
@@ -115,36 +120,44 @@ def _generate(
             # the sampler has chosen; a draw of generate's own would depend on the batch
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=stops.tolist(),
+            eos_token_id=stops,
             logits_processor=processors,
         )
-    tokens = output[:, inputs["input_ids"].shape[1] :]
-    ends = torch.isin(tokens, stops)
-    # argmax takes no bools; of equals it gives the first, where the reply ends
-    n_tokens = torch.where(ends.any(dim=1), ends.int().argmax(dim=1), tokens.shape[1]).tolist()
-    written = [row[:n] for row, n in zip(tokens.tolist(), n_tokens, strict=True)]
-    texts, whole = zip(*(chat.reply_of(tokenizer, ids) for ids in written), strict=True)
-    # a reply that never left its thoughts is cut, whatever token it ended with
-    finish = np.where(ends.any(dim=1).cpu().numpy() & np.array(whole), "stop", "length")
-    columns = {"response": texts, "n_tokens": n_tokens, "finish_reason": finish}
-    return pd.DataFrame(columns, batch.index)
+    tokens = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return read(tokenizer, tokens, stops).set_axis(batch.index)
 
 
-def _check_room(model, lengths, batch: pd.DataFrame, probing: Probing) -> None:
-    """Raise ValueError for a prompt without room for a reply: beyond it models write noise."""
-    limit = loading.context(model.config)
-    if limit and int(lengths.max()) + probing.max_new_tokens > limit:
-        row = batch.iloc[int(lengths.argmax())]
+def read(tokenizer, tokens: list[list[int]], stops: list[int]) -> pd.DataFrame:
+    """Replies from their tokens, which may go on behind one that ends a reply: response, n_tokens,
+    finish_reason.
+    """
+    rows = []
+    for row in tokens:
+        n = next((i for i, token in enumerate(row) if token in stops), len(row))
+        text, whole = chat.reply_of(tokenizer, row[:n])
+        # a reply that never left its thoughts is cut, whatever token it ended with
+        rows.append((text, n, "stop" if n < len(row) and whole else "length"))
+    return pd.DataFrame(rows, columns=["response", "n_tokens", "finish_reason"])
+
+
+def check_room(
+    limit: int | None, lengths: list[int], batch: pd.DataFrame, probing: Probing
+) -> None:
+    """Raise ValueError for a prompt (of so many tokens) that leaves no room for a reply in what a
+    model reads: beyond it models write noise.
+    """
+    if limit and max(lengths) + probing.max_new_tokens > limit:
+        row = batch.iloc[int(np.argmax(lengths))]
         raise ValueError(
-            f"probe {row['prompt_id']}: {int(lengths.max())} tokens and a reply of "
+            f"probe {row['prompt_id']}: {max(lengths)} tokens and a reply of "
             f"probing.max_new_tokens {probing.max_new_tokens} exceed the {limit} tokens that the "
             "model reads; shorten the prompt or lower probing.max_new_tokens"
         )
 
 
-def _stops(model, tokenizer) -> list[int]:
+def stops_of(generation_config, tokenizer) -> list[int]:
     """Tokens that end a reply: the template's end of turn, and the tokenizer's and model's."""
-    named = model.generation_config.eos_token_id
+    named = generation_config.eos_token_id
     named = named if isinstance(named, list) else [named]
     return sorted({*tokenizer.stop_ids, *(token for token in named if token is not None)})
 

@@ -141,6 +141,9 @@ class Probing(Settings):
     temperature: Temperature = 0.7  # 0 decodes greedily
     max_new_tokens: Count = 256
     batch_size: Count = 32
+    # what writes replies: transformers here, or a vLLM server (vd/probing/vllm.py), whose random
+    # numbers are others
+    engine: Literal["transformers", "vllm"] = "transformers"
     # steps to ask, beside the last, from which children start; step 0 always comes from the parent
     checkpoints: Literal["all", "last"] | Steps = "all"
     # whether Yes against No is read at every checkpoint that was saved, see vd/probing/logits.py;

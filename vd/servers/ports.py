@@ -1,4 +1,4 @@
-"""A port for a server of a test."""
+"""A port for a server that is started here."""
 
 import socket
 
