@@ -17,6 +17,10 @@ the folder holds whole weights, or an adapter on the study's model.
                 minus      another one; null takes the model that is changed
                 strength   a number, 1.0 if left out
 
+    server      server     the keys of an OpenAI-compatible server (vd/study/servers.py), whose
+                           model answers
+                study      the study whose budget it is
+
 The model that a rewriter or a contrast starts from is the one whose weights lie beside the file, or
 else the study's. A contrast changes the scores z of each next token before it is drawn,
 
@@ -39,9 +43,10 @@ import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from vd.models import loading
+from vd.probing.behind import Behind
 from vd.probing.sampling import ask
 from vd.probing.scores import next_scores
-from vd.study.settings import ModelSettings, Probing
+from vd.study.settings import ModelSettings, Probing, WriterSettings
 from vd.study.types import Settings
 
 FILE = "responder.json"
@@ -80,7 +85,16 @@ class Contrast(Settings):
     strength: float = Field(1.0, allow_inf_nan=False)
 
 
-KINDS = TypeAdapter(Annotated[Elsewhere | Rewriter | Contrast, Field(discriminator="kind")])
+class Server(Settings):
+    """A model behind a server."""
+
+    kind: Literal["server"]
+    server: WriterSettings
+    study: str
+
+
+KINDS = Elsewhere | Rewriter | Contrast | Server
+KINDS = TypeAdapter(Annotated[KINDS, Field(discriminator="kind")])
 
 
 @dataclass(frozen=True)
@@ -181,7 +195,7 @@ class Rewriting:
         return re.sub(r"\{prompt\}|\{reply\}", lambda found: texts[found[0]], self.template)
 
 
-def load_responder(model: ModelSettings, checkpoint: Path | None) -> Responder | Rewriting:
+def load_responder(model: ModelSettings, checkpoint: Path | None) -> Responder | Rewriting | Behind:
     """What answers for a checkpoint's folder; None is the study's model as it is.
 
     Raises ValueError with file, key and fix where `responder.json` or its weights are broken.
@@ -190,9 +204,7 @@ def load_responder(model: ModelSettings, checkpoint: Path | None) -> Responder |
     if spec is None:
         return _of_study(model, checkpoint)
     try:
-        return {"elsewhere": _elsewhere, "rewriter": _rewriter, "contrast": _contrast}[spec.kind](
-            spec, model, checkpoint
-        )
+        return MAKERS[spec.kind](spec, model, checkpoint)
     except ValueError as error:
         raise ValueError(f"{checkpoint / FILE}: {error}") from None
 
@@ -249,6 +261,13 @@ def _contrast(spec: Contrast, model: ModelSettings, checkpoint: Path) -> Contras
             said = f"'{name}' scores {size} tokens, the model {_vocabulary(base.model)}"
             raise ValueError(f"{key}: {said}; take weights with the same vocabulary")
     return Contrasting(base.model, base.tokenizer, others["plus"], others["minus"], spec.strength)
+
+
+def _behind(spec: Server, model: ModelSettings, checkpoint: Path) -> Behind:
+    return Behind(spec.server, spec.study)
+
+
+MAKERS = {"elsewhere": _elsewhere, "rewriter": _rewriter, "contrast": _contrast, "server": _behind}
 
 
 def _beside(checkpoint: Path) -> Path | None:

@@ -39,7 +39,8 @@ def evaluate(responder, replies, settings: Settings, study, run) -> pd.DataFrame
         # exp is monotone, so the ends of the interval map as the value does
         powers = {key: np.exp(mean[key]) for key in ("value", "lo", "hi")}
         found += [mean, mean | powers | {"metric": f"perplexity on {name}"}]
-    return pd.DataFrame(found)
+    # named, since a study may train on no SFT set
+    return pd.DataFrame(found, columns=["metric", "value", "lo", "hi", "n"])
 
 
 def negative_log_likelihoods(responder, texts: list[tokens.Tokens], batch_size: int) -> np.ndarray:
