@@ -197,5 +197,8 @@ def test_kept_replies_are_asked_anew_when_the_file_changes(tmp_path, monkeypatch
     for source in ("one", "one", "two"):
         text = json.dumps({"kind": "elsewhere", "source": str(weights / source)})
         (folder / responders.FILE).write_text(text, encoding="utf-8")
-        found.append(probe._checkpoint_responses(study, run, 2, asked.head(2), lambda n: None, 0))
+        few = asked.head(2)
+        with probe._engine(study, run, [2], few) as engine:
+            replies = probe._checkpoint_responses(study, run, 2, few, lambda n: None, 0, engine)
+        found.append(replies)
     assert found[0].equals(found[1]) and not found[1].equals(found[2])

@@ -1,0 +1,27 @@
+"""What a device can do: its makers' numbers, and the share of them that is assumed to be reached."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Card:
+    """A device; rates without sparsity."""
+
+    name: str
+    memory: float  # bytes
+    peak: float  # FLOP/s of dense products in bfloat16
+    bandwidth: float  # bytes/s
+    training: float = 0.40  # share of the peak that training reaches
+    writing: float = 0.50  # share of its limits that writing replies reaches
+
+
+CARDS = {
+    "a100-40": Card("A100 40 GB", 40e9, 312e12, 1.56e12),
+    "a100": Card("A100 80 GB", 80e9, 312e12, 2.04e12),
+    "h100": Card("H100 SXM 80 GB", 80e9, 989e12, 3.35e12),
+    "h200": Card("H200 141 GB", 141e9, 989e12, 4.8e12),
+    "b200": Card("B200 180 GB", 180e9, 2250e12, 7.7e12),
+    "l40s": Card("L40S 48 GB", 48e9, 362e12, 0.86e12),
+    "rtx4090": Card("RTX 4090 24 GB", 24e9, 165e12, 1.01e12),
+}
+SPARE = 0.10  # of a card's memory: the library's context, fragments, buffers

@@ -1,0 +1,91 @@
+"""Operations, bytes and seconds of training and of writing replies, with their sources.
+
+FLOPs     A matrix product of n weights costs 2 n per token forwards and 4 n backwards (Kaplan et
+          al. 2020, arXiv 2001.08361, section 2.1); frozen weights, whose own gradient nobody needs,
+          2 n backwards. Attention adds 2 T d per token, layer and direction of the product of a
+          triangle, forwards, with d all heads' width. Activations that are computed again cost a
+          forward pass.
+memory    Trained weights take 16 bytes: value, gradient and Adam's two moments in float32
+          (Rajbhandari et al. 2020, arXiv 1910.02054, section 3), divided among the processes that
+          shard them; those of a layer and its neighbour are gathered in 2 bytes. Frozen ones take
+          2. A layer keeps 34 bytes per token and hidden unit for its backward pass (Korthikanti et
+          al. 2022, arXiv 2205.05198, equation 1, with fused attention), or 2 where it is computed
+          again. Logits are held in float32 as scores, as probabilities and as their gradient.
+writing   A token of a batch reads all weights once and each row's keys and values (Pope et al.
+          2022, arXiv 2211.05102, section 2), unless its operations take longer.
+"""
+
+from dataclasses import dataclass
+
+from vd.costs.shapes import Shape
+
+LOGIT_BYTES = 12  # of a score, its probability and its gradient, in float32
+KEPT, AGAIN = 34, 2  # bytes per token, layer and hidden unit
+TRAINED, FROZEN = 16, 2  # bytes of a weight
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a step of training reads."""
+
+    tokens: float  # all of a step's texts together
+    longest: float  # of one text, in tokens
+    scored: float  # tokens at which logits are computed, all together
+
+
+def forward(shape: Shape, tokens: float, longest: float, scored: float) -> float:
+    """FLOPs of a forward pass over texts of up to `longest` tokens."""
+    attention = 2 * longest * shape.layers * shape.heads * shape.head_size
+    return tokens * (2 * shape.in_layers + attention) + scored * 2 * shape.output
+
+
+def step(shape: Shape, texts: Texts, *, adapters: bool, again: bool, frozen: int) -> float:
+    """FLOPs of an optimiser step on texts, with `frozen` further models that read them."""
+    once = forward(shape, texts.tokens, texts.longest, texts.scored)
+    return once * (1 + (1 if adapters else 2) + again + frozen)
+
+
+def training_bytes(
+    shape: Shape,
+    texts: Texts,
+    *,
+    r: int | None,
+    again: bool,
+    processes: int = 1,
+    frozen: int = 0,
+    trained: int = 1,
+) -> float:
+    """Bytes on one device; `texts` are those of one forward pass of one process.
+
+    `r` is the rank of adapters, None for whole weights; `frozen` models are read beside `trained`
+    ones.
+    """
+    n = shape.parameters
+    if r is None:
+        # a frozen one is a copy in float32, sharded alike
+        weights = n * (TRAINED * trained + 4 * frozen) / processes
+        weights += 2 * 2 * shape.in_layers / shape.layers * (processes > 1)
+    else:
+        # adapters on one base; a frozen policy is the base with its start's adapters
+        own = shape.adapters(r)
+        weights = FROZEN * n * trained + own * (TRAINED * trained + 4 * frozen)
+    kept = AGAIN if again else KEPT
+    activations = texts.tokens * shape.hidden * (kept * shape.layers + (KEPT if again else 0))
+    return weights + activations + texts.scored * shape.vocabulary * LOGIT_BYTES
+
+
+def writing(
+    shape: Shape, batch: int, prompt: float, reply: float, peak: float, bandwidth: float
+) -> float:
+    """Seconds that a batch of replies of `reply` tokens takes on a device, at its limits."""
+    cache = 2 * 2 * shape.layers * shape.kv_heads * shape.head_size  # bytes of a token
+    read = 2 * shape.parameters + batch * cache * (prompt + reply / 2)
+    flops = forward(shape, batch, prompt + reply / 2, batch)
+    first = forward(shape, batch * prompt, prompt, batch) / peak
+    return first + reply * max(read / bandwidth, flops / peak)
+
+
+def writing_bytes(shape: Shape, batch: int, length: float) -> float:
+    """Bytes on a device that writes a batch of texts of that length."""
+    cache = 2 * 2 * shape.layers * shape.kv_heads * shape.head_size
+    return 2 * shape.parameters + batch * (length * cache + shape.vocabulary * LOGIT_BYTES)
