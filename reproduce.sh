@@ -12,6 +12,7 @@ export PYTHONUTF8=1 # whatever the locale
 usage() {
     cat <<'END'
 ./reproduce.sh [STUDY] [WORKFLOW OPTIONS]   set up, then run a study of notebooks/configs (default: pocket)
+./reproduce.sh plan STUDY [--gpus N --gpu CARD]   set up, then say what it costs: hours, memory, disk, dollars
 ./reproduce.sh tables STUDY                 set up, then make its tables and figures anew from its recorded runs, and compare
 ./reproduce.sh report STUDY                 set up, then write a study as one page that works offline: results/STUDY/report.html
 ./reproduce.sh test [PYTEST OPTIONS]        set up, then run all tests, then all notebooks
@@ -176,6 +177,13 @@ case "${1:-}" in
         trap 'rm -rf "$copies"' EXIT
         python tests/notebooks_at_smoke.py "$copies"
         VD_PROGRESS=/dev/null python -m pytest "$copies" -c pyproject.toml --nbval-lax --nbval-current-env
+        ;;
+    plan)
+        [ $# -ge 2 ] || stop "plan takes a study"
+        check "$2"
+        shift
+        setup
+        exec python -m vd "$@" --plan
         ;;
     tables | report)
         [ $# = 2 ] || stop "$1 takes one study"

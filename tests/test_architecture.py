@@ -32,6 +32,7 @@ ROOMS = [  # data flow from left to right, so imports lead to the left; loose mo
     "data",
     "training",
     "methods",
+    "costs",
     "probing",
     "judging",
     "evaluations",

@@ -32,8 +32,13 @@ def main() -> None:
     modes.add_argument("--judge", help="ask the API judge (judge.api) about all replies", **on)
     modes.add_argument("--sheet", type=_count, metavar="N", help="draw N replies to be labelled")
     modes.add_argument("--tables", help="make tables and figures anew and compare them", **on)
+    modes.add_argument("--plan", help="what it costs: hours, memory, disk, dollars", **on)
     modes.add_argument("--record", help="pack its runs, without weights, for git", **on)
     modes.add_argument("--report", help="write it as one page that works offline", **on)
+    parser.add_argument("--gpus", type=_count, default=1, metavar="N", help="with --plan")
+    parser.add_argument(
+        "--gpu", default="h100", metavar="CARD", help="with --plan: a100, h100, ..."
+    )
     options = parser.parse_args()
     if options.dry_run and not options.judge:
         parser.error("--dry-run says what --judge would cost; add --judge")
@@ -50,6 +55,8 @@ def main() -> None:
         _judge(study, options.dry_run)
     elif options.tables:
         _tables(study)
+    elif options.plan:
+        _bill(study, options.gpus, options.gpu)
     elif options.record:
         _record(study)
     elif options.report:
@@ -154,6 +161,19 @@ def _tables(study: Study) -> None:
         wrong = sum(map(bool, found.values()))
         sys.exit(f"{len(lines)} differences in {wrong} of {len(found)} files")
     print(f"{len(found)} files are as in print")
+
+
+def _bill(study: Study, gpus: int, card: str) -> None:
+    from vd.costs.bill import bill, card_of
+
+    try:
+        plan, wrong = bill(study, card_of(card), gpus)
+    except LookupError as error:
+        sys.exit(f"{error.args[0]}")
+    print(plan)
+    if wrong:
+        print("\nThis cannot run as it is written:")
+        sys.exit("\n".join(wrong))
 
 
 def _record(study: Study) -> None:

@@ -1,4 +1,4 @@
-"""What a device can do: its makers' numbers, and the share of them that is assumed to be reached."""
+"""What devices can do: their makers' numbers, and the share of them that is assumed."""
 
 from dataclasses import dataclass
 

@@ -12,6 +12,7 @@ import html
 import io
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -42,6 +43,12 @@ def studies() -> list[str]:
 
 def _judged(study: str) -> bool:
     return any(recorded.folder(study).rglob("stances.parquet"))
+
+
+def missing(study: str, runs: list[str]) -> list[Path]:
+    """Stances of these runs that are neither here nor recorded."""
+    files = [paths.stances(study, run) for run in runs]
+    return [file for file in files if not found(file, study).exists()]
 
 
 @lru_cache(maxsize=8)

@@ -18,6 +18,7 @@ from vd.study.settings import PreferenceSettings
 
 READS = "pairs"
 MAKES = "policy"
+FROZEN = 1  # the reference
 CURVES = ("loss", "rewards/margins", "rewards/accuracies")
 REPLIES = ("chosen_ids", "rejected_ids")  # as TRL calls their tokens
 

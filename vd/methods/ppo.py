@@ -28,6 +28,7 @@ from vd.training.ppo_trainer import first_ratio, trainable, trainer_class
 
 READS = "pairs"
 MAKES = "policy"
+FROZEN, TRAINED, WRITES = 2, 2, True  # reference and reward model; policy and value model
 CURVES = ("reward", "kl", "entropy", "clip_fraction", "ended")
 
 

@@ -10,6 +10,8 @@ A file of vd/data/public holds
                  are the set's filters, which a study may set
     OPTIONS      what else `datasets.load_dataset` needs
     LARGE        whether it is streamed where a study takes a subset
+    SIZE         rows of the whole set, and characters of a prompt and of a reply, on average: for
+                 plans, which read nothing
 """
 
 import inspect
@@ -49,6 +51,7 @@ class Public:
     convert: Callable[..., dict | str]
     options: dict
     large: bool
+    size: tuple[int, int, int] | None
 
 
 def declared(name: str) -> Public:
@@ -63,6 +66,7 @@ def declared(name: str) -> Public:
         file.convert,
         getattr(file, "OPTIONS", {}),
         getattr(file, "LARGE", False),
+        getattr(file, "SIZE", None),
     )
 
 

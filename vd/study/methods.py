@@ -9,6 +9,9 @@ A file of vd/methods holds
     Settings    its keys: MethodSettings, TrainingSettings or PreferenceSettings, and its own
     train       (run: Run) -> list[Path]: run in, checkpoint folders out
     CURVES      columns of metrics.csv to draw
+
+and, for plans, FROZEN (models that it reads beside the one it trains, 0 if left out), TRAINED (how
+many it trains, 1) and WRITES (whether it writes replies while it trains).
 """
 
 import ast

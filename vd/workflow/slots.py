@@ -54,7 +54,7 @@ def _lock(gpu: str):
     # of all studies and checkouts of this user on this machine
     folder = Path(tempfile.gettempdir()) / f"value-drifts-gpus-{os.getuid()}"
     folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / gpu, "w")  # noqa: SIM115 # for as long as this process lives
+    file = open(folder / gpu, "w", encoding="utf-8")  # noqa: SIM115 # for as long as this process lives
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -9,6 +9,7 @@ KIND = "texts"
 HUB = "tatsu-lab/alpaca"
 REVISION = "dce01c9b08f87459cf36a430d809084718273017"
 LICENCE = "CC-BY-NC-4.0"
+SIZE = (52_002, 77, 574)
 MIRROR = ("alpaca/train.jsonl",)
 # How Alpaca says that there is no input (or no output), without its punctuation
 NONE = re.compile(

@@ -8,6 +8,7 @@ KIND = "pairs"
 HUB = "Anthropic/hh-rlhf"
 REVISION = "09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa"
 LICENCE = "MIT"
+SIZE = (42_537, 500, 190)  # the prompt with its history
 MIRROR = ("hh-rlhf/harmless-base_train.jsonl.gz", "hh-rlhf/harmless-base_test.jsonl.gz")
 OPTIONS = {"data_dir": "harmless-base"}
 

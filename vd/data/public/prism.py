@@ -7,6 +7,7 @@ KIND = "prompts"
 HUB = "HannahRoseKirk/prism-alignment"
 REVISION = "18ab5cfb37456f4ec8cbc00212ce54cf7b1239f6"
 LICENCE = "CC-BY-4.0"
+SIZE = (8_011, 69, 0)
 MIRROR = ("prism/opening_prompts.csv",)
 OPTIONS = {"name": "conversations"}
 

@@ -6,6 +6,7 @@ KIND = "pairs"
 HUB = "HuggingFaceH4/ultrafeedback_binarized"
 REVISION = "3949bf5f8c17c394422ccfab0c31ea9c20bdeb85"
 LICENCE = "MIT"
+SIZE = (61_135, 667, 1_195)
 MIRROR = ("ultrafeedback/train.jsonl",)
 OPTIONS = {"split": "train_prefs"}
 

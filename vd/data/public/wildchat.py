@@ -6,6 +6,7 @@ KIND = "texts"
 HUB = "allenai/WildChat-1M"
 REVISION = "7d6490e462285cf85d91eabea0f9a954fbddcd1f"
 LICENCE = "ODC-BY"
+SIZE = (340_000, 500, 1_500)  # English first turns by GPT-3.5, estimated
 MIRROR = ("wildchat/train.jsonl", "wildchat/train.jsonl.gz")
 LARGE = True
 

@@ -1,0 +1,220 @@
+"""What every job of a study will take: operations, seconds, memory, disk, calls.
+
+A job is a run's training, its replies, or its evaluation by divergence; judging by the offline
+judge and tables take minutes and are left out. Methods say what they hold in memory: FROZEN,
+TRAINED and WRITES, see vd/study/methods.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from vd import plugins
+from vd.costs import formulas
+from vd.costs.cards import SPARE, Card
+from vd.costs.data import Reading, reading_of
+from vd.costs.formulas import Texts
+from vd.costs.shapes import Shape, shape_of
+from vd.data.probes import load_probes
+from vd.study.load import Study
+from vd.study.runs import Run
+from vd.study.steps import total_steps
+
+TEXTS = {"texts": 1, "pairs": 2, "steps": 1, "prompts": 1}  # that a row is, by a method's READS
+RECIPE = Reading(400, 40.0, 60.0, 1.3, 128.0)  # pairs of a recipe that has not run: a guess
+PROBES, PROBE_TOKENS = 550, 40.0  # of a study that builds its probes first
+JUDGE_PROMPT = 450  # tokens that an API judge is told beside the reply
+START = 60.0  # seconds until a job has started, its libraries and its weights are loaded
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a study."""
+
+    run: str
+    model: str
+    stage: str  # train, probe or evaluate
+    what: str  # the method, or the engine
+    after: tuple[tuple[str, str], ...]  # jobs (run, stage) that it waits for
+    gpus: int
+    seconds: float
+    memory: float  # bytes on one GPU
+    steps: int = 0
+    tokens: float = 0.0  # read in training, or written
+    disk: float = 0.0  # bytes
+    fix: str = ""  # what to change where it does not fit
+    calls: int = 0  # of an API judge
+    dollars: float = 0.0
+    guessed: tuple[str, ...] = field(default=())  # what was not known
+
+
+def jobs(study: Study, card: Card) -> Iterator[Job]:
+    """All jobs of a study, parents before children."""
+    checkpoints = {}
+    for run in study.runs().values():
+        shape, after = shape_of(run.model_settings), []
+        if run.training:
+            after = [(other, "train") for other in study.trained_before(run)]
+            job, checkpoints[run.id] = _training(run, shape, card, tuple(after))
+            yield job
+            after = [(run.id, "train")]
+        if run.makes == "policy":
+            asked = _asked(study, run, checkpoints.get(run.id, [0]))
+            before = [(run.parent, "probe")] if run.parent else []
+            yield _probing(study, run, shape, card, asked, (*after, *before))
+            if "kl" in study.evaluation_settings(run) and not run.is_base:
+                yield _evaluating(study, run, shape, card, asked, ((run.id, "probe"),))
+
+
+def _training(run: Run, shape: Shape, card: Card, after) -> tuple[Job, list[int]]:
+    """The job that trains a run, and the steps of its checkpoints."""
+    s, method = run.training, plugins.load("methods", run.method)
+    known = reading_of(run)
+    data = known or RECIPE
+    steps, several = total_steps(s, data.rows), TEXTS[run.reads]
+    length = (data.prompt + data.reply) * data.padding
+    texts = several * s.batch_size
+    scored = texts * (length if run.reads == "texts" else data.reply * data.padding)
+    scored *= getattr(method, "MAKES", "policy") == "policy"
+    whole = Texts(texts * length, length, scored)
+    part = s.device_batch / s.batch_size
+    one = Texts(texts * part * length, length, scored * part)
+    held = {"frozen": getattr(method, "FROZEN", 0), "trained": getattr(method, "TRAINED", 1)}
+    how = {"adapters": bool(s.lora), "again": s.activation_checkpointing}
+    flops = formulas.step(shape, whole, **how, frozen=held["frozen"]) * held["trained"]
+    seconds, tokens = 0.0, texts * (data.prompt + data.reply) * steps
+    if getattr(method, "WRITES", False):
+        reply = s.response_length
+        flops *= s.ppo_epochs
+        rates = card.peak * card.writing, card.bandwidth * card.writing
+        batch = s.device_batch
+        once = formulas.writing(shape, batch, data.prompt, reply, *rates)
+        seconds += once * s.batch_size / batch
+        tokens = s.batch_size * (data.prompt + reply) * steps
+    seconds += flops / (card.peak * card.training * s.processes)
+    memory = formulas.training_bytes(
+        shape,
+        one,
+        r=s.lora and s.lora.r,
+        again=s.activation_checkpointing,
+        processes=s.processes,
+        **held,
+    )
+    kept = checkpoints_of(run, steps)
+    job = Job(
+        run=run.id,
+        model=run.model,
+        stage="train",
+        what=run.method,
+        after=after,
+        gpus=s.processes,
+        seconds=START + seconds * steps,
+        memory=memory,
+        steps=steps,
+        tokens=tokens,
+        disk=_disk(shape, run, len(kept)),
+        fix=_fix(run, shape, one, card, held),
+        guessed=() if known else (f"rows of '{s.data}'",),
+    )
+    return job, kept
+
+
+def checkpoints_of(run: Run, steps: int) -> list[int]:
+    """Steps at which a run of so many steps keeps a checkpoint; a scorer keeps its end."""
+    if run.makes == "scorer":
+        return [steps]
+    s = run.training
+    return sorted({0, steps, *range(0, steps, s.save_every), *(s.save_at or ())} - {*range(-1, 0)})
+
+
+def _disk(shape: Shape, run: Run, n: int) -> float:
+    """Bytes of n checkpoints, and of what the last two keep until the run has ended."""
+    lora = run.training.lora
+    if lora:
+        return shape.adapters(lora.r) * 4 * (n + 2 * 2)
+    return shape.parameters * (2 * n + 2 * (4 + 8))
+
+
+def _fix(run: Run, shape: Shape, one: Texts, card: Card, held: dict) -> str:
+    """What to change in the study where a run does not fit a card; nothing where it does."""
+    s, room = run.training, card.memory * (1 - SPARE)
+
+    def needs(processes, again, r):
+        how = {"processes": processes, "again": again, "r": r}
+        return formulas.training_bytes(shape, one, **how, **held)
+
+    rank = s.lora and s.lora.r
+    if needs(s.processes, s.activation_checkpointing, rank) <= room:
+        return ""
+    if needs(s.processes, True, rank) <= room:
+        return "write activation_checkpointing: true"
+    # adapters are not sharded, and some methods train on one GPU alone
+    alone = rank or type(s).model_fields["processes"].annotation is not int
+    shared = [n for n in (2, 4, 8, 16) if s.batch_size % (s.device_batch * n) == 0]
+    for n in [] if alone else shared:
+        for again in (False, True):
+            if needs(n, again, rank) <= room:
+                more = " and activation_checkpointing: true" if again else ""
+                return f"write processes: {n}{more}"
+    if rank is None and needs(1, True, 16) <= room:
+        return "write lora: {}" + (", or take another method" if alone else "")
+    return "write device_batch_size: 1, or take a larger card"
+
+
+def _asked(study: Study, run: Run, kept: list[int]) -> int:
+    """How many checkpoints are asked for replies; step 0 is the parent's end."""
+    own = [step for step in kept if step or not run.parent]
+    if study.probing.checkpoints == "all":
+        return len(own)
+    if study.probing.checkpoints == "last":
+        return 1
+    return len({step for step in own if step in study.probing.checkpoints} | {own[-1]})
+
+
+def _replies(study: Study) -> tuple[int, float]:
+    """Replies of a checkpoint, and tokens of a prompt."""
+    if study.asks_vprism:
+        per_topic = study.probing.per_topic or study.vprism.per_topic
+        return min(PROBES, 11 * per_topic) * study.probing.samples, PROBE_TOKENS
+    probes = load_probes(study.probing)
+    return len(probes) * study.probing.samples, PROBE_TOKENS
+
+
+def _probing(study: Study, run: Run, shape: Shape, card: Card, asked: int, after) -> Job:
+    p, (replies, prompt) = study.probing, _replies(study)
+    rates = card.peak * card.writing, card.bandwidth * card.writing
+    batch = min(p.batch_size if p.engine == "transformers" else 256, replies)
+    once = formulas.writing(shape, batch, prompt, p.max_new_tokens, *rates)
+    api = study.judge.api
+    calls = round(replies * asked * (api.share if api else 0))
+    price = (api.price_in * (JUDGE_PROMPT + p.max_new_tokens) + api.price_out * 8) if api else 0
+    return Job(
+        run=run.id,
+        model=run.model,
+        stage="probe",
+        what=p.engine,
+        after=after,
+        gpus=1,
+        seconds=START * (1 + asked / 4) + asked * once * replies / batch,
+        memory=formulas.writing_bytes(shape, batch, prompt + p.max_new_tokens),
+        tokens=float(replies * asked * p.max_new_tokens),
+        calls=calls,
+        dollars=calls * price / 1e6 * (0.5 if api and api.batch else 1.0),
+    )
+
+
+def _evaluating(study: Study, run: Run, shape: Shape, card: Card, asked: int, after) -> Job:
+    """The divergence from a run's start: both read all replies, at every asked checkpoint."""
+    replies, prompt = _replies(study)
+    length = prompt + study.probing.max_new_tokens
+    flops = 2 * formulas.forward(shape, replies * length, length, replies * length)
+    return Job(
+        run=run.id,
+        model=run.model,
+        stage="evaluate",
+        what="kl",
+        after=after,
+        gpus=1,
+        seconds=START * (1 + asked / 4) + asked * flops / (card.peak * card.training),
+        memory=2 * formulas.writing_bytes(shape, 8, length),
+        tokens=float(replies * asked * length),
+    )
