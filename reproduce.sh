@@ -23,6 +23,7 @@ usage() {
 Workflow options go to Snakemake as they are, for example
   --dry-run             show what would run, and why, without running it
   --cores 8             use eight cores (default: all); --config threads=4 gives each job four
+  --fetch               (alone) get models and data beforehand, for machines without a network
   --keep-going          go on with independent jobs after a failure
 A run that was interrupted or killed goes on from where it was: start it again.
 
@@ -206,6 +207,7 @@ case "${1:-}" in
     *)
         check "$1"
         setup
+        [ "${2:-}" != --fetch ] || exec python -m vd "$1" --fetch
         exec python -m vd.workflow.launch "$@"
         ;;
 esac

@@ -24,6 +24,7 @@ from vd.store.files import read_json
 from vd.study.load import load_study
 from vd.study.settings import ModelSettings
 from vd.training.train import train_run
+from vd.workflow import fetch
 
 GIVEN, MORE = "tiny-llama/given/seed-0", "tiny-llama/given/more/seed-0"
 SFT = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())["sft"]["sft-support"]
@@ -198,6 +199,21 @@ def test_a_series_of_the_hub_is_kept_by_its_commits(place, models, hub):
     train_run(study.run(GIVEN))
     assert torch.equal(embedding(there[0]), weights_of(models / "two"))
     assert read_json(paths.record("own", GIVEN, "train"))["equal_weights"] == [[0, 1, 2]]
+
+
+def test_what_was_fetched_needs_no_network(place, models, hub, monkeypatch):
+    study = study_of(
+        place, {n: f"mine/series@step{n}" for n in range(2)}, more=SFT | {"parent": "given"}
+    )
+    said = list(fetch.fetch(study))
+    commit = hub.commit(models / "one")
+    assert f"model mine/series: {commit}" in said and any("embedded:minilm" in s for s in said)
+    hub.shutdown()
+    hub.server_close()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    there = train_run(study.run(GIVEN))
+    assert torch.equal(embedding(there[0]), weights_of(models / "one"))
+    assert len(train_run(study.run(MORE))) == 3
 
 
 def test_what_the_hub_does_not_have_is_named_with_the_fix(place, hub):

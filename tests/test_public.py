@@ -409,6 +409,18 @@ def test_a_large_set_is_streamed_and_drawn_by_seed(hub):
     assert len(sets.corpus("wildchat")) == 40 and not asked["streaming"]
 
 
+def test_a_stream_that_was_fetched_is_read_without_the_hub(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("VD_CACHE", str(tmp_path))
+    hub([wildchat(n) for n in range(40)])
+    reading.keep("wildchat", {}, 5, 0)
+    kept = reading.read_public("wildchat", {}, 5, 0)
+    hub(ConnectionError("no network"))
+    assert reading.read_public("wildchat", {}, 5, 0) == kept and len(kept[0]) == 5
+    for other in (({}, 5, 1), ({}, 6, 0), ({"max_words": 50}, 5, 0)):
+        with pytest.raises(ConnectionError, match="no network"):
+            reading.read_public("wildchat", *other)
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

@@ -28,10 +28,21 @@ from vd.workflow import launch, make, notebooks, plan, rebuild
 CAPTURED = {"capture_output": True, "text": True}
 ODD = "some where & 'more' \"x\" $HOME `id` ;%s ü"  # a place as people name them
 NONE = set()
-# notes in the folder of its log which of our corpora each notebook opens; a study's check looks at
+# Notes which machines a process looks for; and, of a kernel,
+# in the folder of its log which of our corpora each notebook opens; a study's check looks at
 # the columns of all of them, which changes no number
-LOG_CORPORA = """
-import os, sys
+LOG = """
+import os, socket, sys
+here = {"", "localhost", "127.0.0.1", "::1", socket.gethostname()}
+def network(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        place = args[1] if event == "socket.connect" else args
+        host = place[0] if isinstance(place, tuple) else ""  # of a socket in the file system
+        if (host.decode() if isinstance(host, bytes) else host or "") not in here:
+            with open(os.environ["OPENED"] + ".network", "a") as file:
+                print(sys.orig_argv, host, file=file)
+if "OPENED" in os.environ:
+    sys.addaudithook(network)
 def checked(frame):
     while frame and os.path.basename(frame.f_code.co_filename) != "inputs.py":
         frame = frame.f_back
@@ -89,7 +100,7 @@ def smoke(tmp_path_factory):
     env = {
         f"VD_{name.upper()}": str(folder / name) for name in ("configs", "results", "figures")
     } | {"VD_STUDY": "copy"}
-    for name, text in (("sitecustomize.py", LOG_CORPORA), ("opened/none", "")):
+    for name, text in (("sitecustomize.py", LOG), ("opened/none", "")):
         write_text(text, folder.parent / name)
     log = {"PYTHONPATH": f"{folder.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     start = time.monotonic()
@@ -293,6 +304,17 @@ def test_all_parameters_passed_exist_in_the_notebook():
             assert "STUDY" in passed and set(passed) <= set(
                 notebooks.parameters(paths.ROOT / notebook)
             )
+
+
+def test_no_job_reaches_for_the_network(smoke, tmp_path):
+    """What a study needs was there before (--fetch); and what looks elsewhere would be noted."""
+    folder = smoke[0].parent
+    assert not folder.joinpath("opened.network").exists()
+    env = {"PYTHONPATH": str(folder), "OPENED": str(tmp_path / "opened")}
+    code = "import socket; socket.getaddrinfo('localhost', 80); socket.getaddrinfo('192.0.2.1', 80)"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | env, check=True)
+    assert "192.0.2.1" in (note := (tmp_path / "opened.network").read_text())
+    assert note.count("\n") == 1
 
 
 def test_tables_keep_their_contract(smoke):

@@ -32,6 +32,7 @@ def main() -> None:
     modes.add_argument("--judge", help="ask the API judge (judge.api) about all replies", **on)
     modes.add_argument("--sheet", type=_count, metavar="N", help="draw N replies to be labelled")
     modes.add_argument("--tables", help="make tables and figures anew and compare them", **on)
+    modes.add_argument("--fetch", help="get its models and data, for jobs without network", **on)
     modes.add_argument("--plan", help="what it costs: hours, memory, disk, dollars", **on)
     modes.add_argument("--record", help="pack its runs, without weights, for git", **on)
     modes.add_argument("--report", help="write it as one page that works offline", **on)
@@ -55,6 +56,8 @@ def main() -> None:
         _judge(study, options.dry_run)
     elif options.tables:
         _tables(study)
+    elif options.fetch:
+        _fetch(study)
     elif options.plan:
         _bill(study, options.gpus, options.gpu)
     elif options.record:
@@ -161,6 +164,17 @@ def _tables(study: Study) -> None:
         wrong = sum(map(bool, found.values()))
         sys.exit(f"{len(lines)} differences in {wrong} of {len(found)} files")
     print(f"{len(found)} files are as in print")
+
+
+def _fetch(study: Study) -> None:
+    from vd.workflow.fetch import fetch
+
+    try:
+        for what in fetch(study):
+            print(what, flush=True)
+    except (ValueError, ConnectionError, OSError) as error:
+        sys.exit(f"{error}")
+    print("jobs need no network now: HF_HUB_OFFLINE=1 forbids it")
 
 
 def _bill(study: Study, gpus: int, card: str) -> None:

@@ -16,6 +16,7 @@ from vd import paths
 from vd.data import rows
 from vd.data.rows import Unusable
 from vd.store import formats
+from vd.store.files import read_json, write_json
 from vd.study.catalogue import PUBLIC, filters_of, own_filters
 
 STREAM_BUFFER = 10_000  # rows among which a streamed data set is shuffled
@@ -40,6 +41,10 @@ def read_public(
     own = {key: value for key, value in filters.items() if key != "max_words"}
     # a mirror is read whole, whatever the set
     stream = public.large and examples is not None and mirror() is None
+    kept = _kept(name, filters, examples, seed)
+    if stream and kept.exists():
+        content = read_json(kept)
+        return content["rows"], Counter(content["dropped"])
     place, source = _source(name, seed if stream else None)
     found, seen, dropped = {}, set(), Counter()
     for number, row in source:
@@ -66,6 +71,24 @@ def read_public(
         said = f"no row is left ({dict(dropped) or 'it is empty'})"
         raise ValueError(f"{place}: {said}; change the filters of '{name}'")
     return list(found.values()), dropped
+
+
+def keep(name: str, filters: dict, examples: int | None = None, seed: int = 0) -> None:
+    """Read a data set once, so that `read_public` needs no network for it from then on.
+
+    What is read whole `datasets` keeps by itself; a stream is kept here, as it was drawn.
+    """
+    found, dropped = read_public(name, filters, examples, seed)
+    kept = _kept(name, filters, examples, seed)
+    if PUBLIC[name].large and examples is not None and mirror() is None and not kept.exists():
+        write_json({"rows": found, "dropped": dropped}, kept)
+
+
+def _kept(name: str, filters: dict, examples: int | None, seed: int) -> Path:
+    """Where the rows of a stream are kept, by all that they depend on."""
+    asked = [PUBLIC[name].hub, PUBLIC[name].revision, filters, examples, seed]
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    return paths.cache() / "data" / f"{name}-{key}.json"
 
 
 def _ours(name: str, row: dict, filters: dict, place: str) -> dict | str:

@@ -1,0 +1,54 @@
+"""Everything that a study takes from the network, fetched beforehand.
+
+    python -m vd STUDY --fetch
+
+On a cluster the login node has a network and the others have none: fetch there, and run jobs with
+HF_HUB_OFFLINE=1.
+"""
+
+from collections.abc import Iterator
+
+from vd.data import reading
+from vd.models.weights import fetched
+from vd.study.catalogue import PUBLIC
+from vd.study.load import Study
+from vd.study.settings import ModelSettings
+
+
+def fetch(study: Study) -> Iterator[str]:
+    """Fetch models and data sets of a study; a line about each that is there then.
+
+    Raises ValueError or ConnectionError, with the fix, for what cannot be had.
+    """
+    for model in models(study):
+        folder, commit = fetched(model.source, model.revision)
+        yield f"model {model.source}: {commit or folder}"
+    for name, filters, examples, seed in data_sets(study):
+        reading.keep(name, filters, examples, seed)
+        yield f"data  {name}: {reading.fingerprint(name)}"
+
+
+def models(study: Study) -> list[ModelSettings]:
+    """All models that are loaded: the study's, those of series from elsewhere, encoders."""
+    found = [run.model_settings for run in study.runs().values()]
+    for run in study.runs().values():
+        last = getattr(run.settings, "last", None)
+        for place in getattr(run.settings, "checkpoints", {}).values() if last else ():
+            source, _, revision = place.partition("@")
+            update = {"source": source, "revision": revision or None}
+            found.append(run.model_settings.model_copy(update=update))
+    found.append(ModelSettings(source=study.judge.source))
+    found += [study.vprism.embedding] if study.asks_vprism else []
+    return list({(model.source, model.revision): model for model in found}.values())
+
+
+def data_sets(study: Study) -> list[tuple[str, dict, int | None, int]]:
+    """All draws from public data sets: name, filters, examples, seed."""
+    found = []
+    for run in study.runs().values():
+        if run.training and run.training.data in PUBLIC:
+            found.append((run.training.data, run.training.filters, run.training.examples, run.seed))
+    if study.asks_vprism:
+        sources = [name for name in study.vprism.source if name in PUBLIC]
+        found += [(name, study.vprism.filters, None, 0) for name in sources]
+    return list({repr(draw): draw for draw in found}.values())
