@@ -102,11 +102,12 @@ make_venv() { # $1: where; $2: lock, to resolve versions anew
     "$python" -m venv --clear "$1"
     choose_torch
     local lock=(--constraint environment.lock) pins
-    [ "${2:-}" != lock ] || lock=()
+    local package=.
+    [ "${2:-}" != lock ] || { lock=() package=".[capability]"; } # the lock holds what is optional as well
     pins=$(sed -n 's/^ \{6\}- \([A-Za-z0-9._-]*==[^ ]*\).*/\1/p' environment.yml)
     # shellcheck disable=SC2086 # a pin is a word
     "$1/bin/python" -m pip install --quiet --disable-pip-version-check \
-        ${lock[@]+"${lock[@]}"} --editable . $pins
+        ${lock[@]+"${lock[@]}"} --editable "$package" $pins
 }
 
 make_conda() { # $1: conda, mamba or micromamba

@@ -89,7 +89,9 @@ def snakemake(
     command = [sys.executable, "-m", "snakemake", "--snakefile", paths.NOTEBOOKS / "Snakefile"]
     command += ["--directory", directory(study), "--nolock", "--rerun-incomplete"]
     command += ["--rerun-triggers", "mtime", "--scheduler", "greedy", "--quiet", *quiet]
-    command += [*_limits(), "--cores", "all", *options]
+    # on a cluster its profile says how many jobs there may be, and not this machine
+    elsewhere = any(re.match(r"--(executor|profile|workflow-profile)|-e", o) for o in options)
+    command += [*([] if elsewhere else [*_limits(), "--cores", "all"]), *options]
     env = os.environ | {"VD_STUDY": study, "VD_LAUNCHER": str(os.getpid()), "PYTHONUTF8": "1"}
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     said = []
