@@ -71,6 +71,15 @@ class Optimisation(Settings):
         return f"{self.steps} steps" if self.steps else f"{self.epochs:g} epochs"
 
 
+class Expected(Settings):
+    """What a run has to find before its first step, so that no expensive one is another."""
+
+    rows: Count | None = None  # that are read
+    steps: Count | None = None  # of the optimiser
+    warmup: float | None = Field(None, ge=0, le=1)  # share of the steps
+    processes: Count | None = None
+
+
 class TrainingSettings(Optimisation, MethodSettings):
     """What every training method needs; a method's own `Settings` add its keys (see vd/methods)."""
 
@@ -86,6 +95,8 @@ class TrainingSettings(Optimisation, MethodSettings):
     activation_checkpointing: bool = False
     # that train the run together, each on a GPU of its own; batches and steps stay the same
     processes: Count = 1
+
+    expect: Expected | None = Field(None, exclude=True)  # it changes nothing, and may stop a run
 
     @property
     def device_batch(self) -> int:

@@ -28,7 +28,7 @@ from vd.store.progress import Timer
 from vd.store.provenance import provenance
 from vd.study.runs import Run
 from vd.study.steps import total_steps
-from vd.training import processes
+from vd.training import gates, processes
 from vd.training.checkpoints import last_whole, lighten, slim
 from vd.training.report import Report
 
@@ -136,6 +136,7 @@ def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> lis
         trainer = build(run)
         # only now: TRL leaves rows out while a trainer is built
         _count_steps(run, trainer)
+        gates.check(run, len(rows), trainer.args.max_steps)
         # of several processes one tidies up, once all have seen what was there
         with trainer.accelerator.main_process_first():
             last = last_whole(folder) if same and resumable else None
@@ -151,6 +152,7 @@ def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> lis
         # before training: a scorer is frozen at its end
         parameters = _policy(trainer).parameters()
         trainable = sum(weight.numel() for weight in parameters if weight.requires_grad)
+        gates.show_first_batch(run, trainer)
         _train(run, trainer, last)
         if processes.first():
             _finish(run, trainer, timer, last, len(rows), trainable)
