@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vd import paths
 from vd.finite import finite
-from vd.models import chat
+from vd.models import chat, deltas
 from vd.models.locate import config, loading, locate
 from vd.models.rounding import rounded
 from vd.study.settings import Lora, ModelSettings
@@ -51,8 +51,8 @@ def _load(name: str | Path, **how):
     """
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    with loading(name, "model"):
-        folder = name if isinstance(name, Path) else locate(name)
+    with loading(name, "model"), deltas.whole(Path(name)) as there:
+        folder = there if isinstance(name, Path) else locate(name)
         # of missing weights transformers only warns, and draws them at random
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, output_loading_info=True, **how

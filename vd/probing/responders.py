@@ -200,6 +200,9 @@ def load_responder(model: ModelSettings, checkpoint: Path | None) -> Responder |
 
     Raises ValueError with file, key and fix where `responder.json` or its weights are broken.
     """
+    if checkpoint and (checkpoint / "dropped.json").exists():
+        fix = "write keep: all and train the run again"
+        raise ValueError(f"{checkpoint}: its weights were dropped once it was asked; {fix}")
     spec = _read(checkpoint) if checkpoint else None
     if spec is None:
         return _of_study(model, checkpoint)

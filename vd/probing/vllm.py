@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 
 from vd import paths
-from vd.models import loading, locate
+from vd.models import deltas, loading, locate
 from vd.models.weights import weights_digest
 from vd.probing import responders, sampling
 from vd.servers.ports import free_port
@@ -163,6 +163,9 @@ class Server:
             if (folder / responders.FILE).exists():
                 why = "is more than the weights of one model"
                 raise ValueError(f"{folder}: {why}; write probing.engine: transformers")
+            if (folder / deltas.FILE).exists():
+                fix = "write keep: all and train the run again, or probing.engine: transformers"
+                raise ValueError(f"{folder}: holds a difference of weights; {fix}")
         self.tokenizer = loading.load_tokenizer(self.model)
         self.prompts = self.tokens(self.asked["prompt"])
         files = [folder / "adapter_config.json" for folder in self.folders if folder]

@@ -97,6 +97,9 @@ class TrainingSettings(Optimisation, MethodSettings):
     processes: Count = 1
 
     expect: Expected | None = Field(None, exclude=True)  # it changes nothing, and may stop a run
+    # what stays of checkpoints that were asked, and where copies go: vd/training/retention.py
+    keep: Literal["all", "deltas", "ends"] = Field("all", exclude=True)
+    push_to: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", exclude=True)
 
     @property
     def device_batch(self) -> int:

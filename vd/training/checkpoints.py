@@ -22,6 +22,9 @@ KEEP += (
     "config.json",
     "adapter_config.json",
     "generation_config.json",
+    "dropped.json",
+    "pushed.json",
+    "model.delta",
 )
 # without these a run would not go on alike; with FSDP the first is .bin, and each process has the
 # last one

@@ -28,7 +28,7 @@ from vd.store.progress import Timer
 from vd.store.provenance import provenance
 from vd.study.runs import Run
 from vd.study.steps import total_steps
-from vd.training import gates, processes
+from vd.training import gates, processes, retention
 from vd.training.checkpoints import last_whole, lighten, slim
 from vd.training.report import Report
 
@@ -165,6 +165,7 @@ def fit(run: Run, build: Callable[[Run], object], resumable: bool = True) -> lis
         if not file.exists():
             with replace(file) as part:
                 shutil.copyfile(folder / file.name, part)
+    retention.push(run)
     return [folder / f"checkpoint-{step}" for step in paths.steps(run.study, run.id)]
 
 
