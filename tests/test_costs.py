@@ -101,26 +101,30 @@ def test_a_plan_counts_what_the_study_does():
         assert all(before in jobs for before in own.after), run
 
 
-def test_what_does_not_fit_is_refused_with_the_key_to_change():
-    plan, wrong = bill.bill(load_study("paper"), H100, 8)
-    said = "\n".join(wrong)
-    assert "llama-3.1-8b: train dpo: 10 runs need" in said and "write processes: 4" in said
-    assert "API judge" in plan and "GPU-hours" in plan and "longest chain" in plan
-    assert "rows of 'results/paper/recipes/synthetic/data.jsonl': guessed" in plan
-
-
-def test_what_is_changed_as_it_says_fits(place):
-    """The first advice for DPO of the 8B models, and for one GPU."""
+def paper_with(place, processes):
+    """The study paper with DPO in so many processes."""
     content = yaml.safe_load((paths.NOTEBOOKS / "configs" / "paper.yaml").read_text())
     for entry in content["preference"].values():
-        entry |= {"processes": 4} if entry["method"] == "dpo" else {}
+        entry |= {"processes": processes} if entry["method"] == "dpo" else {}
     content["probing"]["probes"] = "results/wide/vprism.jsonl"
     (place / "configs" / "wide.yaml").write_text(yaml.safe_dump(content))
-    study = load_study("wide")
-    said = "\n".join(bill.bill(study, H100, 8)[1])
-    assert "train dpo" not in said and "train sft" in said
-    few = "\n".join(bill.bill(study, H100, 2)[1])
-    assert "runs want 4 GPUs, and there are 2; lower processes, or plan with --gpus 4" in few
+    return load_study("wide")
+
+
+def test_what_does_not_fit_is_refused_with_the_key_to_change(place):
+    plan, wrong = bill.bill(paper_with(place, 1), H100, 8)
+    said = "\n".join(wrong)
+    assert "qwen3-4b: train dpo: 10 runs need up to" in said and "write processes: 2" in said
+    assert "train sft" not in said and "train openrlhf_ppo" not in said
+    assert "API judge" in plan and "GPU-hours" in plan and "longest chain" in plan
+    assert "recipes/synthetic/data.jsonl': guessed" in plan
+    # and written so it fits
+    assert not bill.bill(paper_with(place, 2), H100, 8)[1]
+
+
+def test_more_gpus_than_there_are_is_refused(place):
+    said = "\n".join(bill.bill(paper_with(place, 2), H100, 2)[1])
+    assert "runs want 8 GPUs, and there are 2; lower processes, or plan with --gpus 8" in said
 
 
 def test_an_unknown_model_and_an_unknown_card_are_one_line(place, monkeypatch):

@@ -86,17 +86,17 @@ def _training(run: Run, shape: Shape, card: Card, after) -> tuple[Job, list[int]
         reply = s.response_length
         flops *= s.ppo_epochs
         rates = card.peak * card.writing, card.bandwidth * card.writing
-        batch = s.device_batch
+        batch = max(1, s.batch_size // s.devices)
         once = formulas.writing(shape, batch, data.prompt, reply, *rates)
-        seconds += once * s.batch_size / batch
+        seconds += once * s.batch_size / (batch * s.devices)
         tokens = s.batch_size * (data.prompt + reply) * steps
-    seconds += flops / (card.peak * card.training * s.processes)
+    seconds += flops / (card.peak * card.training * s.devices)
     memory = formulas.training_bytes(
         shape,
         one,
         r=s.lora and s.lora.r,
         again=s.activation_checkpointing,
-        processes=s.processes,
+        processes=s.devices,
         **held,
     )
     kept = checkpoints_of(run, steps)
@@ -106,7 +106,7 @@ def _training(run: Run, shape: Shape, card: Card, after) -> tuple[Job, list[int]
         stage="train",
         what=run.method,
         after=after,
-        gpus=s.processes,
+        gpus=s.devices,
         seconds=START + seconds * steps,
         memory=memory,
         steps=steps,
@@ -143,9 +143,9 @@ def _fix(run: Run, shape: Shape, one: Texts, card: Card, held: dict) -> str:
         return formulas.training_bytes(shape, one, **how, **held)
 
     rank = s.lora and s.lora.r
-    if needs(s.processes, s.activation_checkpointing, rank) <= room:
+    if needs(s.devices, s.activation_checkpointing, rank) <= room:
         return ""
-    if needs(s.processes, True, rank) <= room:
+    if needs(s.devices, True, rank) <= room:
         return "write activation_checkpointing: true"
     # adapters are not sharded, and some methods train on one GPU alone
     alone = rank or type(s).model_fields["processes"].annotation is not int

@@ -16,7 +16,7 @@ def memory_mb(run: Run | None, attempt: int = 1) -> int:
     if run is None:
         return LIBRARIES * attempt
     training = run.training
-    copies = training.processes if training else 1
+    copies = training.devices if training else 1
     bytes_each = 4 if training and training.lora is None else 2
     return round(LIBRARIES + 1.5 * bytes_each * _parameters(run) * copies / 1e6) * attempt
 

@@ -102,6 +102,11 @@ class TrainingSettings(Optimisation, MethodSettings):
     push_to: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", exclude=True)
 
     @property
+    def devices(self) -> int:
+        """GPUs that the run takes."""
+        return self.processes
+
+    @property
     def device_batch(self) -> int:
         """Examples of a forward pass of one process."""
         return self.device_batch_size or self.batch_size // self.processes

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 TITLE = "Value Drifts: Tracing Value Alignment During LLM Post-Training (arXiv 2510.26707)"
 
 
+PPO = ("ppo", "openrlhf_ppo")
+
+
 class Roles(Settings):
     """Which run plays which part; findings without their runs are left out."""
 
@@ -23,13 +26,13 @@ class Roles(Settings):
     dpo: str | None = role("run", method="dpo")
     dpo_oppose: str | None = role("run", method="dpo")  # the same with labels switched
     simpo: str | None = role("run", method="simpo")  # as dpo
-    ppo: str | None = role("run", method="ppo")  # as dpo
+    ppo: str | None = role("run", method=PPO)  # as dpo
     # as dpo, but from an SFT run that takes no side, so that a drift has room
     dpo_neutral: str | None = role("run", method="dpo")
     simpo_neutral: str | None = role("run", method="simpo")
-    ppo_neutral: str | None = role("run", method="ppo")
-    ppo_small_kl: str | None = role("run", method="ppo")
-    ppo_large_kl: str | None = role("run", method="ppo")
+    ppo_neutral: str | None = role("run", method=PPO)
+    ppo_small_kl: str | None = role("run", method=PPO)
+    ppo_large_kl: str | None = role("run", method=PPO)
     low_gap_data: str | None = role("data")
     value_gap_data: str | None = role("data")
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from vd.findings import student
 from vd.findings.finding import Finding
 from vd.findings.papers.value_drifts import FINDINGS as PAPER
+from vd.findings.papers.value_drifts import PPO
 from vd.study.roles import role
 from vd.study.types import Settings
 
@@ -34,8 +35,8 @@ class Roles(Settings):
     dpo: str | None = role("run", method="dpo")  # on pairs whose chosen reply affirms
     dpo_oppose: str | None = role("run", method="dpo")  # on pairs whose chosen reply rejects
     simpo: str | None = role("run", method="simpo")  # as dpo
-    ppo: str | None = role("run", method="ppo")  # as dpo
-    ppo_large_kl: str | None = role("run", method="ppo")  # as ppo, with a large KL weight
+    ppo: str | None = role("run", method=PPO)  # as dpo
+    ppo_large_kl: str | None = role("run", method=PPO)  # as ppo, with a large KL weight
     low_gap: str | None = role("run", method="dpo")  # on pairs of one stance
     # on pairs whose chosen reply supports the topic's proposition, be it by Yes or by No
     crossed: str | None = role("run", method="dpo")
