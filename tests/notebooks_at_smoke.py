@@ -67,7 +67,7 @@ def keep(names):
         book = at_smoke(notebook)
         NotebookClient(book, kernel_name="python3", timeout=2000).execute()
         kept = [[without_pictures(output) for output in cell.outputs] for cell in checked(book)]
-        text = json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(kept, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         (EXPECTED / f"{notebook.stem}.json").write_text(text, encoding="utf-8")
 
 
