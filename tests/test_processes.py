@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -63,3 +64,22 @@ def test_two_processes_train_as_one_does(place, method, lora):
             assert weight.dtype == same[name].dtype
             assert weight.float().allclose(same[name].float(), rtol=1e-2, atol=2e-4), name
         loading.for_inference(two.run(SFT).model_settings, folder)
+
+
+@pytest.mark.parametrize("lora", [{"r": 4, "alpha": 8}, None], ids=["adapters", "whole"])
+def test_processes_that_ended_go_on_from_their_last_checkpoint(place, monkeypatch, lora):
+    """And end where those that were never interrupted do."""
+    whole, cut = (study_of(place, name, 2, lora) for name in ("whole", "cut"))
+    monkeypatch.setenv("FSDP", "0" if lora else "1")
+    processes.start(whole.run(SFT), ON_CPU)
+    monkeypatch.setenv("DIE_AT", "3")
+    with pytest.raises(RuntimeError, match=f"{SFT}: RuntimeError: the power went; what its 2"):
+        processes.start(cut.run(SFT), ON_CPU)
+    assert not paths.record("cut", SFT, "train").exists()
+    monkeypatch.delenv("DIE_AT")
+    folders = processes.start(cut.run(SFT), ON_CPU)
+    assert read_json(paths.record("cut", SFT, "train"))["resumed_from_step"] == 2
+    tables = [pd.read_csv(paths.metrics(name, SFT)) for name in ("whole", "cut")]
+    assert tables[1]["loss"].tolist() == pytest.approx(tables[0]["loss"].tolist(), rel=1e-4)
+    end, same = weights(folders[-1]), weights(paths.last_checkpoint("whole", SFT))
+    assert all(torch.equal(end[name], same[name]) for name in end)

@@ -84,7 +84,7 @@ def _training(run: Run, shape: Shape, card: Card, after) -> tuple[Job, list[int]
     seconds, tokens = 0.0, texts * (data.prompt + data.reply) * steps
     if getattr(method, "WRITES", False):
         reply = s.response_length
-        flops *= s.ppo_epochs
+        flops *= getattr(s, "ppo_epochs", getattr(s, "iterations", 1))
         rates = card.peak * card.writing, card.bandwidth * card.writing
         batch = max(1, s.batch_size // s.devices)
         once = formulas.writing(shape, batch, data.prompt, reply, *rates)
