@@ -16,6 +16,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from vd import paths
+from vd.data import fetch
 from vd.models import loading
 from vd.models.locate import locate
 from vd.probing import responders
@@ -24,7 +25,6 @@ from vd.store.files import read_json
 from vd.study.load import load_study
 from vd.study.settings import ModelSettings
 from vd.training.train import train_run
-from vd.workflow import fetch
 
 GIVEN, MORE = "tiny-llama/given/seed-0", "tiny-llama/given/more/seed-0"
 SFT = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())["sft"]["sft-support"]

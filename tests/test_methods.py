@@ -25,6 +25,7 @@ from vd.store import files
 from vd.study.file import StudyError
 from vd.study.load import load_study
 from vd.training import reply_logits, trainer
+from vd.training.reference import check_reference
 from vd.training.train import train_run
 
 # what a run goes on from
@@ -147,11 +148,11 @@ def test_reference_is_the_sft_checkpoint(place, lora):
     start = trainer.start_of(run)
     built = dpo.build(run)
     reference = built.model if lora else built.ref_model
-    trainer.check_reference(reference, start)
+    check_reference(reference, start)
     file = next(start.glob("*.safetensors"))
     save_file({name: w + 0.01 for name, w in load_file(file).items()}, file)
     with pytest.raises(RuntimeError, match="not the SFT checkpoint"):
-        trainer.check_reference(reference, start)
+        check_reference(reference, start)
 
 
 def test_simpo_loss_equals_the_equation(place):

@@ -19,6 +19,7 @@ from vd.models import loading
 from vd.store import files
 from vd.study.load import load_study
 from vd.training import scorers, trainer
+from vd.training.reference import check_reference
 from vd.training.train import train_run
 
 SFT_RUN, RUN = "tiny-llama/sft-support/seed-0", "tiny-llama/sft-support/ppo/seed-0"
@@ -184,12 +185,12 @@ def test_value_model_starts_from_the_reward_model_and_reference_is_the_sft_check
         and not any(".ref." in n for n in trained)
     )
     start = trainer.start_of(study.run(RUN))
-    trainer.check_reference(built.policy_model, start)
+    check_reference(built.policy_model, start)
     file = next(start.glob("*.safetensors"))
     kept = load_file(file)
     save_file({name: w + 0.01 for name, w in kept.items()}, file)
     with pytest.raises(RuntimeError, match="not the SFT checkpoint"):
-        trainer.check_reference(built.policy_model, start)
+        check_reference(built.policy_model, start)
     save_file(kept, file, metadata={"format": "pt"})
 
 

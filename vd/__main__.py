@@ -167,7 +167,7 @@ def _tables(study: Study) -> None:
 
 
 def _fetch(study: Study) -> None:
-    from vd.workflow.fetch import fetch
+    from vd.data.fetch import fetch
 
     try:
         for what in fetch(study):

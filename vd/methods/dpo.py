@@ -41,6 +41,7 @@ def build(run: Run):
     from trl import DPOConfig, DPOTrainer
 
     from vd.training import reply_logits, trainer
+    from vd.training.reference import check_reference
 
     class Trainer(DPOTrainer):
         def _compute_loss(self, model, inputs, return_outputs):
@@ -77,5 +78,5 @@ def build(run: Run):
     )
     # without a parent's checkpoint the reference is the model as it came
     if start:
-        trainer.check_reference(dpo.model if reference is None else dpo.ref_model, start)
+        check_reference(dpo.model if reference is None else dpo.ref_model, start)
     return dpo

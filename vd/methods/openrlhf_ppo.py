@@ -179,7 +179,10 @@ class _OpenRLHF:
         self._write_prompts(steps * run.settings.batch_size)
         words = shlex.split(os.environ.get("VD_OPENRLHF") or "python -m openrlhf.cli.train_ppo_ray")
         env = {name: value for name, value in os.environ.items() if name not in OUTSIDE}
-        with serving(run, self.processing_class) as rewards, open(log, "w") as told:
+        with (
+            serving(run, self.processing_class) as rewards,
+            open(log, "w", encoding="utf-8") as told,
+        ):
             for name, value in flags(run, steps, self.place, rewards.url).items():
                 words += _words(name, value)
             try:

@@ -70,6 +70,7 @@ def build(run: Run):
     from trl.experimental.ppo import PPOConfig
 
     from vd.training import scorers, trainer
+    from vd.training.reference import check_reference
 
     s, start = run.settings, trainer.start_of(run)
     tokenizer = loading.load_tokenizer(run.model_settings)
@@ -118,7 +119,7 @@ def build(run: Run):
         processing_class=tokenizer,
     )
     if start:
-        trainer.check_reference(policy if s.lora else ppo.ref_model, start)
+        check_reference(policy if s.lora else ppo.ref_model, start)
     # the check draws rollouts; random numbers go on after it as if it had not
     with torch.random.fork_rng():
         ppo.details = {"first_ratio": first_ratio(ppo)}

@@ -1,11 +1,10 @@
 """Replies from a vLLM server (https://docs.vllm.ai): many times faster on a GPU.
 
-vLLM wants other versions of our libraries, so it lives in an environment of its own, and VD_VLLM
-names its program (default: vllm). A run has one server, and all its checkpoints go through it:
-adapters are known to it from the start, whole weights are read into it one after the other. What is
-asked are token ids, so the two sides cannot disagree about a template; a request has a seed of its
-own, and with VLLM_BATCH_INVARIANT its reply depends on no other. Other random numbers than ours are
-drawn, hence other replies: a study has one engine, and records say which.
+A run has one server (vd/servers/vllm.py), and all its checkpoints go through it: adapters are known
+to it from the start, whole weights are read into it one after the other. What is asked are token
+ids, so the two sides cannot disagree about a template, and a request has a seed of its own. Other
+random numbers than ours are drawn, hence other replies: a study has one engine, and records say
+which.
 
 Servers have served old weights under a new name. So before a checkpoint is asked, the
 log-probabilities of some prompts' tokens are compared with those that transformers gives it, and
@@ -13,15 +12,8 @@ with those of the checkpoints before: what differs too much, or does not differ 
 job.
 """
 
-import asyncio
 import hashlib
 import json
-import os
-import shlex
-import subprocess
-import time
-import urllib.error
-import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,18 +26,14 @@ from vd import paths
 from vd.models import deltas, loading, locate
 from vd.models.weights import weights_digest
 from vd.probing import responders, sampling
-from vd.servers.ports import free_port
+from vd.servers.vllm import VLLM
 from vd.store.files import read_json
-from vd.store.parents import POLL
 from vd.study.runs import Run
 from vd.study.settings import ModelSettings, Probing
 
 GUARDS = 8  # prompts whose tokens are compared
 TOLERANCE = 0.05  # nats a token, on average: bfloat16 rounds differently in other kernels
-IN_FLIGHT = 256  # requests at a time
-PATIENCE = 1800  # seconds until a server has to answer: it reads weights and compiles
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
-OUTSIDE = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")  # of our environment, and not of vLLM's
 
 
 class ServedWeightsError(RuntimeError):
@@ -61,7 +49,8 @@ def serving(run: Run, probing: Probing, asked: pd.DataFrame, folders: list[Path 
     try:
         yield server
     finally:
-        server.stop()
+        if server.process:
+            server.process.stop()
 
 
 @dataclass
@@ -77,7 +66,9 @@ class Served:
         prompts = self.server.tokens(rows["prompt"])
         seeds = [_seed(seed, row.prompt_id, row.sample) for row in rows.itertuples()]
         sampling.check_room(self.server.context, [*map(len, prompts)], rows, probing)
-        tokens = asyncio.run(self.server.complete(self.name, prompts, seeds, report))
+        how = {"max_tokens": probing.max_new_tokens, "temperature": probing.temperature}
+        how |= {"top_p": 1.0, "stop_token_ids": self.server.stops}
+        tokens = self.server.process.complete(self.name, prompts, seeds, report, **how)
         replies = sampling.read(self.server.tokenizer, tokens, self.server.stops)
         return rows.join(replies)[sampling.OF_REPLY]
 
@@ -91,20 +82,24 @@ class Server:
     asked: pd.DataFrame
     folders: list[Path | None]
     place: Path  # where it says what it does: vllm.log
-    process: subprocess.Popen | None = None
-    version: str = "vllm"  # with its number once it has started
+    process: VLLM | None = None  # once a checkpoint was loaded
     code: ClassVar[str] = "vd.probing.vllm.Server"  # on which replies depend
     known: dict = field(default_factory=dict)  # what transformers says, by folder
     seen: dict = field(default_factory=dict)  # what the server said, by folder
+
+    @property
+    def version(self) -> str:
+        """The engine's name, with its number once it has started."""
+        return self.process.version if self.process else "vllm"
 
     def load(self, folder: Path | None) -> Served:
         """What answers for a checkpoint, after the guard."""
         if self.process is None:
             self._prepare()
-            self._start()
+            self.process = VLLM(self._words(), self.place / "vllm.log")
         if folder and not self.adapters:
-            self._post("/collective_rpc", _reload(folder))
-            self._post("/reset_prefix_cache")
+            self.process.post("/collective_rpc", _reload(folder))
+            self.process.post("/reset_prefix_cache")
         name = f"step-{_step(folder)}" if folder and self.adapters else "base"
         self._guard(folder, name)
         return Served(self, name)
@@ -114,46 +109,6 @@ class Server:
         texts = sampling.as_read(self.tokenizer, prompts)
         # the template writes the start token itself
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-
-    async def complete(self, name: str, prompts, seeds, report=None) -> list[list[int]]:
-        """Tokens of one reply to each prompt."""
-        import openai
-
-        done, room = 0, asyncio.Semaphore(IN_FLIGHT)
-        client = openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", timeout=PATIENCE)
-        limits = {"max_tokens": self.probing.max_new_tokens, "top_p": 1.0}
-        extra = {"stop_token_ids": self.stops, "return_token_ids": True}
-
-        async def one(prompt: list[int], seed: int) -> list[int]:
-            nonlocal done
-            how = limits | {"temperature": self.probing.temperature, "seed": seed}
-            async with room:
-                said = await client.completions.create(
-                    model=name, prompt=prompt, **how, extra_body=extra
-                )
-            done += 1
-            if report:
-                report(done)
-            ids = (said.choices[0].model_extra or {}).get("token_ids")
-            if ids is None:
-                raise RuntimeError(
-                    f"{self.url}: replies without token ids; take vLLM 0.11 or newer"
-                )
-            return ids
-
-        async with client:
-            asking = zip(prompts, seeds, strict=True)
-            return await asyncio.gather(*(one(prompt, seed) for prompt, seed in asking))
-
-    def stop(self) -> None:
-        """End the server."""
-        if self.process:
-            self.process.terminate()
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
 
     def _prepare(self) -> None:
         """What the server is to be told, and what transformers says of each checkpoint."""
@@ -181,34 +136,14 @@ class Server:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # which the server cannot use otherwise
 
-    def _start(self) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        command = [*shlex.split(os.environ.get("VD_VLLM") or "vllm"), *self._words(port)]
-        env = {name: value for name, value in os.environ.items() if name not in OUTSIDE}
-        # the second opens /collective_rpc, to this machine alone
-        env |= {"VLLM_BATCH_INVARIANT": "1", "VLLM_SERVER_DEV_MODE": "1", "DO_NOT_TRACK": "1"}
-        self.place.mkdir(parents=True, exist_ok=True)
-        with open(self.place / "vllm.log", "w", encoding="utf-8") as log:
-            try:
-                self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-            except OSError as error:
-                fix = "install vLLM in an environment of its own and let VD_VLLM name its program"
-                raise RuntimeError(f"{command[0]}: {error.strerror}; {fix}") from None
-        until = time.monotonic() + PATIENCE
-        while not self._healthy():
-            if self.process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"vLLM does not serve; it says why in {self.place / 'vllm.log'}")
-            time.sleep(POLL)
-        self.version = f"vllm {json.loads(self._get('/version'))['version']}"
-
-    def _words(self, port: int) -> list[str]:
+    def _words(self) -> list[str]:
+        """What the server is started with."""
         first = next(filter(None, self.folders), None)
         whole = first if first and not self.adapters else None
         source = locate.locate(self.model.source)
         longest = max(map(len, self.prompts)) + self.probing.max_new_tokens
-        words = ["serve", str(whole or source), "--tokenizer", source, "--dtype", self.model.dtype]
-        words += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "base"]
+        words = [str(whole or source), "--tokenizer", source, "--dtype", self.model.dtype]
+        words += ["--served-model-name", "base"]
         words += ["--tensor-parallel-size", "1", "--seed", "0", "--max-model-len", str(longest)]
         words += ["--generation-config", "vllm"]  # of a model's own defaults none counts
         if self.model.revision:
@@ -232,7 +167,7 @@ class Server:
         body = {"model": name, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
         found = []
         for prompt in self.prompts[:GUARDS]:
-            said = json.loads(self._post("/v1/completions", body | {"prompt": prompt}))
+            said = json.loads(self.process.post("/v1/completions", body | {"prompt": prompt}))
             at = said["choices"][0]["prompt_logprobs"][1:]
             pairs = zip(at, prompt[1:], strict=True)
             found += [ranked[str(token)]["logprob"] for ranked, token in pairs]
@@ -246,27 +181,6 @@ class Server:
                 said = "vLLM gives exactly the numbers of"
                 raise ServedWeightsError(f"{what}: {said} {other}; it serves old weights")
         self.seen[folder] = found
-
-    def _healthy(self) -> bool:
-        try:
-            self._get("/health")
-        except OSError:  # urllib's errors are some
-            return False
-        return True
-
-    def _get(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=60) as said:
-            return said.read()
-
-    def _post(self, path: str, body: dict | None = None) -> bytes:
-        data, kind = json.dumps(body or {}).encode(), {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}{path}", data, kind)
-        try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as said:
-                return said.read()
-        except urllib.error.HTTPError as error:
-            why = error.read().decode(errors="replace")[:300]
-            raise RuntimeError(f"{path}: vLLM answers {error.code}: {why}") from None
 
 
 def _reload(folder: Path) -> dict:

@@ -42,6 +42,7 @@ class OnlineSettings(RolloutSettings):
 def build(run: Run, trainer_class, config_class, **own):
     """A trainer of TRL for a run, before its first step, its reference checked."""
     from vd.training import trainer
+    from vd.training.reference import check_reference
 
     s, start = run.settings, trainer.start_of(run)
     tokenizer = loading.load_tokenizer(run.model_settings)
@@ -71,7 +72,7 @@ def build(run: Run, trainer_class, config_class, **own):
         )
     if start and s.beta:
         of_policy = made.ref_model is None
-        trainer.check_reference(made.model if of_policy else made.ref_model, start)
+        check_reference(made.model if of_policy else made.ref_model, start)
     return made
 
 

@@ -22,7 +22,7 @@ from vd.study.settings import RecipeSettings
 from vd.workflow.notebooks import code_cells
 
 SERVERS = ("vd.servers", "vd.judging.api")
-ENGINE = "vd.probing.vllm"
+ENGINES = ("vd.probing.vllm", "vd.servers.vllm")
 FIGURES = ("vd.figures",)
 PREVIEW = ("vd.probing.preview",)  # replies that a notebook shows after training, and keeps nowhere
 DRAWN = ("06_figures", "07_tables", "08_findings")  # a new colour makes these anew and no others
@@ -286,7 +286,7 @@ def _without(study: Study, notebook: str) -> frozenset[str]:
     else:
         server = study.judge.api
     without = {*(() if server else SERVERS), *(() if notebook in DRAWN else FIGURES)}
-    without |= set() if study.probing.engine == "vllm" else {ENGINE}
+    without |= set() if study.probing.engine == "vllm" else set(ENGINES)
     return frozenset(without | set(PREVIEW if notebook in TRAINING else ()))
 
 
