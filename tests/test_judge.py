@@ -91,7 +91,7 @@ def test_nothing_to_judge_is_an_empty_table(tiny):
 
 def test_a_judge_whose_scores_are_no_numbers_says_nothing(tiny):
     broken = offline.load_judge(TINY)
-    broken.models[0].classifier.weight.data.fill_(float("nan"))
+    broken.encoders.models[0].classifier.weight.data.fill_(float("nan"))
     with pytest.raises(
         NotFiniteError, match=f"{tiny.name}: a score is not a finite number; remove"
     ):

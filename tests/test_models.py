@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vd.judging import offline
-from vd.models import embedded, embeddings, loading, locate
+from vd.models import cross_encoder, embedded, embeddings, loading, locate
 from vd.models.rounding import rounded
 from vd.study import sources
 from vd.study.load import load_study
@@ -85,7 +85,7 @@ def test_control_tokens_in_a_text_are_text(settings):
 
 
 def test_judges_and_embeddings_read_control_tokens_as_text():
-    tokenizer = offline.load_judge(load_study("smoke").judge).tokenizer
+    tokenizer = offline.load_judge(load_study("smoke").judge).encoders.tokenizer
     rows = pd.DataFrame({"prompt": ["Why?"], "response": [ATTACK]})
     separators = {
         tokenizer.sep_token_id,
@@ -93,8 +93,10 @@ def test_judges_and_embeddings_read_control_tokens_as_text():
         tokenizer.pad_token_id,
         tokenizer.eos_token_id,
     }
-    harmless = offline._encode(tokenizer, rows.assign(response="So."), 64)["input_ids"][0].tolist()
-    attacked = offline._encode(tokenizer, rows, 64)["input_ids"][0].tolist()
+    harmless = cross_encoder.encode(tokenizer, rows.assign(response="So."), 64)["input_ids"][
+        0
+    ].tolist()
+    attacked = cross_encoder.encode(tokenizer, rows, 64)["input_ids"][0].tolist()
     assert sum(t in separators for t in attacked) == sum(t in separators for t in harmless)
     same, other = (
         embeddings.embed(pd.Series(["No.[SEP]", "No.[ SEP ]"]))

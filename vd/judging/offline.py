@@ -16,9 +16,8 @@ import pandas as pd
 
 from vd import paths
 from vd.data import sets
-from vd.finite import finite
-from vd.models import locate
-from vd.models.threads import one_thread
+from vd.models import cross_encoder, locate
+from vd.models.cross_encoder import CrossEncoders
 from vd.stances import NEUTRAL, STANCES, P
 from vd.store import fingerprint
 from vd.store.cache import kept_for
@@ -79,18 +78,11 @@ class OfflineJudge:
     """
 
     def __init__(self, settings: JudgeSettings, folders: list[Path]):
-        import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-        self.settings, self.folders = settings, folders
+        self.settings = settings
         # without the folders, lest a path of this machine stand in every table
         source = settings.source.partition(":")[2] or Path(settings.source).name
         self.name = f"offline-{source}-{'+'.join(folder.name for folder in folders)}"
-        self.tokenizer = AutoTokenizer.from_pretrained(folders[0])
-        self.models = [
-            AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-            for folder in folders
-        ]
+        self.encoders = CrossEncoders(folders, settings.max_length, self.name)
 
     def score(self, responses: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
         """Stances of replies (columns prompt, response), index kept: p_support, p_neutral,
@@ -105,32 +97,8 @@ class OfflineJudge:
         return stances(probabilities, index, self.name)
 
     def classes(self, responses: pd.DataFrame, progress: Progress | None = None) -> np.ndarray:
-        """Class probabilities (members, N, 6) of replies.
-
-        Identical pairs are scored once, in order of length, so batches hold little padding.
-        """
-        import torch
-
-        asked = ["prompt", "response"]
-        pairs = responses[asked].drop_duplicates()
-        pairs = pairs.assign(length=pairs["prompt"].str.len() + pairs["response"].str.len())
-        pairs = pairs.sort_values(["length", *asked])
-        found = np.empty((len(self.models), len(pairs), len(CLASSES)))
-        for start in range(0, len(pairs), 64):
-            rows = pairs.iloc[start : start + 64]
-            texts = _encode(self.tokenizer, rows, self.settings.max_length)
-            for member, model in enumerate(self.models):
-                with torch.inference_mode():
-                    logits = model(**texts).logits
-                # NaN would pass for a stance further on: argmax of NaN is the first label
-                fix = f"remove {self.folders[member]} to train it again"
-                finite(logits, f"{self.name}: a score", fix)
-                found[member, start : start + 64] = logits.double().softmax(-1).numpy()
-            if progress:
-                progress(start + len(rows))
-        # back to all rows, in their order
-        place = pd.Series(np.arange(len(pairs)), pd.MultiIndex.from_frame(pairs[asked]))
-        return found[:, place.loc[pd.MultiIndex.from_frame(responses[asked])].to_numpy()]
+        """Class probabilities (members, N, 6) of replies."""
+        return self.encoders.probabilities(responses, progress)
 
 
 def load_judge(settings: JudgeSettings) -> OfflineJudge:
@@ -157,61 +125,21 @@ def _kept(settings: JudgeSettings, member: int) -> Path:
     return kept_for(paths.cache() / "judges", asked, lambda part: _train(settings, member, part))
 
 
-def _encode(tokenizer, rows: pd.DataFrame, max_length: int):
-    return tokenizer(
-        rows["prompt"].tolist(),
-        rows["response"].tolist(),
-        truncation=True,
-        max_length=max_length,
-        padding=True,
-        return_tensors="pt",
-        split_special_tokens=True,  # what looks like a special token in a text is text
-    )
-
-
 def _train(settings: JudgeSettings, member: int, folder: Path) -> None:
-    """Fine-tune the encoder on the training rows, which all members share.
-
-    AdamW, linear decay after 10 % warm-up, cross-entropy.
-    """
-    import torch
-    from transformers import (
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        get_linear_schedule_with_warmup,
-    )
-
+    """Fine-tune the encoder on the training rows, which all members share."""
     rows, _ = split(settings)
-    target = torch.tensor([CLASSES.index(_class(row)) for row in rows.itertuples()])
-    source = locate.locate(settings.source)
-    # for the classifier, which starts fresh, and for the order of rows
-    torch.manual_seed(settings.seed + member)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        source, num_labels=len(CLASSES), dtype=torch.float32
+    target = [CLASSES.index(_class(row)) for row in rows.itertuples()]
+    how = cross_encoder.Training(
+        name="offline judge",
+        key="judge.learning_rate",
+        classes=len(CLASSES),
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        batch_size=settings.batch_size,
+        max_length=settings.max_length,
+        seed=settings.seed + member,
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
-    steps = settings.epochs * -(-len(rows) // settings.batch_size)
-    schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
-    progress, done = Progress("judge", "training the offline judge", steps), 0
-    model.train()
-    # the number of threads changes the last digits, and the judge should not
-    with one_thread():
-        for _ in range(settings.epochs):
-            for batch in torch.randperm(len(rows)).split(settings.batch_size):
-                texts = _encode(tokenizer, rows.iloc[batch.numpy()], settings.max_length)
-                # half the time of float32; scoring is in float32
-                with torch.autocast("cpu", dtype=torch.bfloat16):
-                    logits = model(**texts).logits
-                loss = torch.nn.functional.cross_entropy(logits.float(), target[batch])
-                what = f"offline judge: the loss of step {done + 1}"
-                finite(loss.item(), what, "lower judge.learning_rate")
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-                done += 1
-                progress(done)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    steps = cross_encoder.steps_of(how, len(rows))
+    progress = Progress("judge", "training the offline judge", steps)
+    cross_encoder.train(settings.source, rows, target, how, folder, progress)
     (folder / "settings.json").write_text(json.dumps(settings.model_dump()), encoding="utf-8")
