@@ -11,7 +11,7 @@ import pytest
 import yaml
 from test_workflow import unwanted
 
-from vd import paths
+from vd import paths, plugins
 
 METHOD = '''"""Identity preference optimisation (Azar et al. 2023, arXiv 2310.12036)."""
 
@@ -199,7 +199,7 @@ BROKEN = {
     f'READS = "books"\nMAKES = "policy"\n{PAIRS}': (
         "vd/methods/mine.py: READS is 'books'; write one of texts, pairs, steps, prompts, None"
     ),
-    "CURVES = ()": "no method 'mine'; write one of dpo, given, ppo, reward_model, sft, simpo",
+    "CURVES = ()": f"no method 'mine'; write one of {', '.join(plugins.names('methods'))}",
 }
 
 

@@ -74,9 +74,8 @@ def test_methods_are_the_files_that_hold_settings_and_train(place, method):
     said = error_of(place, put(f"{DPO}.method", method))
     assert f"{DPO}.method: " in said
     if isinstance(method, str):
-        assert (
-            f"no method '{method}'; write one of dpo, given, ppo, reward_model, sft, simpo" in said
-        )
+        known = ", ".join(plugins.names("methods"))
+        assert f"no method '{method}'; write one of {known}" in said
         there = (paths.ROOT / "vd" / "methods" / f"{method}.py").exists()
         assert ("or add vd/methods" in said) == (method.isidentifier() and not there)
     assert "is not a method of this section" not in said

@@ -14,6 +14,8 @@ from pathlib import Path
 # Before any import of these libraries, which read the variables once, when they are imported.
 for _name, _value in {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    # with it the hub is asked even where all files are local
+    "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",  # forked workers after threads warn otherwise

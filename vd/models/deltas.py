@@ -10,10 +10,6 @@ import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-
 from vd.store.files import replace
 
 FILE = "model.delta"  # beside config.json, in place of the weights
@@ -25,6 +21,8 @@ def pack(folder: Path, base: Path) -> None:
 
     ValueError where the two do not hold the same weights in the same dtypes.
     """
+    from safetensors.torch import save_file
+
     own, theirs = _weights(folder), _weights(base)
     kinds = [{n: (w.shape, w.dtype) for n, w in weights.items()} for weights in (own, theirs)]
     if kinds[0] != kinds[1]:
@@ -53,6 +51,10 @@ def whole(folder: Path):
 
 def restore(folder: Path, there: Path) -> None:
     """Write the weights that a difference stands for, and their configuration, to a folder."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
     with safe_open(folder / FILE, "pt") as file:
         about = json.loads(file.metadata()["weights"])
         theirs = _weights(folder.parent / file.metadata()["base"])
@@ -71,7 +73,9 @@ def restore(folder: Path, there: Path) -> None:
         (there / file.name).write_bytes(file.read_bytes())
 
 
-def _squeezed(own: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+def _squeezed(own, theirs):
+    import torch
+
     bits = _bytes(own) ^ _bytes(theirs)
     planes = bits.reshape(-1, own.element_size()).T.contiguous()
     return torch.frombuffer(
@@ -79,9 +83,13 @@ def _squeezed(own: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _bytes(weight: torch.Tensor) -> torch.Tensor:
+def _bytes(weight):
+    import torch
+
     return weight.contiguous().flatten().view(torch.uint8)
 
 
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
+def _weights(folder: Path) -> dict:
+    from safetensors.torch import load_file
+
     return {n: w for file in sorted(folder.glob(ENDING)) for n, w in load_file(file).items()}
