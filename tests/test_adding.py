@@ -11,7 +11,8 @@ import pytest
 import yaml
 from test_workflow import unwanted
 
-from vd import paths, plugins
+from vd import paths
+from vd.study.methods import methods
 
 METHOD = '''"""Identity preference optimisation (Azar et al. 2023, arXiv 2310.12036)."""
 
@@ -199,7 +200,7 @@ BROKEN = {
     f'READS = "books"\nMAKES = "policy"\n{PAIRS}': (
         "vd/methods/mine.py: READS is 'books'; write one of texts, pairs, steps, prompts, None"
     ),
-    "CURVES = ()": f"no method 'mine'; write one of {', '.join(plugins.names('methods'))}",
+    "CURVES = ()": f"no method 'mine'; write one of {', '.join(methods())}",
 }
 
 

@@ -13,6 +13,7 @@ from vd.data import sets
 from vd.judging import offline
 from vd.study import roles
 from vd.study.load import load_study
+from vd.study.methods import methods
 from vd.study.roles import role
 from vd.study.settings import JudgeSettings
 from vd.study.types import Settings
@@ -74,7 +75,7 @@ def test_methods_are_the_files_that_hold_settings_and_train(place, method):
     said = error_of(place, put(f"{DPO}.method", method))
     assert f"{DPO}.method: " in said
     if isinstance(method, str):
-        known = ", ".join(plugins.names("methods"))
+        known = ", ".join(methods())
         assert f"no method '{method}'; write one of {known}" in said
         there = (paths.ROOT / "vd" / "methods" / f"{method}.py").exists()
         assert ("or add vd/methods" in said) == (method.isidentifier() and not there)
