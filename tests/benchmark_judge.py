@@ -12,11 +12,11 @@ import tempfile
 import time
 
 import pandas as pd
-from vd.servers.ports import free_port
 
 from vd import paths
 from vd.judging import api
 from vd.servers.database import Cache
+from vd.servers.ports import free_port
 from vd.store import files
 from vd.store.provenance import provenance
 from vd.study.servers import ApiJudgeSettings

@@ -12,10 +12,10 @@ from urllib.parse import unquote
 
 import pytest
 from browser import errors, open_browser
-from vd.servers.ports import free_port
 from test_explorer import judged, keep
 
 from vd import paths
+from vd.servers.ports import free_port
 from vd.study.load import load_study
 
 TOKEN, WAIT = "a-token-of-this-test", 90

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from small import smoke_with
 
 from vd import paths
 from vd.methods import grpo, rloo
@@ -23,21 +24,8 @@ MODULES = {"grpo": grpo, "rloo": rloo}
 
 
 def study_of(place, method, lora, **keys):
-    content = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
-    plain = content["preference"]["ppo-support"]
-    kept = (
-        "parent",
-        "data",
-        "examples",
-        "scorer",
-        "max_length",
-        "response_length",
-        "learning_rate",
-    )
-    own = {key: plain[key] for key in kept if key in plain} | {"method": method}
-    own |= {"steps": 3, "save_every": 2, "batch_size": 8, "device_batch_size": 4} | keys
-    content |= {"preference": {"online": own}, "recipes": {}, "ablations": {}, "findings": {}}
-    content["evaluations"] = {}
+    sizes = {"steps": 3, "save_every": 2, "batch_size": 8, "device_batch_size": 4}
+    content = smoke_with("online", method, **sizes | keys)
     for section in ("sft", "scorers", "preference"):
         for entry in content[section].values():
             entry |= {"lora": lora} if entry.get("method") != "given" else {}

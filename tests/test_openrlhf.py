@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from small import smoke_with
 
 from vd import paths
 from vd.models import loading
@@ -23,22 +24,8 @@ RUN = "tiny-llama/sft-support/wide/seed-0"
 
 
 def study_of(place, **keys):
-    content = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
-    plain = content["preference"]["ppo-support"]
-    kept = (
-        "parent",
-        "data",
-        "examples",
-        "scorer",
-        "max_length",
-        "response_length",
-        "learning_rate",
-    )
-    wide = {key: plain[key] for key in kept if key in plain}
-    wide |= {"method": "openrlhf_ppo", "steps": 5, "save_every": 2, "batch_size": 8}
-    wide |= {"gpus": 4, "device_batch_size": 2, "missing_eos_penalty": 1.0} | keys
-    content |= {"preference": {"wide": wide}, "recipes": {}, "ablations": {}, "findings": {}}
-    content["evaluations"] = {}
+    sizes = {"steps": 5, "save_every": 2, "batch_size": 8, "device_batch_size": 2, "gpus": 4}
+    content = smoke_with("wide", "openrlhf_ppo", **sizes | {"missing_eos_penalty": 1.0} | keys)
     content["models"]["tiny-llama"]["dtype"] = "bfloat16"
     content["probing"] |= {"per_topic": 1, "samples": 1}
     for section in ("sft", "scorers"):

@@ -10,12 +10,12 @@ import urllib.request
 
 import pandas as pd
 import pytest
-from vd.servers.ports import free_port
 
 from vd import paths
 from vd.judging import api
 from vd.models import locate
 from vd.servers.database import Cache
+from vd.servers.ports import free_port
 from vd.study.servers import ApiJudgeSettings
 
 

@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from threading import Thread
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 import yaml
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from small import JsonHandler
 
 from vd import paths
 from vd.models import deltas, loading
@@ -126,7 +127,7 @@ class Hub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
 
-class Answer(BaseHTTPRequestHandler):
+class Answer(JsonHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         place = re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/(\w+)/([\w.-]+)", self.path)
@@ -150,17 +151,6 @@ class Answer(BaseHTTPRequestHandler):
                     self.server.files[place[1], place[3]][line["value"]["path"]] = content
             about = {"commitUrl": f"{self.server.url}/{place[1]}/commit/0", "commitOid": "f" * 40}
             self.answer(about | {"pullRequestUrl": None})
-
-    def answer(self, content, status=200):
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Models behind a server as a series: asked like any other, known by their replies alone."""
 
-import pandas as pd
 import pytest
 import yaml
 

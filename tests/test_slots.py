@@ -40,7 +40,7 @@ def test_jobs_side_by_side_have_different_gpus_and_wait_for_free_ones(machine):
     jobs = [taking(n) for n in (1, 4, 2, 1)]
     given = [job.stdout.readline().strip().split(",") for job in jobs]
     assert [len(own) for own in given] == [1, 4, 2, 1]
-    assert sorted(sum(given, [])) == [str(i) for i in range(8)]
+    assert sorted(gpu for own in given for gpu in own) == [str(i) for i in range(8)]
     late = taking(2, 0)
     time.sleep(3)
     assert late.poll() is None  # all are taken

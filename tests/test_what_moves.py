@@ -143,11 +143,21 @@ def right(truth, seeds, wanted, **how) -> pd.Series:
     return pd.Series({key: found[key].eq(verdict).mean() for key, verdict in wanted.items()})
 
 
-KEYS = (
-    "sft_early data_set_profile sft_above_low_gap value_gaps gap_above_low_gap dpo_above_simpo "
-    "simpo_above_ppo amplifies kl_anchors lean_moves lean_moves_base share_by_data "
-    "share_by_algorithm"
-).split()
+KEYS = [
+    "sft_early",
+    "data_set_profile",
+    "sft_above_low_gap",
+    "value_gaps",
+    "gap_above_low_gap",
+    "dpo_above_simpo",
+    "simpo_above_ppo",
+    "amplifies",
+    "kl_anchors",
+    "lean_moves",
+    "lean_moves_base",
+    "share_by_data",
+    "share_by_algorithm",
+]
 WANTED = {
     "true": dict.fromkeys(KEYS, "holds"),
     "false": {key: "does not hold" for key in KEYS if key != "sft_early"},

@@ -8,12 +8,13 @@ import argparse
 import json
 import os
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
 
 import torch
 from peft import PeftModel
+from small import JsonHandler
 from transformers import AutoModelForCausalLM, set_seed
 
 WORDS = ["--tokenizer", "--dtype", "--host", "--served-model-name", "--generation-config"]
@@ -93,12 +94,7 @@ def complete(body):
     return said | ({"token_ids": tokens} if body.get("return_token_ids") else {})
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
+class Handler(JsonHandler):
     def do_GET(self):
         self.answer({"/health": {}, "/version": {"version": "0.27.1"}}[self.path])
 
@@ -116,14 +112,6 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer({})
             else:
                 self.answer({"error": self.path}, 404)
-
-    def answer(self, content, status=200):
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def checkpoints_of(run: Run, steps: int) -> list[int]:
     if run.makes == "scorer":
         return [steps]
     s = run.training
-    return sorted({0, steps, *range(0, steps, s.save_every), *(s.save_at or ())} - {*range(-1, 0)})
+    return sorted({0, steps, *range(0, steps, s.save_every), *(s.save_at or ())})
 
 
 def _disk(shape: Shape, run: Run, n: int) -> float:

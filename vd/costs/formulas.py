@@ -78,8 +78,7 @@ def writing(
     shape: Shape, batch: int, prompt: float, reply: float, peak: float, bandwidth: float
 ) -> float:
     """Seconds that a batch of replies of `reply` tokens takes on a device, at its limits."""
-    cache = 2 * 2 * shape.layers * shape.kv_heads * shape.head_size  # bytes of a token
-    read = 2 * shape.parameters + batch * cache * (prompt + reply / 2)
+    read = 2 * shape.parameters + batch * shape.cache * (prompt + reply / 2)
     flops = forward(shape, batch, prompt + reply / 2, batch)
     first = forward(shape, batch * prompt, prompt, batch) / peak
     return first + reply * max(read / bandwidth, flops / peak)
@@ -87,5 +86,4 @@ def writing(
 
 def writing_bytes(shape: Shape, batch: int, length: float) -> float:
     """Bytes on a device that writes a batch of texts of that length."""
-    cache = 2 * 2 * shape.layers * shape.kv_heads * shape.head_size
-    return 2 * shape.parameters + batch * (length * cache + shape.vocabulary * LOGIT_BYTES)
+    return 2 * shape.parameters + batch * (length * shape.cache + shape.vocabulary * LOGIT_BYTES)

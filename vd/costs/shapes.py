@@ -37,6 +37,11 @@ class Shape:
         """All weights; norms and biases, a thousandth, are left out."""
         return self.in_layers + self.output * (1 if self.tied else 2)
 
+    @property
+    def cache(self) -> int:
+        """Bytes of a token's keys and values, in 2 bytes each."""
+        return 2 * 2 * self.layers * self.kv_heads * self.head_size
+
     def adapters(self, r: int) -> int:
         """Weights of adapters of rank r on all linear layers but the output: r (in + out) each."""
         wide = self.head_size * self.heads

@@ -32,11 +32,8 @@ def models(study: Study) -> list[ModelSettings]:
     """All models that are loaded: the study's, those of series from elsewhere, encoders."""
     found = [run.model_settings for run in study.runs().values()]
     for run in study.runs().values():
-        last = getattr(run.settings, "last", None)
-        for place in getattr(run.settings, "checkpoints", {}).values() if last else ():
-            source, _, revision = place.partition("@")
-            update = {"source": source, "revision": revision or None}
-            found.append(run.model_settings.model_copy(update=update))
+        series = getattr(run.settings, "models", None)
+        found += series(run.model_settings).values() if series else []
     found.append(ModelSettings(source=study.judge.source))
     found += [study.vprism.embedding] if study.asks_vprism else []
     return list({(model.source, model.revision): model for model in found}.values())

@@ -41,8 +41,7 @@ def read_public(
     own = {key: value for key, value in filters.items() if key != "max_words"}
     # a mirror is read whole, whatever the set
     stream = public.large and examples is not None and mirror() is None
-    kept = _kept(name, filters, examples, seed)
-    if stream and kept.exists():
+    if stream and (kept := _kept(name, filters, examples, seed)).exists():
         content = read_json(kept)
         return content["rows"], Counter(content["dropped"])
     place, source = _source(name, seed if stream else None)

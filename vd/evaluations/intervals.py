@@ -5,6 +5,8 @@ from scipy.special import ndtr, stdtrit
 
 from vd.study.settings import Bootstrap
 
+MEASURED = ["metric", "value", "lo", "hi", "n"]  # columns of what an evaluation gives
+
 
 def counts(n: int, bootstrap: Bootstrap) -> np.ndarray:
     """How often each of n units is drawn in each resample, (B, n); the same for all metrics."""

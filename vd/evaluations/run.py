@@ -16,6 +16,7 @@ which method made the checkpoint.
 import pandas as pd
 
 from vd import paths, plugins
+from vd.evaluations.intervals import MEASURED
 from vd.finite import NotFiniteError
 from vd.probing.responders import load_responder
 from vd.store import files
@@ -25,7 +26,6 @@ from vd.study.runs import Run
 from vd.study.settings import EvaluationSettings
 
 ROOM = "evaluations.metrics"
-MEASURED = ["metric", "value", "lo", "hi", "n"]
 COLUMNS = ["run", "step", "evaluation", *MEASURED]
 
 

@@ -43,10 +43,18 @@ class Settings(MethodSettings):
 
     checkpoints: dict[Step, Place] = Field(min_length=1)  # step: folder, or name@revision
 
+    def models(self, model: ModelSettings) -> dict[int, ModelSettings]:
+        """The model at each step, in their order; `model` is the study's."""
+        found = {}
+        for step, place in sorted(self.checkpoints.items()):
+            source, _, revision = place.partition("@")
+            update = {"source": source, "revision": revision or None}
+            found[step] = model.model_copy(update=update)
+        return found
+
     def last(self, model: ModelSettings) -> ModelSettings:
         """The model at the last step, from which runs may go on."""
-        source, _, revision = self.checkpoints[max(self.checkpoints)].partition("@")
-        return model.model_copy(update={"source": source, "revision": revision or None})
+        return self.models(model)[max(self.checkpoints)]
 
 
 def train(run: Run) -> list[Path]:
@@ -54,35 +62,47 @@ def train(run: Run) -> list[Path]:
 
     The record has the SHA-256 of each checkpoint's weights, and names steps with equal ones.
     """
-    timer, folder = Timer(), paths.checkpoints(run.study, run.id)
-    weights, commits, about = {}, {}, {}
+    timer, weights, commits, about = Timer(), {}, {}, {}
     # all are found before anything is written: one wrong name leaves no half series
-    for step, place in sorted(run.settings.checkpoints.items()):
-        source, _, revision = place.partition("@")
-        there, commit = fetched(source, revision or None)
+    for step, model in run.settings.models(run.model_settings).items():
+        there, commit = fetched(model.source, model.revision)
         weights[step], commits[step] = weights_digest(there), commit
         # the commit first: a tag may move, and what is probed must be what was hashed
-        said = commit or revision or None
-        about[step] = {"kind": "elsewhere", "source": source, "revision": said}
+        said = commit or model.revision
+        about[step] = {"kind": "elsewhere", "source": model.source, "revision": said}
+    return write_series(run, timer, about, weights, commits)
+
+
+def write_series(
+    run: Run,
+    timer: Timer,
+    about: dict[int, dict],
+    weights: dict[int, str],
+    revisions: dict[int, str | None],
+) -> list[Path]:
+    """Say in the folder of every checkpoint who answers for it (see vd/probing/responders.py), and
+    write the run's record; returns the folders.
+    """
+    folder = paths.checkpoints(run.study, run.id)
     asked = Fingerprint(
         **fingerprint.values(run=run), data={str(step): digest for step, digest in weights.items()}
     )
-    # steps that are no longer of the series must go, and replies of weights that were replaced
+    # steps that are no longer of the series must go, and replies of what was replaced
     if asked.changes(folder / MADE):
         shutil.rmtree(folder, ignore_errors=True)
-    for step, where in about.items():
-        write_json(where, paths.checkpoint(run.study, run.id, step) / "responder.json")
+    for step, who in about.items():
+        write_json(who, paths.checkpoint(run.study, run.id, step) / "responder.json")
     asked.write(folder / MADE)
     content = {
         "run": run.model_dump(),
-        "checkpoints": sorted(weights),
+        "checkpoints": sorted(about),
         "weights": weights,
         "equal_weights": equal_weights(weights),
-        "revisions": commits,
+        "revisions": revisions,
         "wall_seconds": {"train": timer.seconds},
         "tokens_seen": None,  # known to those who trained it
         "details": {},
         **provenance(),
     }
     write_json(content, paths.record(run.study, run.id, "train"))
-    return [paths.checkpoint(run.study, run.id, step) for step in sorted(weights)]
+    return [paths.checkpoint(run.study, run.id, step) for step in sorted(about)]

@@ -26,8 +26,8 @@ import numpy as np
 from pydantic import Field, PositiveFloat
 
 from vd import paths
-from vd.data import sets
 from vd.models import loading
+from vd.store.parents import outside
 from vd.study.runs import Run
 from vd.study.settings import RolloutSettings
 from vd.study.types import Count
@@ -36,9 +36,7 @@ READS = "pairs"
 MAKES = "policy"
 CURVES = ("reward", "kl")
 FROZEN, TRAINED, WRITES = 2, 2, True
-OUTSIDE = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")  # of our environment, and not of OpenRLHF's
 STATUS = re.compile(r"Global step (\d+): (\{.*\})")  # what it logs after every update
-SCHEDULES = {"constant_with_warmup": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}
 
 
 class Settings(RolloutSettings):
@@ -72,12 +70,12 @@ def build(run: Run):
     """What `trainer.fit` takes for a trainer of TRL."""
     from accelerate import PartialState
 
-    from vd.training import trainer
+    from vd.training import rollouts, trainer
 
     tokenizer = loading.load_tokenizer(run.model_settings)
-    start = trainer.start_of(run)
-    policy = loading.for_training(run.model_settings, None, start, run.seed)
-    return _OpenRLHF(run, policy, tokenizer, _prompts(run, tokenizer), PartialState())
+    prompts = rollouts.prompts(run, tokenizer).map(lambda row: _as_read(tokenizer, row))
+    policy = loading.for_training(run.model_settings, None, trainer.start_of(run), run.seed)
+    return _OpenRLHF(run, policy, tokenizer, prompts, PartialState())
 
 
 def flags(run: Run, steps: int, place: Path, reward: str) -> dict[str, object]:
@@ -90,7 +88,7 @@ def flags(run: Run, steps: int, place: Path, reward: str) -> dict[str, object]:
             f"{part}.adam.lr": rate,
             f"{part}.adam.betas": "0.9 0.999",  # as TRL's
             f"{part}.adam.weight_decay": s.weight_decay,
-            f"{part}.lr_scheduler": SCHEDULES[s.schedule],
+            f"{part}.lr_scheduler": s.schedule,
             f"{part}.lr_warmup_ratio": s.warmup_steps / steps,
         }
     return found | {
@@ -135,18 +133,10 @@ def flags(run: Run, steps: int, place: Path, reward: str) -> dict[str, object]:
     }
 
 
-def _prompts(run: Run, tokenizer):
-    """The pairs' prompts as a model reads them, without those that leave a rollout no room."""
-    from vd.training import trainer
-
-    s, pairs = run.settings, sets.preferences(run.settings, run.seed)
-    ids = [trainer.encode(tokenizer, row["prompt"], row["chosen"])[0] for row in pairs]
-    texts = [
-        tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
-        for row in pairs
-    ]
-    prompts = pairs.add_column("input", texts).add_column("length", [*map(len, ids)])
-    return prompts.filter(lambda row: row["length"] <= s.max_length - s.response_length)
+def _as_read(tokenizer, row: dict) -> dict:
+    """A prompt in the template."""
+    how = {"tokenize": False, "add_generation_prompt": True}
+    return {"input": tokenizer.apply_chat_template(row["prompt"], **how)}
 
 
 class _OpenRLHF:
@@ -178,7 +168,6 @@ class _OpenRLHF:
         self.processing_class.save_pretrained(self.place / "start")
         self._write_prompts(steps * run.settings.batch_size)
         words = shlex.split(os.environ.get("VD_OPENRLHF") or "python -m openrlhf.cli.train_ppo_ray")
-        env = {name: value for name, value in os.environ.items() if name not in OUTSIDE}
         with (
             serving(run, self.processing_class) as rewards,
             open(log, "w", encoding="utf-8") as told,
@@ -186,7 +175,7 @@ class _OpenRLHF:
             for name, value in flags(run, steps, self.place, rewards.url).items():
                 words += _words(name, value)
             try:
-                done = subprocess.run(words, env=env, stdout=told, stderr=told, check=False)
+                done = subprocess.run(words, env=outside(), stdout=told, stderr=told, check=False)
             except OSError as error:
                 fix = "install OpenRLHF in an environment of its own and set VD_OPENRLHF"
                 raise RuntimeError(f"{words[0]}: {error.strerror}; {fix}") from None

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from pydantic import Field, PositiveFloat
 
-from vd.data import sets
 from vd.models import loading
 from vd.study.runs import Run
 from vd.study.settings import RolloutSettings
@@ -131,13 +130,9 @@ def _prompts(run: Run, tokenizer):
 
     Those that leave no room for a rollout within `max_length` are left out.
     """
-    from vd.training import trainer
+    from vd.training import rollouts
 
-    s, pairs = run.settings, sets.preferences(run.settings, run.seed)
-    # encode wants a reply too; the prompt's tokens are the same with either
-    queries = [trainer.encode(tokenizer, row["prompt"], row["chosen"])[0] for row in pairs]
-    prompts = pairs.add_column("input_ids", queries).select_columns(["input_ids"])
-    prompts = prompts.filter(lambda row: len(row["input_ids"]) <= s.max_length - s.response_length)
+    s, prompts = run.settings, rollouts.prompts(run, tokenizer).select_columns(["input_ids"])
     # TRL drops a batch that is not full, and without any would look for one for ever
     if len(prompts) < s.batch_size:
         raise ValueError(

@@ -18,20 +18,13 @@ are out of reach, so nothing is known but replies: no odds of Yes against No, no
 no run can go on from here.
 """
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vd import paths
-from vd.methods.given import Step
-from vd.store import fingerprint
-from vd.store.cache import MADE
-from vd.store.files import write_json
-from vd.store.fingerprint import Fingerprint
+from vd.methods.given import Step, write_series
 from vd.store.progress import Timer
-from vd.store.provenance import provenance
 from vd.study.runs import Run
 from vd.study.settings import MethodSettings, WriterSettings
 from vd.study.types import WORDS
@@ -55,30 +48,12 @@ class Settings(MethodSettings):
 
 
 def train(run: Run) -> list[Path]:
-    """Say in every checkpoint's folder who answers for it."""
-    timer, folder = Timer(), paths.checkpoints(run.study, run.id)
-    asked = Fingerprint(**fingerprint.values(run=run))
-    # steps that are no longer of the series must go, and replies of other models
-    if asked.changes(folder / MADE):
-        shutil.rmtree(folder, ignore_errors=True)
-    server = run.settings.server
+    """Say in every checkpoint's folder who answers for it; nobody has seen its weights."""
+    s = run.settings
     # all keys, also those that a dump leaves out because they change no answer
-    keys = {name: getattr(server, name) for name in Server.model_fields}
-    for step, model in run.settings.checkpoints.items():
-        about = {"kind": "server", "server": keys | {"model": model}, "study": run.study}
-        write_json(about, paths.checkpoint(run.study, run.id, step) / "responder.json")
-    asked.write(folder / MADE)
-    steps = sorted(run.settings.checkpoints)
-    content = {
-        "run": run.model_dump(),
-        "checkpoints": steps,
-        "weights": {},  # nobody has seen them
-        "equal_weights": [],
-        "revisions": {step: run.settings.checkpoints[step] for step in steps},
-        "wall_seconds": {"train": timer.seconds},
-        "tokens_seen": None,
-        "details": {},
-        **provenance(),
+    keys = {name: getattr(s.server, name) for name in Server.model_fields}
+    about = {
+        step: {"kind": "server", "server": keys | {"model": model}, "study": run.study}
+        for step, model in s.checkpoints.items()
     }
-    write_json(content, paths.record(run.study, run.id, "train"))
-    return [paths.checkpoint(run.study, run.id, step) for step in steps]
+    return write_series(run, Timer(), about, weights={}, revisions=s.checkpoints)

@@ -9,6 +9,7 @@ from pathlib import Path
 from vd.models.locate import loading, locate
 from vd.store.fingerprint import digest, file_digest
 
+DROPPED = "dropped.json"  # in place of weights that went once they were asked
 # the second for models of old; a Trainer writes training_args.bin beside them, which is no weights
 WEIGHTS = ("*.safetensors", "*_model*.bin")
 

@@ -13,7 +13,7 @@ import pandas as pd
 from vd import paths
 from vd.probing import sampling
 from vd.servers.database import Cache, request_key
-from vd.servers.kept import ask_missing
+from vd.servers.kept import ask_missing, message
 from vd.study.settings import WriterSettings
 
 ASKED = "reply"  # what answers are kept as
@@ -33,28 +33,20 @@ class Behind:
         A request that the server will not answer, and one that it withholds, is an empty reply.
         """
         rows = sampling.asked_for(asked, probing.samples)
-        requests = {}
+        keys, requests = [], {}
         for row in rows.itertuples():
-            body = self._request(row.prompt, probing, seed + row.sample)
+            how = probing.temperature, probing.max_new_tokens, seed + row.sample
+            body = message(self.settings, row.prompt, *how)
             # servers that know no seed are asked the same several times, for several answers
-            requests[f"{request_key(self.settings.base_url, body)}/{row.sample}"] = body
+            keys.append(f"{request_key(self.settings.base_url, body)}/{row.sample}")
+            requests[keys[-1]] = body
         with Cache(paths.cache() / "replies.sqlite") as cache:
             answers = ask_missing(requests, self.settings, cache, self.study, prompt=ASKED)
-        replies = pd.DataFrame([_reply(answers[key]) for key in requests])
+        # by all keys: two prompts may be alike, and are then one request
+        replies = pd.DataFrame([_reply(answers[key]) for key in keys])
         if report:
             report(len(rows))
         return rows.join(replies)[sampling.OF_REPLY]
-
-    def _request(self, prompt: str, probing, seed: int) -> dict:
-        own = self.settings.temperature
-        request = {
-            "model": self.settings.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": probing.temperature if own is None else own,
-            "top_p": self.settings.top_p,
-            "max_tokens": probing.max_new_tokens,
-        }
-        return request | ({"seed": seed} if self.settings.sends_seed else {})
 
 
 def _reply(answer: dict) -> dict:

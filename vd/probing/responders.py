@@ -43,6 +43,7 @@ import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from vd.models import loading
+from vd.models.weights import DROPPED
 from vd.probing.behind import Behind
 from vd.probing.sampling import ask
 from vd.probing.scores import next_scores
@@ -200,7 +201,7 @@ def load_responder(model: ModelSettings, checkpoint: Path | None) -> Responder |
 
     Raises ValueError with file, key and fix where `responder.json` or its weights are broken.
     """
-    if checkpoint and (checkpoint / "dropped.json").exists():
+    if checkpoint and (checkpoint / DROPPED).exists():
         fix = "write keep: all and train the run again"
         raise ValueError(f"{checkpoint}: its weights were dropped once it was asked; {fix}")
     spec = _read(checkpoint) if checkpoint else None

@@ -20,7 +20,7 @@ from vd.finite import NotFiniteError
 from vd.models import locate
 from vd.probing.responders import load_responder
 from vd.servers.database import Cache, request_key
-from vd.servers.kept import ask_missing
+from vd.servers.kept import ask_missing, message
 from vd.store import files, fingerprint
 from vd.store.fingerprint import Fingerprint
 from vd.store.progress import Progress
@@ -194,7 +194,8 @@ class ServerWriter:
 
     def ask(self, asked: pd.DataFrame) -> pd.DataFrame:
         """See `Writer`. Raises ServerError, BudgetError and CacheError of vd.servers."""
-        requests = [self._request(prompt) for prompt in asked["prompt"]]
+        how = self.asked_with.temperature, self.asked_with.max_new_tokens, self.asked_with.seed
+        requests = [message(self.settings, prompt, *how) for prompt in asked["prompt"]]
         keys = [request_key(self.settings.base_url, request) for request in requests]
         # Two prompts may be alike: they are one request, and get one answer.
         wanted = dict(zip(keys, requests, strict=True))
@@ -203,18 +204,6 @@ class ServerWriter:
             how = self.settings, cache, self.study, progress
             answers = ask_missing(wanted, *how, prompt=self.version)
         return pd.DataFrame([_reply(answers[key]) for key in keys], index=asked.index)
-
-    def _request(self, prompt: str) -> dict:
-        """The body of a request: one message of the user, since not every chat template knows a
-        system role."""
-        request = {
-            "model": self.settings.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": self.temperature,
-            "top_p": self.settings.top_p,
-            "max_tokens": self.asked_with.max_new_tokens,
-        }
-        return request | ({"seed": self.asked_with.seed} if self.settings.sends_seed else {})
 
 
 def _reply(answer: dict) -> dict:

@@ -7,6 +7,24 @@ from vd.servers.budget import Spending
 from vd.servers.database import Cache
 from vd.store.progress import Progress
 from vd.study.servers import ServerSettings
+from vd.study.settings import WriterSettings
+
+
+def message(
+    settings: WriterSettings, prompt: str, temperature: float, max_tokens: int, seed: int
+) -> dict:
+    """The body of a request for one reply: one message of the user, since not every chat template
+    knows a system role. A temperature of the server's own has precedence.
+    """
+    own = settings.temperature
+    request = {
+        "model": settings.model,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": temperature if own is None else own,
+        "top_p": settings.top_p,
+        "max_tokens": max_tokens,
+    }
+    return request | ({"seed": seed} if settings.sends_seed else {})
 
 
 def ask_missing(

@@ -17,11 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vd.servers.ports import free_port
-from vd.store.parents import POLL
+from vd.store.parents import POLL, outside
 
 PATIENCE = 1800  # seconds until a server has to answer: it reads weights and compiles
 IN_FLIGHT = 256  # requests at a time
-OUTSIDE = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")  # of our environment, and not of vLLM's
 
 
 class VLLM:
@@ -36,8 +35,11 @@ class VLLM:
         self.url = f"http://127.0.0.1:{port}"
         command = [*shlex.split(os.environ.get("VD_VLLM") or "vllm"), "serve", *words]
         command += ["--host", "127.0.0.1", "--port", str(port)]
-        env = {name: value for name, value in os.environ.items() if name not in OUTSIDE}
-        env |= {"VLLM_BATCH_INVARIANT": "1", "VLLM_SERVER_DEV_MODE": "1", "DO_NOT_TRACK": "1"}
+        env = outside() | {
+            "VLLM_BATCH_INVARIANT": "1",
+            "VLLM_SERVER_DEV_MODE": "1",
+            "DO_NOT_TRACK": "1",
+        }
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "w", encoding="utf-8") as told:
             try:

@@ -1,4 +1,6 @@
-"""Processes that end with the one that started them, however that happens."""
+"""Processes that are started here: they end with the one that started them, however that happens,
+and may live in another environment.
+"""
 
 import os
 import threading
@@ -10,6 +12,7 @@ import psutil
 
 PATIENCE = 5.0  # seconds to wait until killed processes are gone
 POLL = 0.3  # seconds between two looks
+OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")  # which lead to this environment's packages
 
 
 def end_with(parent: int) -> None:
@@ -26,6 +29,11 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def outside() -> dict[str, str]:
+    """Variables for a program that lives in a Python environment of its own."""
+    return {name: value for name, value in os.environ.items() if name not in OURS}
 
 
 def kill(processes: Sequence[psutil.Process]) -> None:

@@ -9,8 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerState
 
+from vd.models import deltas
 from vd.models.rounding import rounded
+from vd.models.weights import DROPPED
 from vd.store.files import replace
+from vd.training.retention import PUSHED
 
 # what a checkpoint is to the rest of the study, and the replies that it has given
 KEEP = ("*.safetensors", "*.safetensors.index.json")
@@ -22,9 +25,9 @@ KEEP += (
     "config.json",
     "adapter_config.json",
     "generation_config.json",
-    "dropped.json",
-    "pushed.json",
-    "model.delta",
+    DROPPED,
+    PUSHED,
+    deltas.FILE,
 )
 # without these a run would not go on alike; with FSDP the first is .bin, and each process has the
 # last one

@@ -11,7 +11,6 @@ import io
 
 from pydantic import Field, PositiveFloat, field_validator
 
-from vd.data import sets
 from vd.models import loading
 from vd.study.runs import Run
 from vd.study.settings import RolloutSettings
@@ -41,13 +40,13 @@ class OnlineSettings(RolloutSettings):
 
 def build(run: Run, trainer_class, config_class, **own):
     """A trainer of TRL for a run, before its first step, its reference checked."""
-    from vd.training import trainer
+    from vd.training import rollouts, trainer
     from vd.training.reference import check_reference
 
     s, start = run.settings, trainer.start_of(run)
     tokenizer = loading.load_tokenizer(run.model_settings)
     tokenizer.padding_side = "left"
-    prompts = _prompts(run, tokenizer)
+    prompts = rollouts.prompts(run, tokenizer).select_columns(["prompt"])
     served = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": s.vllm_server}
     arguments = trainer.arguments(run, len(prompts)) | {
         "num_generations": s.generations,
@@ -78,9 +77,9 @@ def build(run: Run, trainer_class, config_class, **own):
 
 def reward(run: Run, tokenizer):
     """The function that TRL asks for the rewards of what was written."""
-    from vd.training import scorers, trainer
+    from vd.training import rollouts, scorers, trainer
 
-    model, penalty = None, run.settings.missing_eos_penalty or 0.0
+    model = None
 
     def score(prompts, completions, completion_ids, **kwargs) -> list[float]:
         nonlocal model
@@ -88,23 +87,6 @@ def reward(run: Run, tokenizer):
             model = scorers.load(run.study, run.scorer, tokenizer)
         told = [{"role": "assistant", "content": "."}]  # the prompt's ids are the same with any
         asked = [trainer.encode(tokenizer, prompt, told)[0] for prompt in prompts]
-        found = scorers.scores(model, tokenizer, asked, completion_ids)
-        ends = [ids[-1:] == [tokenizer.eos_token_id] for ids in completion_ids]
-        return [
-            value - penalty * (not end) for value, end in zip(found.tolist(), ends, strict=True)
-        ]
+        return rollouts.rewards(run, model, tokenizer, asked, completion_ids)
 
     return score
-
-
-def _prompts(run: Run, tokenizer):
-    """The pairs' prompts, without those that leave a rollout no room within `max_length`."""
-    from vd.training.trainer import encode
-
-    s, pairs = run.settings, sets.preferences(run.settings, run.seed)
-    room = s.max_length - s.response_length
-    return (
-        pairs.select_columns(["prompt", "chosen"])
-        .filter(lambda row: len(encode(tokenizer, row["prompt"], row["chosen"])[0]) <= room)
-        .select_columns(["prompt"])
-    )

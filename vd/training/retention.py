@@ -12,11 +12,10 @@ from pathlib import Path
 
 from vd import paths
 from vd.models import deltas
-from vd.models.weights import weights_digest
+from vd.models.weights import DROPPED, weights_digest
 from vd.store.files import read_json, write_json
 from vd.study.runs import Run
 
-DROPPED = "dropped.json"  # in place of weights
 PUSHED = "pushed.json"
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from vd.study.runs import Run
-from vd.training import scorers
+from vd.training import rollouts, scorers
 
 
 class Rewards(ThreadingHTTPServer):
@@ -61,13 +61,12 @@ def serving(run: Run, tokenizer):
 def scoring(run: Run, tokenizer):
     """A function from texts of prompt and reply to (reward, tokens) of each."""
     model = scorers.load(run.study, run.scorer, tokenizer)
-    penalty, end = run.settings.missing_eos_penalty or 0.0, tokenizer.eos_token_id
 
     def score(texts: list[str]) -> list[tuple[float, int]]:
         # the template has written all special tokens
         ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        found = scorers.scores(model, tokenizer, [row[:1] for row in ids], [row[1:] for row in ids])
-        both = zip(found.tolist(), ids, strict=True)
-        return [(value - penalty * (row[-1] != end), len(row)) for value, row in both]
+        halves = [row[:1] for row in ids], [row[1:] for row in ids]  # a score reads both as one
+        given = rollouts.rewards(run, model, tokenizer, *halves)
+        return [(reward, len(row)) for reward, row in zip(given, ids, strict=True)]
 
     return score

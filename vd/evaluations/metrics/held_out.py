@@ -40,7 +40,7 @@ def evaluate(responder, replies, settings: Settings, study, run) -> pd.DataFrame
         powers = {key: np.exp(mean[key]) for key in ("value", "lo", "hi")}
         found += [mean, mean | powers | {"metric": f"perplexity on {name}"}]
     # named, since a study may train on no SFT set
-    return pd.DataFrame(found, columns=["metric", "value", "lo", "hi", "n"])
+    return pd.DataFrame(found, columns=intervals.MEASURED)
 
 
 def negative_log_likelihoods(responder, texts: list[tokens.Tokens], batch_size: int) -> np.ndarray:

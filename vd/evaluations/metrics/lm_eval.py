@@ -19,11 +19,11 @@ import pandas as pd
 from pydantic import Field
 
 from vd import paths
+from vd.evaluations.intervals import MEASURED
 from vd.study.settings import EvaluationSettings
 from vd.study.types import Count, Names
 
 OURS = paths.ROOT / "vd" / "evaluations" / "tasks"
-MEASURED = ["metric", "value", "lo", "hi", "n"]
 
 
 class Settings(EvaluationSettings):
