@@ -62,7 +62,7 @@ def test_smoke_runs_on_a_cluster_and_a_job_that_is_requeued_is_finished(place, t
 
 
 def test_what_jobs_ask_for_grows_with_their_model_and_with_each_try():
-    paper, smoke = (load_study(name).runs() for name in ("paper", "smoke"))
+    paper, smoke = (load_study(name).runs() for name in ("paper-8b", "smoke"))
     large = paper["llama-3.1-8b/sft-alpaca/seed-0"]
     small = smoke["tiny-llama/sft-support/seed-0"]
     assert requests.memory_mb(large) > 48_000 > 7_000 > requests.memory_mb(small)
