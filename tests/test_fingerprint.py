@@ -59,7 +59,7 @@ CHANGES_NO_NUMBER = {
         "every: float = 10.0",
         "every: float = 3.0",
     ),
-    "a comment": ("methods/dpo.py", "import copy", "# why\nimport copy"),
+    "a comment": ("methods/dpo.py", "from pathlib", "# why\nfrom pathlib"),
     "a docstring": ("methods/dpo.py", "Keys of a DPO run", "What a DPO run takes"),
     "another function in the same file": (
         "data/sets.py",
@@ -103,7 +103,7 @@ def jobs_touched(study, change):
 
 
 def test_a_loss_trains_the_runs_of_its_method_again_and_no_others(code):
-    edit = ("methods/dpo.py", 'loss_type=["sigmoid"]', 'loss_type=["ipo"]')
+    edit = ("training/pairs.py", 'loss_type=["sigmoid"]', 'loss_type=["ipo"]')
     found = jobs_touched(load_study("smoke"), lambda: code(*edit))
     runs = load_study("smoke").runs().values()
     assert found == {("02_preference", run.id) for run in runs if run.method == "dpo"}

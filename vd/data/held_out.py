@@ -32,18 +32,41 @@ def held_out(study: Study, name: str, rows: int, seed: int = 0) -> pd.DataFrame:
     empty where runs take all rows. The draw depends on the study alone, so all its checkpoints are
     measured on the same rows.
     """
-    # all that any run learns from, and how many rows of this set the runs may take together
-    taken, asked = set(), 0
-    for (_, run_seed), settings in _trained(study).items():
-        taken |= {mark for marks in _marks(sets.draw_rows(settings, run_seed)) for mark in marks}
-        if settings.data == name:
-            # large sets are streamed: as many rows as runs could take, and ours beyond them
-            # None takes the whole set, and stays once a run asks for it
-            asked = None if None in (asked, settings.examples) else asked + settings.examples
-    table = sets.corpus(
-        name, sft_sets(study)[name].filters, None if asked is None else asked + rows, seed
-    )
-    table = table[table["completion"].notna()]
+    table = _read(study, name, sft_sets(study)[name].filters, rows, seed)
+    return _drawn(study, table[table["completion"].notna()], rows, seed)
+
+
+def pairs(study: Study, name: str, rows: int, seed: int = 0) -> pd.DataFrame:
+    """At most `rows` pairs of any data set of pairs, drawn by `seed`, of which no run trains on
+    either reply; as `held_out`, but ValueError where none is left.
+    """
+    used = [own for own in _trained(study).values() if own.data == name]
+    table = _read(study, name, used[0].filters if used else {}, rows, seed)
+    if lacking := [side for side in ("prompt", "chosen", "rejected") if side not in table]:
+        raise ValueError(f"data set '{name}': no {lacking[0]}; name a data set of pairs")
+    found = _drawn(study, table, rows, seed)
+    if found.empty:
+        fix = "name another data set, or write `examples` to leave some"
+        raise ValueError(f"data set '{name}': runs train on all of its pairs; {fix}")
+    return found
+
+
+def _read(study: Study, name: str, filters: dict, rows: int, seed: int) -> pd.DataFrame:
+    """A data set, or of a large one as many rows as runs could take, and `rows` beyond them."""
+    asked = [own.examples for own in _trained(study).values() if own.data == name]
+    # None takes the whole set, and stays once a run asks for it
+    most = None if None in asked else sum(asked) + rows
+    return sets.corpus(name, filters, most, seed)
+
+
+def _drawn(study: Study, table: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
+    """At most `rows` of a table that no run learns from."""
+    taken = {
+        mark
+        for (_, run_seed), settings in _trained(study).items()
+        for marks in _marks(sets.draw_rows(settings, run_seed))
+        for mark in marks
+    }
     free = np.array([not taken.intersection(marks) for marks in _marks(table)], dtype=bool)
     table = table[free]
     # permuted whole and then cut: fewer rows are the first of more

@@ -147,12 +147,16 @@ def preferences(settings: PreferenceSettings, seed: int):
     `swap_labels` exchanges chosen and rejected, which turns support-aligned pairs into oppose-
     aligned ones. `aligned_with: proposition` exchanges them where a question denies its topic's
     proposition (polarity -1): then Yes and No are chosen alike, and only a position can be learnt.
+    `swap_share` exchanges them for a share of the pairs, as people would who want the opposite.
     """
     table = draw_rows(settings, seed, *COLUMNS["pairs"])
     # After the draw: both directions then learn from the same pairs.
     swap = np.full(len(table), settings.swap_labels)
     if settings.aligned_with == "proposition":
         swap ^= _polarity(table, settings.data).eq(-1).to_numpy()
+    # drawn apart from the rows, so that mixes of any share are of the same pairs
+    others = np.random.default_rng([seed, 1]).permutation(len(table))
+    swap[others[: round(settings.swap_share * len(table))]] ^= True
     exchanged = table.rename(columns={"chosen": "rejected", "rejected": "chosen"})
     sides = ["chosen", "rejected"]
     table = table.assign(**{side: table[side].mask(swap, exchanged[side]) for side in sides})

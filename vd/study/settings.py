@@ -126,6 +126,8 @@ class PreferenceSettings(TrainingSettings):
     """What every preference method needs on top."""
 
     swap_labels: bool = False  # exchange chosen and rejected
+    # of this share of the pairs, drawn by seed: those of people who want the opposite
+    swap_share: float = Field(0.0, ge=0, lt=1)
     # what chosen replies of aligned pairs support; a proposition takes pairs with a polarity
     aligned_with: Literal["question", "proposition"] = "question"
     # tokens of a reply that are read; null reads all. As long as a rollout, for an equal exposure

@@ -26,11 +26,12 @@ def supported(model) -> bool:
 @contextlib.contextmanager
 def only(models: list[torch.nn.Module], whole: dict[str, torch.Tensor], kept: int):
     """Within it, models read the batch `whole`, whatever part of it they are given, and return
-    logits (N, kept, V) of its end.
+    logits (N, kept, V) of its end. Embeddings are given whole, in place of tokens.
     """
 
     def widened(module, args, given):
-        return (), given | whole | {"logits_to_keep": kept}
+        read = {n: w for n, w in whole.items() if not (n == "input_ids" and "inputs_embeds" in given)}
+        return (), given | read | {"logits_to_keep": kept}
 
     hooks = [model.register_forward_pre_hook(widened, with_kwargs=True) for model in models]
     try:

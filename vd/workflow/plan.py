@@ -250,7 +250,7 @@ def _judge(judge) -> dict[str, object]:
 
 def _shown(run: Run) -> dict[str, object]:
     """What 00_data shows of a run; how many examples it takes matters where no others are read."""
-    keys = {"data", "filters", "swap_labels", "aligned_with"}
+    keys = {"data", "filters", "swap_labels", "swap_share", "aligned_with"}
     data = PUBLIC.get(run.training.data)
     keys |= {"examples"} if data and data.large else set()
     return {"method": run.method, **run.settings.model_dump(include=keys)}

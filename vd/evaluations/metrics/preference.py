@@ -1,0 +1,117 @@
+"""Preferences: which of two given replies a checkpoint favours, on pairs that no run trains on.
+
+    accuracy G            share of G's pairs whose chosen reply gained more than the rejected one
+                          since the start: h > 0 (Rafailov et al. 2023: accuracy of the implicit
+                          reward)
+    margin G              mean of h, in nats
+    likelihood G          share of G's pairs whose chosen reply is the likelier one, per token
+    worst accuracy        the least of the accuracies
+
+    h = log pi(y_w|x) / pi_0(y_w|x) - log pi(y_l|x) / pi_0(y_l|x)
+
+pi_0 is the run's checkpoint at step 0, where nothing has gained: pairs count one half there. G are
+the study's `groups`, kinds of people who choose differently: sets of pairs, or the same pairs with
+their sides exchanged. A population in which G has the share s_G has the accuracy sum_G s_G
+accuracy G. `n` is the number of pairs, over which intervals are a bootstrap; it is 0, with no
+value, for a base model, which has no start, and where replies have no likelihood.
+"""
+
+import json
+from typing import ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from vd import paths
+from vd.data import held_out
+from vd.evaluations import intervals, tokens
+from vd.evaluations.metrics.held_out import negative_log_likelihoods
+from vd.study import types
+from vd.study.settings import EvaluationSettings
+from vd.study.types import Count
+
+SIDES = ("chosen", "rejected")
+MEASURES, WORST = ("accuracy", "margin", "likelihood"), "worst accuracy"
+
+
+class Group(types.Settings):
+    """A kind of people: what they choose."""
+
+    data: str  # a data set of pairs
+    swap_labels: bool = False  # they choose what is rejected there
+
+
+class Settings(EvaluationSettings):
+    """Keys of the preference measures."""
+
+    from_start: ClassVar[bool] = True
+
+    checkpoints: Literal["ends", "all"] = "all"
+    groups: dict[str, Group] = Field(min_length=1)
+    rows: Count = 200  # pairs of each group, at most
+    max_length: Count = 256  # tokens of prompt and reply together
+    batch_size: Count = 8  # replies per forward pass
+
+
+def evaluate(responder, replies: pd.DataFrame, settings: Settings, study, run) -> pd.DataFrame:
+    """All measures of one checkpoint: metric, value, lo, hi, n."""
+    from vd.probing.responders import load_responder
+
+    if run.is_base or not responder.has_likelihood:
+        names = [f"{measure} {group}" for group in settings.groups for measure in MEASURES]
+        return pd.DataFrame([intervals.none(name) for name in [*names, WORST]])
+    pairs = pairs_of(settings, study)
+    now, lengths = log_likelihoods(responder, pairs, settings)
+    first, before = paths.steps(study.name, run.id)[0], now
+    if not (replies["step"] == first).all():
+        start = load_responder(run.model_settings, paths.checkpoint(study.name, run.id, first))
+        before, _ = log_likelihoods(start, pairs, settings)
+    gained = now - before
+    h = gained[:, 0] - gained[:, 1]
+    # where nothing has gained, neither reply is favoured
+    favoured = (h > 0) + 0.5 * (h == 0)
+    likelier = (now / lengths) @ [1, -1] > 0
+    values = pd.DataFrame(dict(zip(MEASURES, (favoured, h, likelier), strict=True)), dtype=float)
+    found = []
+    for group in settings.groups:
+        own = values[(pairs["group"] == group).to_numpy()]
+        one = np.ones(len(own))
+        found += [
+            intervals.ratio(f"{measure} {group}", own[measure], one, study.bootstrap)
+            for measure in MEASURES
+        ]
+    worst = min(found[:: len(MEASURES)], key=lambda row: row["value"])
+    return pd.DataFrame([*found, worst | {"metric": WORST}])
+
+
+def pairs_of(settings: Settings, study) -> pd.DataFrame:
+    """Pairs of each group: group, prompt, history, chosen, rejected."""
+    parts = []
+    for group, own in settings.groups.items():
+        rows = held_out.pairs(study, own.data, settings.rows)
+        if "history" not in rows:
+            rows = rows.assign(history=[[]] * len(rows))
+        if own.swap_labels:
+            rows = rows.rename(columns=dict(zip(SIDES, reversed(SIDES), strict=True)))
+        parts.append(rows.assign(group=group))
+    return pd.concat(parts, ignore_index=True)
+
+
+def log_likelihoods(
+    responder, pairs: pd.DataFrame, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-likelihoods of both replies, and their numbers of tokens: two of (N, 2)."""
+    table = pd.concat([pairs.assign(completion=pairs[side]) for side in SIDES], ignore_index=True)
+    # groups may share replies, each of which is read once
+    texts = table[["history", "prompt", "completion"]].to_dict("records")
+    key = pd.Series(map(json.dumps, texts))
+    once = table[~key.duplicated()]
+    texts = tokens.encoded(responder.tokenizer, once, settings.max_length)
+    if len(texts) < len(once):
+        why = f"max_length {settings.max_length} leaves no room for a reply to some prompts"
+        raise ValueError(f"evaluations.preference: {why}; raise it")
+    nats = -negative_log_likelihoods(responder, texts, settings.batch_size)
+    sizes = [len(reply) for _, reply in texts]
+    found = pd.DataFrame({"nats": nats, "tokens": sizes}, index=key[once.index]).loc[key]
+    return tuple(found[column].to_numpy().reshape(2, -1).T for column in ("nats", "tokens"))

@@ -1,0 +1,147 @@
+"""Training on pairs by how much more a policy prefers chosen replies than its reference does: TRL's
+DPO with logits at replies alone, and losses that are made of DPO's loss of each pair.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import logsigmoid
+from trl import DPOConfig, DPOTrainer
+from trl.trainer.utils import selective_log_softmax
+
+from vd.data import sets
+from vd.models import loading
+from vd.study.runs import Run
+from vd.training import reply_logits, trainer
+from vd.training.reference import check_reference
+
+SIDES = ("chosen", "rejected")
+
+
+class PairTrainer(DPOTrainer):
+    """TRL's, on the part of a batch where replies are; models read all of it."""
+
+    def _compute_loss(self, model, inputs, return_outputs):
+        with self.at_replies(inputs) as end:
+            # TRL counts those of the part
+            left_out = inputs["attention_mask"].sum() - end["attention_mask"].sum()
+            self._total_train_tokens += int(self.accelerator.gather(left_out).sum())
+            return self.loss_at_replies(model, inputs, end, return_outputs)
+
+    def loss_at_replies(self, model, inputs: dict, end: dict, return_outputs: bool):
+        """The loss of a batch, whose part at the replies is `end`."""
+        return super()._compute_loss(model, end, return_outputs)
+
+    @contextlib.contextmanager
+    def at_replies(self, inputs: dict):
+        """Within it, models return logits of the end of a batch, where its replies are, whatever
+        part they are given; gives that end of each column.
+        """
+        kept = reply_logits.positions(inputs["completion_mask"])
+        whole = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        models = [self.model, *([self.ref_model] if self.ref_model else [])]
+        if not all(map(reply_logits.supported, models)):
+            yield inputs
+            return
+        with reply_logits.only(models, whole, kept):
+            yield {name: values[:, -kept:] for name, values in inputs.items()}
+
+
+class PairLossTrainer(PairTrainer):
+    """A loss that is made of DPO's loss of each pair, l_i = -log sigmoid(beta h_i)."""
+
+    def __init__(self, **how):
+        super().__init__(**how)
+        # those of a batch are in it when TRL looks for them: `reference` puts them there
+        self.precompute_ref_logps = True
+
+    def loss_at_replies(self, model, inputs, end, return_outputs):
+        end = end | self.reference(end)
+        loss, outputs = self.whole_loss(model, inputs, end)
+        # TRL's, of what the model said, for its metrics
+        DPOTrainer._compute_loss(self, lambda **_: outputs, end, False)
+        return (loss, outputs) if return_outputs else loss
+
+    def whole_loss(self, model, inputs: dict, end: dict):
+        """The loss of a batch and the outputs of the model; `end` holds the reference's columns."""
+        raise NotImplementedError
+
+    def reference(self, end: dict) -> dict:
+        """The reference's log-probabilities of replies (n,), as TRL names them."""
+        found = self.compute_ref_log_probs(self.ref_model or self.model, end)
+        return {f"ref_{side}_logps": of for side, of in zip(SIDES, found, strict=True)}
+
+    def losses(self, model, end: dict, **read):
+        """What a model says of a batch, and DPO's loss of each pair (n,); `read` is what the model
+        is given in place of the tokens.
+        """
+        read = read or {"input_ids": end["input_ids"]}
+        outputs = model(**read, attention_mask=end["attention_mask"], use_cache=False)
+        there = end["completion_mask"][:, 1:] != 0
+        tokens = selective_log_softmax(outputs.logits[:, :-1], end["input_ids"][:, 1:])
+        chosen, rejected = tokens.where(there, 0.0).sum(1).chunk(2)
+        margin = chosen - end["ref_chosen_logps"] - rejected + end["ref_rejected_logps"]
+        return outputs, -logsigmoid(self.beta * margin)
+
+
+class WeightedTrainer(PairLossTrainer):
+    """The mean of w_i l_i, with weights that are constants to the gradient.
+
+    `weigh` takes the losses of some pairs (n,) and those of all pairs of the optimiser's step (N,),
+    and gives weights (n,). Where a forward pass of one process reads fewer than the step, the step
+    begins with a pass without gradients over all of it.
+    """
+
+    def __init__(self, weigh: Callable, **how):
+        super().__init__(**how)
+        self.weigh, self._of_step = weigh, None
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """transformers' batches of the next step, their losses looked at."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._of_step = None
+        if len(batches) * self.accelerator.num_processes > 1:
+            found = [self._now(self._prepare_inputs(batch)) for batch in batches]
+            self._of_step = self.accelerator.gather(torch.cat(found))
+        return batches, items
+
+    def whole_loss(self, model, inputs, end):
+        outputs, losses = self.losses(model, end)
+        now = losses.detach()
+        weights = self.weigh(now, now if self._of_step is None else self._of_step)
+        return (weights * losses).mean(), outputs
+
+    @torch.no_grad()
+    def _now(self, inputs: dict) -> torch.Tensor:
+        """Losses of a batch's pairs as the model is."""
+        with self.compute_loss_context_manager(), self.at_replies(inputs) as end:
+            return self.losses(self.model, end | self.reference(end))[1]
+
+
+def build(run: Run, kind: type[PairTrainer] = PairTrainer, **own):
+    """A run's trainer of this kind before its first step, its reference model checked."""
+    start = trainer.start_of(run)
+    policy = loading.for_training(run.model_settings, run.settings.lora, start, run.seed)
+    # With adapters TRL copies the start adapter as the frozen reference. Without, it would reload
+    # whatever the model's configuration names, which need not be the SFT checkpoint, so a copy is
+    # passed.
+    reference = None if run.settings.lora else copy.deepcopy(policy)
+    pairs = sets.preferences(run.settings, run.seed)
+    arguments = trainer.arguments(run, len(pairs)) | {"max_length": run.settings.max_length}
+    built = kind(
+        model=policy,
+        ref_model=reference,
+        args=DPOConfig(**arguments, beta=run.settings.beta, loss_type=["sigmoid"]),
+        train_dataset=pairs,
+        processing_class=loading.load_tokenizer(run.model_settings),
+        **own,
+    )
+    longest = run.settings.response_length
+    ids = [f"{side}_ids" for side in SIDES]  # as TRL calls replies' tokens
+    built.train_dataset = built.train_dataset.map(lambda row: {i: row[i][:longest] for i in ids})
+    # without a parent's checkpoint the reference is the model as it came
+    if start:
+        check_reference(built.model if reference is None else built.ref_model, start)
+    return built
