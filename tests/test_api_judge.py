@@ -20,6 +20,8 @@ from vd.servers.database import Cache
 from vd.study.servers import ApiJudgeSettings
 
 P = ["p_support", "p_neutral", "p_oppose"]
+COLUMNS = [*P, *"label status path left answer answered model base_url prompt_version".split()]
+COLUMNS += ["temperature", "seed", "votes"]
 
 
 def replies(n, start=0):
@@ -94,7 +96,7 @@ def test_every_row_says_who_judged_it_and_how(server):
         0.5,
         3,
     )
-    assert row["prompt_version"].startswith("stance-v1@") and list(judged) == api.COLUMNS
+    assert row["prompt_version"].startswith("stance-v1@") and list(judged) == COLUMNS
 
 
 @pytest.mark.parametrize("structured", [True, False])

@@ -44,7 +44,16 @@ def replies(*texts, prompts=None, reason="stop"):
 
 def test_each_evaluation_is_a_file_with_settings_and_evaluate():
     names = plugins.names(run.ROOM)
-    assert names == ["held-out", "kl", "lm-eval", "style"]
+    assert names == [
+        "diversity",
+        "held-out",
+        "kl",
+        "lm-eval",
+        "preference",
+        "quality",
+        "safety",
+        "style",
+    ]
     for name in names:
         module = plugins.load(run.ROOM, name)
         assert module.Settings().checkpoints in ("ends", "all") and callable(module.evaluate)

@@ -17,7 +17,7 @@ import pandas as pd
 from vd import paths
 from vd.judging import capabilities, few_paid
 from vd.judging.capabilities import CAPABILITIES
-from vd.judging.probabilities import JUDGED, by_tokens, by_votes
+from vd.judging.probabilities import by_tokens, by_votes, columns
 from vd.judging.prompt import Prompt
 from vd.servers import batches, client
 from vd.servers.budget import Spending
@@ -32,23 +32,33 @@ from vd.study.servers import ApiJudgeSettings
 
 MANY = 10  # replies; if none of them gets a label, something is wrong with the judge
 CHARACTERS = 4  # per token, for estimates of cost before a model has answered anything
-COLUMNS = [*JUDGED, "model", "base_url", "prompt_version", "temperature", "seed", "votes"]
 SAMPLE = "Should tea be free?", "Yes, it should."  # by which a server's capabilities are found
 
 
 class ApiJudge:
-    """Asks a server for stances; nothing is sent before `judge` finds something to ask."""
+    """Asks a server for stances, or other labels; nothing is sent before `judge` finds something to
+    ask.
+    """
 
-    def __init__(self, settings: ApiJudgeSettings, study: str, order: tuple[str, ...] = STANCES):
-        self.settings, self.study, self.order = settings, study, order
-        self.prompt = Prompt(settings.prompt)
+    def __init__(
+        self,
+        settings: ApiJudgeSettings,
+        study: str,
+        order: tuple[str, ...] | None = None,
+        labels: tuple[str, ...] = STANCES,
+    ):
+        self.settings, self.study = settings, study
+        self.labels, self.order = labels, order or labels
+        self.prompt = Prompt(settings.prompt, labels)
         self.version = self.prompt.version
         # the prompt's version is a part: the same model with another prompt is another judge
         self.name = f"{settings.model} {self.version}"
         self.file = paths.cache() / "judgements.sqlite"
 
     def judge(self, responses: pd.DataFrame, progress: Progress | None = None) -> pd.DataFrame:
-        """Judgements of replies (columns prompt, response), index kept: the columns `COLUMNS`.
+        """Judgements of replies (columns prompt, response), index kept: p_<label> of each
+        label, label, status, path, left, answer, answered, model, base_url, prompt_version,
+        temperature, seed, votes.
 
         `status` is ok, unclear (no label in the answer), refused (the judge declined) or rejected
         (the server would not take the request, or failed at it alone); all but ok have no
@@ -63,7 +73,7 @@ class ApiJudge:
         self._any_label(found)
         pairs = zip(responses["prompt"], responses["response"], strict=True)
         rows = [found[pair] for pair in pairs]
-        table = pd.DataFrame(rows, index=responses.index, columns=JUDGED)
+        table = pd.DataFrame(rows, index=responses.index, columns=columns(self.labels))
         voted = table["path"] == "votes"
         return table.assign(
             model=self.settings.model,
@@ -132,7 +142,7 @@ class ApiJudge:
     def _judge(
         self, cache: Cache, pairs: list[tuple], progress: Progress | None
     ) -> dict[tuple, tuple]:
-        """Judgements (columns `JUDGED`) by pair.
+        """Judgements (`probabilities.columns`) by pair.
 
         By log-probabilities, and by votes where there are none to go by.
         """
@@ -140,11 +150,12 @@ class ApiJudge:
         found = {}
         if can["logprobs"]:
             given = self._answers(cache, pairs, can, False, progress)
-            found = {p: (*row, _names([a])) for p, (a,) in given.items() if (row := by_tokens(a))}
+            read = {pair: by_tokens(answer, self.labels) for pair, (answer,) in given.items()}
+            found = {p: (*row, _names(given[p])) for p, row in read.items() if row}
         # also where log-probabilities were mostly of other tokens
         rest = [pair for pair in pairs if pair not in found]
         voted = self._answers(cache, rest, can, True, progress)
-        return found | {pair: (*by_votes(given), _names(given)) for pair, given in voted.items()}
+        return found | {p: (*by_votes(a, self.labels), _names(a)) for p, a in voted.items()}
 
     def _any_label(self, found: dict[tuple, tuple]) -> None:
         """Raise ServerError if not one of many replies has a label: that is not their fault."""
@@ -187,7 +198,9 @@ class ApiJudge:
         for pair in pairs:
             text = self.prompt.text(*pair, self.order)
             for number in range(self.settings.votes if voting else 1):
-                request = capabilities.request(self.settings, text, can, voting, number)
+                request = capabilities.request(
+                    self.settings, text, can, voting, number, self.labels
+                )
                 yield pair, request_key(self.settings.base_url, request, number), request
 
     def _capabilities(self, cache: Cache) -> dict:
@@ -199,7 +212,8 @@ class ApiJudge:
             # what is spent is read again for each sample, lest several exceed the budget
             return client.ask_once(request, soon, Spending.kept_in(cache, self.study, soon))
 
-        return capabilities.find(cache, self.settings, self.prompt.text(*SAMPLE), ask_once)
+        text = self.prompt.text(*SAMPLE)
+        return capabilities.find(cache, self.settings, text, ask_once, self.labels)
 
 
 def load_api_judge(study: Study) -> ApiJudge | None:

@@ -1,4 +1,4 @@
-"""What a server is able to do, found out by asking it, and a request for a stance that it can take.
+"""What a server is able to do, found out by asking it, and a request for a label that it can take.
 
 Servers that speak OpenAI's chat completions differ in what they know of them, and none says so
 beforehand. So everything is asked for, and what the server complains of is given up, once; what was
@@ -23,20 +23,30 @@ CAPABILITIES = {  # what a server may be able to do; only what it will not take 
 }
 # room for a label in JSON or among a few words
 VOTE_TOKENS = 16
-SCHEMA = {
-    "name": "stance",
-    "strict": True,
-    "schema": {
-        "type": "object",
-        "properties": {"label": {"type": "string", "enum": list(STANCES)}},
-        "required": ["label"],
-        "additionalProperties": False,
-    },
-}
+
+
+def schema(labels: tuple[str, ...]) -> dict:
+    """Of an answer that is one of these labels."""
+    # the name is a part of requests whose answers were paid for
+    return {
+        "name": "stance",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"label": {"type": "string", "enum": list(labels)}},
+            "required": ["label"],
+            "additionalProperties": False,
+        },
+    }
 
 
 def request(
-    settings: ApiJudgeSettings, text: str, capabilities: dict, voting: bool, number: int = 0
+    settings: ApiJudgeSettings,
+    text: str,
+    capabilities: dict,
+    voting: bool,
+    number: int = 0,
+    labels: tuple[str, ...] = STANCES,
 ) -> dict:
     """The body of a request: one token with its log-probabilities, or vote number `number`.
 
@@ -49,7 +59,7 @@ def request(
     if capabilities["seed"]:
         body["seed"] = settings.seed + number  # else all votes would be the same one
     if voting and capabilities["structured"]:
-        body["response_format"] = {"type": "json_schema", "json_schema": SCHEMA}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema(labels)}
     if not voting:
         body |= {"logprobs": True, "top_logprobs": capabilities["logprobs"]}
     return body
@@ -65,7 +75,11 @@ def kept(cache: Cache, settings: ApiJudgeSettings) -> dict | None:
 
 
 def find(
-    cache: Cache, settings: ApiJudgeSettings, text: str, ask_once: Callable[[dict], dict]
+    cache: Cache,
+    settings: ApiJudgeSettings,
+    text: str,
+    ask_once: Callable[[dict], dict],
+    labels: tuple[str, ...] = STANCES,
 ) -> dict:
     """What the server can do, see `CAPABILITIES`: as kept, else by samples of `text`, then kept.
 
@@ -78,21 +92,21 @@ def find(
     with cache.alone():
         found = dict(CAPABILITIES)
         # some servers take the key logprobs and leave it out of the answer
-        if not _sample(settings, text, found, False, ask_once)["tokens"]:
+        if not _sample(settings, text, found, False, ask_once, labels)["tokens"]:
             found["logprobs"] = 0
-            said = _sample(settings, text, found, True, ask_once)["content"]
+            said = _sample(settings, text, found, True, ask_once, labels)["content"]
             # many servers take a schema without heeding it
-            found["structured"] = label_in_json(said) is not None
+            found["structured"] = label_in_json(said, labels) is not None
         cache.keep_capabilities(settings.base_url, settings.model, found)
     return found
 
 
-def _sample(settings, text: str, capabilities: dict, voting: bool, ask_once) -> dict:
+def _sample(settings, text: str, capabilities: dict, voting: bool, ask_once, labels) -> dict:
     """An answer to a sample request; what the server rejects is removed from `capabilities`."""
     # every round gives something up, so this ends
     while voting or capabilities["logprobs"]:
         try:
-            return ask_once(request(settings, text, capabilities, voting))
+            return ask_once(request(settings, text, capabilities, voting, labels=labels))
         except Rejected as error:
             if not _remove(capabilities, str(error)):
                 raise ServerError(f"{settings.base_url}: {error}") from None

@@ -18,8 +18,8 @@ class Prompt:
     `version` is the file's name and the hash of its content.
     """
 
-    def __init__(self, name: str):
-        file = paths.prompt(name)
+    def __init__(self, name: str, wanted: tuple[str, ...] = STANCES):
+        file, self.wanted = paths.prompt(name), wanted
         try:
             content = file.read_bytes()
             read = yaml.safe_load(content)
@@ -33,8 +33,8 @@ class Prompt:
         self.version = f"{name}@{hashlib.sha256(content).hexdigest()[:8]}"
 
     def _fault(self) -> str | None:
-        if sorted(self.labels) != sorted(STANCES):
-            return f"labels: must be {', '.join(STANCES)}"
+        if sorted(self.labels) != sorted(self.wanted):
+            return f"labels: must be {', '.join(self.wanted)}"
         try:
             # tried out here: a template that does not fit should show before anything is sent
             text = self.text("<a question>", "<a reply>")
@@ -43,8 +43,9 @@ class Prompt:
         parts = ("<a question>", "<a reply>", *map(str, self.labels.values()))
         return None if all(part in text for part in parts) else f"template: {FORM}"
 
-    def text(self, question: str, reply: str, order: tuple[str, ...] = STANCES) -> str:
+    def text(self, question: str, reply: str, order: tuple[str, ...] | None = None) -> str:
         """What is sent, with the labels in this order."""
+        order = order or self.wanted
         return self.template.format(
             definitions="\n".join(f"{label}: {self.labels[label]}" for label in order),
             labels=f"{', '.join(order[:-1])} or {order[-1]}",

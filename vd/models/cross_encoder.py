@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from vd.finite import finite
 from vd.models import locate
@@ -49,13 +50,50 @@ def train(
     number.
     """
     import torch
+
+    classes = torch.tensor(target)
+
+    def loss(score, batch):
+        logits = score(rows.iloc[batch])
+        return torch.nn.functional.cross_entropy(logits, classes[batch])
+
+    _fit(source, len(rows), loss, how, folder, progress)
+
+
+def train_on_pairs(
+    source: str,
+    pairs: pd.DataFrame,
+    how: Training,
+    folder: Path,
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Fine-tune an encoder with one output on pairs (prompt, chosen, rejected), as `train` does on
+    classes: L = -log sigmoid(s(x, y_w) - s(x, y_l)) (Bradley and Terry 1952).
+    """
+    import torch
+
+    sides = [pairs.rename(columns={side: "response"})[PAIR] for side in ("chosen", "rejected")]
+
+    def loss(score, batch):
+        both = score(pd.concat([side.iloc[batch] for side in sides]))[:, 0]
+        chosen, rejected = both.chunk(2)
+        return -torch.nn.functional.logsigmoid(chosen - rejected).mean()
+
+    _fit(source, len(pairs), loss, how, folder, progress)
+
+
+def _fit(source: str, n: int, loss_of: Callable, how: Training, folder: Path, progress) -> None:
+    """Fine-tune an encoder on n examples; `loss_of` gives the loss of some, by their numbers and a
+    function from rows (prompt, response) to logits (N, classes).
+    """
+    import torch
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,
         get_linear_schedule_with_warmup,
     )
 
-    classes, source = torch.tensor(target), locate.locate(source)
+    source = locate.locate(source)
     # for the classifier, which starts fresh, and for the order of rows
     torch.manual_seed(how.seed)
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -63,18 +101,21 @@ def train(
         source, num_labels=how.classes, dtype=torch.float32
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=0.01)
-    steps = steps_of(how, len(rows))
+    steps = steps_of(how, n)
     schedule, done = get_linear_schedule_with_warmup(optimizer, steps // 10, steps), 0
     model.train()
+
+    def score(rows):
+        texts = encode(tokenizer, rows, how.max_length)
+        # half the time of float32; scoring is in float32
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(**texts).logits.float()
+
     # the number of threads changes the last digits, and a judge should not
     with one_thread():
         for _ in range(how.epochs):
-            for batch in torch.randperm(len(rows)).split(how.batch_size):
-                texts = encode(tokenizer, rows.iloc[batch.numpy()], how.max_length)
-                # half the time of float32; scoring is in float32
-                with torch.autocast("cpu", dtype=torch.bfloat16):
-                    logits = model(**texts).logits
-                loss = torch.nn.functional.cross_entropy(logits.float(), classes[batch])
+            for batch in torch.randperm(n).split(how.batch_size):
+                loss = loss_of(score, batch.numpy())
                 what = f"{how.name}: the loss of step {done + 1}"
                 finite(loss.item(), what, f"lower {how.key}")
                 loss.backward()
@@ -114,6 +155,12 @@ class CrossEncoders:
         Identical pairs are scored once, in order of length, so batches hold little padding. Raises
         NotFiniteError for one whose weights are damaged.
         """
+        return softmax(self.logits(rows, progress), axis=-1)
+
+    def logits(
+        self, rows: pd.DataFrame, progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """What `probabilities` are the softmax of; of one output, the score."""
         import torch
 
         pairs = rows[PAIR].drop_duplicates()
@@ -129,7 +176,7 @@ class CrossEncoders:
                 # NaN would pass for a class further on: argmax of NaN is the first one
                 fix = f"remove {self.folders[member]} to train it again"
                 finite(logits, f"{self.name}: a score", fix)
-                found[member, start : start + AT_ONCE] = logits.double().softmax(-1).numpy()
+                found[member, start : start + AT_ONCE] = logits.double().numpy()
             if progress:
                 progress(start + len(batch))
         # back to all rows, in their order

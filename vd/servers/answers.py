@@ -166,31 +166,31 @@ def is_from(answered: str | None, asked: str, also: str | None = None) -> bool:
     return two == one or bool(two.startswith(one) and DATED.fullmatch(two[len(one) :]))
 
 
-def begins(token: str) -> str | None:
+def begins(token: str, labels: tuple[str, ...] = STANCES) -> str | None:
     """The label that a token begins or spells (Support, ' oppose', 'opp', Ġneutral), or None."""
     text = token.strip(MARKS).casefold()
     if not text:
         return None
-    found = (name for name in STANCES if name.startswith(text) or re.fullmatch(WORDS[name], text))
+    found = (n for n in labels if n.startswith(text) or re.fullmatch(WORDS.get(n, n), text))
     return next(found, None)
 
 
-def label_in(text: str) -> str | None:
+def label_in(text: str, labels: tuple[str, ...] = STANCES) -> str | None:
     """The one label that a text gives, as JSON or in any case among other words.
 
     None if it names several or none, or if it negates, reverses or doubts what it names.
     """
-    if found := label_in_json(text):
+    if found := label_in_json(text, labels):
         return found
     text = unicodedata.normalize("NFKC", text.translate(APOSTROPHES)).casefold()
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # such as soft hyphens
     if NEGATION.search(text) or REVERSAL.search(text):
         return None
-    named = [name for name in STANCES if re.search(rf"\b{WORDS[name]}\b", text)]
+    named = [name for name in labels if re.search(rf"\b{WORDS.get(name, name)}\b", text)]
     return named[0] if len(named) == 1 else None
 
 
-def label_in_json(text: str) -> str | None:
+def label_in_json(text: str, labels: tuple[str, ...] = STANCES) -> str | None:
     """The label of a text that is nothing but a JSON object with that key, once."""
     text = text.strip()
     if text.startswith("```") and text.endswith("```"):
@@ -204,7 +204,7 @@ def label_in_json(text: str) -> str | None:
     if len(values) != 1 or not isinstance(values[0], str):
         return None
     said = values[0].strip(MARKS).casefold()
-    return said if said in STANCES else None
+    return said if said in labels else None
 
 
 def with_keys(text: str, *keys: str) -> dict | None:

@@ -33,6 +33,11 @@ EMBEDDED = {  # kinds of the embedded corpora: what a method READS, or what else
     "judge": "stances",
     "judge_labelled": "stances",
     "openers": "prompts",
+    "assistant": "pairs",
+    "assistant_held_out": "pairs",
+    "requests": "prompts",
+    "questions": "prompts",
+    "safety": "labels",
     "prism_labels": "labels",
     "prism_sample": "labels",
 }

@@ -4,6 +4,7 @@ A file of vd/evaluations/metrics holds
 
     Settings    its keys: EvaluationSettings and its own
     evaluate    (responder, replies, settings, study, run) -> rows of metric, value, lo, hi, n
+    reads       (settings) -> names of the data sets that it reads by itself; left out for none
 """
 
 from collections.abc import Iterator
@@ -30,6 +31,11 @@ def settings_of(name: str, entry: dict) -> EvaluationSettings:
         raise LookupError(f"{file} lacks Settings or evaluate; add them")
     check_settings(module, file, EvaluationSettings)
     return module.Settings(**entry)
+
+
+def reads(name: str, settings: EvaluationSettings) -> list[str]:
+    """Data sets that an evaluation reads beside replies and what runs train on."""
+    return getattr(imported(ROOM, name), "reads", lambda settings: [])(settings)
 
 
 def of_runs(study, runs: dict) -> Mistakes:

@@ -30,7 +30,9 @@ def only(models: list[torch.nn.Module], whole: dict[str, torch.Tensor], kept: in
     """
 
     def widened(module, args, given):
-        read = {n: w for n, w in whole.items() if not (n == "input_ids" and "inputs_embeds" in given)}
+        read = {
+            n: w for n, w in whole.items() if not (n == "input_ids" and "inputs_embeds" in given)
+        }
         return (), given | read | {"logits_to_keep": kept}
 
     hooks = [model.register_forward_pre_hook(widened, with_kwargs=True) for model in models]

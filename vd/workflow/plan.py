@@ -13,6 +13,7 @@ from vd import paths, plugins
 from vd.data import reading
 from vd.store import fingerprint, formats
 from vd.store.fingerprint import Fingerprint
+from vd.study import evaluations
 from vd.study.catalogue import PUBLIC
 from vd.study.graph import made_by_recipes
 from vd.study.load import Study
@@ -195,7 +196,8 @@ class _Plan:
         draws = {f"{s.data} {s.filters} {s.examples} {seed}" for s, seed in drawn}
         study = self.study
         settings = {"evaluations": study.evaluation_settings(run), "bootstrap": study.bootstrap}
-        return settings | {"draws": sorted(draws)}, [*self.trained_on, *_vocabulary(run)]
+        own = [name for n, s in settings["evaluations"].items() for name in evaluations.reads(n, s)]
+        return settings | {"draws": sorted(draws)}, [*self.trained_on, *own, *_vocabulary(run)]
 
     def _recipe(self, name: str) -> Reads:
         study, recipe = self.study, settings_of(self.study.recipes[name])

@@ -48,10 +48,15 @@ class Settings(EvaluationSettings):
     from_start: ClassVar[bool] = True
 
     checkpoints: Literal["ends", "all"] = "all"
-    groups: dict[str, Group] = Field(min_length=1)
+    groups: dict[str, Group] = Field({"people": Group(data="positions")}, min_length=1)
     rows: Count = 200  # pairs of each group, at most
     max_length: Count = 256  # tokens of prompt and reply together
     batch_size: Count = 8  # replies per forward pass
+
+
+def reads(settings: Settings) -> list[str]:
+    """Data sets that the measures depend on."""
+    return sorted({group.data for group in settings.groups.values()})
 
 
 def evaluate(responder, replies: pd.DataFrame, settings: Settings, study, run) -> pd.DataFrame:

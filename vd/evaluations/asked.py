@@ -1,0 +1,39 @@
+"""Replies of a checkpoint to an evaluation's own prompts, kept beside those to the probes."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from vd import paths
+from vd.probing.sampling import COLUMNS
+from vd.store import files
+from vd.study.load import Study
+from vd.study.runs import Run
+
+
+def ask(
+    name: str,
+    responder,
+    prompts: pd.DataFrame,
+    step: int,
+    study: Study,
+    run: Run,
+    samples: int = 1,
+) -> pd.DataFrame:
+    """What a checkpoint replies to prompts (prompt_id, topic, prompt), asked as the study's probes
+    are: columns of `vd.probing.sampling.COLUMNS`, written to `file_of`.
+    """
+    how = study.probing.model_copy(update={"samples": samples})
+    said = responder.respond(prompts, how, run.seed).assign(run=run.id, step=step)[COLUMNS]
+    files.write_table(said, file_of(study.name, run.id, name, step))
+    return said
+
+
+def file_of(study: str, run: str, name: str, step: int) -> Path:
+    """Where the replies of a checkpoint to an evaluation's prompts are kept."""
+    return paths.run(study, run) / "asked" / f"{name}-{step}.parquet"
+
+
+def step_of(replies: pd.DataFrame) -> int:
+    """The step of the checkpoint that gave these replies to the probes."""
+    return int(replies["step"].iloc[0])

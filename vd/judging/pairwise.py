@@ -1,0 +1,129 @@
+"""Which of two replies to a prompt is the better one: judges of pairs.
+
+The offline judge is a scorer s(x, y): a cross-encoder with one output, trained on pairs that people
+or we ranked (`TRAINED_ON`, those that are there) by the likelihood of Bradley and Terry (1952), so
+that P(a beats b) = sigmoid(s(x, a) - s(x, b)), whichever is named first. A server is asked in both
+orders, whose mean counts: servers favour a place (Zheng et al. 2023, arXiv 2306.05685).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from vd import paths
+from vd.data import reading, sets
+from vd.judging import trained
+from vd.judging.api import ApiJudge
+from vd.models import cross_encoder
+from vd.models.cross_encoder import CrossEncoders
+from vd.store.progress import Progress
+from vd.study.catalogue import PUBLIC
+from vd.study.servers import ApiJudgeSettings
+from vd.study.types import Count
+
+TRAINED_ON = ("assistant", "ultrafeedback")
+LABELS = ("first", "second", "tie")
+
+
+class PairwiseApi(ApiJudgeSettings):
+    """A server that judges in place of the offline judge."""
+
+    prompt: str = "pairwise-v1"
+
+
+class PairwiseSettings(trained.TrainedSettings):
+    """Who judges; what is trained unless a server does."""
+
+    epochs: Count = 3
+    examples: Count = 600  # pairs of each data set, at most
+    api: PairwiseApi | None = None
+
+
+class PairwiseJudge:
+    """The trained judge."""
+
+    def __init__(self, folder: Path, max_length: int):
+        self.name = f"pairwise-{folder.name}"
+        self.encoders = CrossEncoders([folder], max_length, self.name)
+
+    def prefers(self, pairs: pd.DataFrame) -> pd.Series:
+        """The probability that `first` beats `second`, of pairs (prompt, first, second)."""
+        first, second = (
+            self.encoders.logits(pairs.rename(columns={side: "response"}))[0, :, 0]
+            for side in ("first", "second")
+        )
+        return pd.Series(expit(first - second), pairs.index)
+
+
+class ApiPairwiseJudge:
+    """A server as judge, with the method of `PairwiseJudge`."""
+
+    def __init__(self, settings: PairwiseApi, study: str):
+        self.api = ApiJudge(settings, study, labels=LABELS)
+        self.name = self.api.name
+
+    def prefers(self, pairs: pd.DataFrame) -> pd.Series:
+        """As `PairwiseJudge.prefers`, the mean of both orders, a tie counting one half; NaN where
+        either could not be judged.
+        """
+        straight = self._first_wins(pairs["prompt"], pairs["first"], pairs["second"])
+        turned = self._first_wins(pairs["prompt"], pairs["second"], pairs["first"])
+        return (straight + 1 - turned) / 2
+
+    def _first_wins(self, prompt: pd.Series, one: pd.Series, other: pd.Series) -> pd.Series:
+        both = "<first>\n" + one + "\n</first>\n\n<second>\n" + other + "\n</second>"
+        judged = self.api.judge(pd.DataFrame({"prompt": prompt, "response": both}))
+        return judged["p_first"] + judged["p_tie"] / 2
+
+
+def load(
+    settings: PairwiseSettings | None = None, study: str = "pairwise"
+) -> PairwiseJudge | ApiPairwiseJudge:
+    """The judge with these settings; an offline one is trained on first use, in minutes."""
+    settings = settings or PairwiseSettings()
+    if settings.api:
+        return ApiPairwiseJudge(settings.api, study)
+    folder = trained.kept("pairwise", settings, there(), _train)
+    return PairwiseJudge(folder, settings.max_length)
+
+
+def reads(settings: PairwiseSettings) -> list[str]:
+    """Data sets, and files of prompts, that a judge with these settings depends on."""
+    return [str(paths.prompt(settings.api.prompt))] if settings.api else there()
+
+
+def there() -> list[str]:
+    """Those of `TRAINED_ON` that lie on this machine: ours, and what a mirror holds."""
+    return [name for name in TRAINED_ON if name not in PUBLIC or reading.mirrored(name)]
+
+
+def agreement(judge, name: str, examples: int, seed: int = 0) -> np.ndarray:
+    """Whether a judge prefers what was chosen, of that many pairs of a data set: 1, 0, or 0.5
+    where it has no preference.
+    """
+    pairs = _pairs(name, examples, seed).rename(columns={"chosen": "first", "rejected": "second"})
+    p = judge.prefers(pairs).to_numpy()
+    return (p > 0.5) + 0.5 * (p == 0.5)
+
+
+def _pairs(name: str, examples: int, seed: int) -> pd.DataFrame:
+    """Pairs of a data set, drawn by seed: prompt (with the turns before it), chosen, rejected."""
+    rows = sets.corpus(name, examples=examples, seed=seed)
+    drawn = rows.iloc[np.random.default_rng(seed).permutation(len(rows))[:examples]]
+    if "history" in drawn:
+        told = [
+            "\n\n".join([*(turn["content"] for turn in before or []), prompt])
+            for before, prompt in zip(drawn["history"], drawn["prompt"], strict=True)
+        ]
+        drawn = drawn.assign(prompt=told)
+    return drawn[["prompt", "chosen", "rejected"]].reset_index(drop=True)
+
+
+def _train(settings: PairwiseSettings, folder: Path) -> None:
+    rows = pd.concat([_pairs(name, settings.examples, settings.seed) for name in there()])
+    how = trained.how(settings, "judge of pairs", "evaluations.quality.judge", 1)
+    steps = cross_encoder.steps_of(how, len(rows))
+    progress = Progress("judge", "training the judge of pairs", steps)
+    cross_encoder.train_on_pairs(settings.source, rows, how, folder, progress)
