@@ -271,6 +271,20 @@ def test_a_row_that_cannot_be_used_is_counted_and_the_good_ones_stay(folder, nam
     assert sets.corpus(name)["id"].tolist() == [f"{name}-1"]
 
 
+def test_a_set_of_parts_is_all_their_rows(folder):
+    pair = {side: f"\n\nHuman: Why?\n\nAssistant: {side}." for side in ("chosen", "rejected")}
+    write(folder / "hh-rlhf" / "harmless-base_test.jsonl.gz", pair)
+    assert reading.mirrored("hh-rlhf-both") is None
+    with pytest.raises(ValueError, match="helpful-base_train.jsonl.gz: no such file"):
+        reading.check_source("hh-rlhf-both")
+    write(folder / "hh-rlhf" / "helpful-base_test.jsonl.gz", pair, {"chosen": 1, "rejected": 2})
+    assert reading.mirrored("hh-rlhf-both")
+    assert sets.corpus("hh-rlhf-both")["id"].tolist() == ["hh-rlhf-1", "hh-rlhf-helpful-1"]
+    assert sets.card("hh-rlhf-both")["dropped"] == {"not a text": 1}
+    both = reading.fingerprint("hh-rlhf-both")
+    assert "harmless-base_test" in both and "helpful-base_test" in both
+
+
 def test_requests_of_others_say_whether_they_are_harmful(folder):
     for name in ("xstest", "jailbreakbench"):
         (folder / name).mkdir()

@@ -37,6 +37,9 @@ def read_public(
     """
     check_filters(name, filters)
     public = PUBLIC[name]
+    if public.parts:
+        parts = [read_public(part, filters, examples, seed) for part in public.parts]
+        return sum((found for found, _ in parts), []), sum((out for _, out in parts), Counter())
     # max_words is heeded here, the others by the set's function
     own = {key: value for key, value in filters.items() if key != "max_words"}
     # a mirror is read whole, whatever the set
@@ -78,6 +81,8 @@ def keep(name: str, filters: dict, examples: int | None = None, seed: int = 0) -
     What is read whole `datasets` keeps by itself; a stream is kept here, as it was drawn.
     """
     found, dropped = read_public(name, filters, examples, seed)
+    for part in PUBLIC[name].parts:
+        keep(part, filters, examples, seed)
     kept = _kept(name, filters, examples, seed)
     if PUBLIC[name].large and examples is not None and mirror() is None and not kept.exists():
         write_json({"rows": found, "dropped": dropped}, kept)
@@ -147,6 +152,9 @@ def mirror() -> Path | None:
 
 def mirrored(name: str) -> Path | None:
     """The file of a data set in the mirror folder; None if there is neither."""
+    if PUBLIC[name].parts:
+        each = [mirrored(part) for part in PUBLIC[name].parts]
+        return each[0] if all(each) else None
     there = [mirror() / file for file in PUBLIC[name].mirror] if mirror() else []
     return next((file for file in there if file.exists()), None)
 
@@ -156,6 +164,8 @@ def fingerprint(name: str) -> str:
 
     Its hub revision, or its file in the mirror and its size.
     """
+    if PUBLIC[name].parts:
+        return "; ".join(map(fingerprint, PUBLIC[name].parts))
     # A mirror may hold gigabytes: name and size tell slices apart, and reading would take minutes.
     if file := mirrored(name):
         return f"mirror: {file.relative_to(mirror())}, {file.stat().st_size} bytes"
@@ -164,7 +174,10 @@ def fingerprint(name: str) -> str:
 
 def check_source(name: str) -> None:
     """Find out whether a data set can be had, without reading it; raises as `read_public` does."""
-    if mirror() or PUBLIC[name].hub is None:
+    if PUBLIC[name].parts:
+        for part in PUBLIC[name].parts:
+            check_source(part)
+    elif mirror() or PUBLIC[name].hub is None:
         _source(name, None)
     else:
         from datasets import load_dataset_builder

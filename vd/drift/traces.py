@@ -65,6 +65,7 @@ class Traces:
         sign = logits["prompt_id"].map(polarity)
         self.logits = _by_seed(logits.assign(sign=sign)[sign.isin([-1, 1])])
         self.clock = _by_seed(clock_of(measured))
+        self.evaluations = _by_seed(measured[measured["n"] > 0])
 
     def drift(self, role: str, measure: str = "acquiescence") -> pd.DataFrame:
         """Acquiescence or lean (vd/drift/acquiescence.py) since the start: seeds x saved steps."""
@@ -88,6 +89,15 @@ class Traces:
     def nats(self, role: str) -> pd.DataFrame:
         """KL per reply from the start: seeds x judged steps."""
         rows = self._of(self.clock, role, f"evaluation `{CLOCK[0]}`")
+        return rows.pivot(index="seed", columns="step", values="value")
+
+    def measured(self, role: str, evaluation: str, metric: str) -> pd.DataFrame:
+        """What an evaluation measured: seeds x the steps that it looked at."""
+        rows = self._of(self.evaluations, role, f"evaluation `{evaluation}`")
+        rows = rows[(rows["evaluation"] == evaluation) & (rows["metric"] == metric)]
+        if rows.empty:
+            fix = f"ask for it of '{self.roles[role]}' in the study"
+            raise ValueError(f"{self.place}.{role}: no `{metric}` of `{evaluation}`; {fix}")
         return rows.pivot(index="seed", columns="step", values="value")
 
     def level(self, *roles: str) -> float | None:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
-PROBABILITY, ODDS, STEPS = "probability", "log-odds", "share of the steps"  # units
+PROBABILITY, ODDS, STEPS, SHARE = "probability", "log-odds", "share of the steps", "share"  # units
 CONTRAST = [
     "contrast",
     "unit",

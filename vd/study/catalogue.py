@@ -8,6 +8,7 @@ A file of vd/data/public holds
     MIRROR       its files in a mirror folder (VD_DATA_DIR); the first that is there is read
     convert      a row in, its texts out, or the reason why the row is left out; further arguments
                  are the set's filters, which a study may set
+    PARTS        other data sets of which it is made, in place of files of its own
     OPTIONS      what else `datasets.load_dataset` needs
     LARGE        whether it is streamed where a study takes a subset
     SIZE         rows of the whole set, and characters of a prompt and of a reply, on average: for
@@ -57,6 +58,7 @@ class Public:
     options: dict
     large: bool
     size: tuple[int, int, int] | None
+    parts: tuple[str, ...] = ()
 
 
 def declared(name: str) -> Public:
@@ -72,6 +74,7 @@ def declared(name: str) -> Public:
         getattr(file, "OPTIONS", {}),
         getattr(file, "LARGE", False),
         getattr(file, "SIZE", None),
+        getattr(file, "PARTS", ()),
     )
 
 

@@ -1,0 +1,137 @@
+"""Statements on robust DPO and on DPO against RLHF, on worlds whose truth is planted."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vd.data.probes import load_probes
+from vd.findings.verdicts import evaluate
+from vd.study.load import Study
+
+STEPS = (0, 4, 24)
+ROBUST = {name: f"sft/{name}" for name in ("dpo", "dpo_half", "kldpo", "wdpo", "drdpo")}
+LAB = {"dpo": "sft/dpo", "ppo": "sft/ppo"}
+
+
+def study(paper, roles, seeds):
+    return Study(
+        name="planted",
+        seeds=list(range(seeds)),
+        models={"m": {"source": "random:llama"}},
+        sft={"support": {}},
+        findings={paper: roles},
+        probing={"per_topic": 1},
+        bootstrap={"resamples": 50},
+    )
+
+
+def verdicts(paper, roles, ends, rng, nats=4.0, seeds=5, sd=0.01):
+    """Verdicts where evaluations lead from their start to `ends`: role, (evaluation, metric) to
+    (start, end); KL grows as the square of what is done.
+    """
+    planted = study(paper, roles, seeds)
+    probes = load_probes(planted.probing)
+    ids = probes[["prompt_id", "topic"]]
+    measured, logits, stances = [], [], []
+    for role, values in ends.items():
+        for seed in range(seeds):
+            run = f"m/{roles[role]}/seed-{seed}"
+            shift = {key: rng.normal(0, sd) for key in values}
+            for step in STEPS:
+                done = step / STEPS[-1]
+                measured.append((run, step, "kl", "kl", nats * done**2, 60))
+                measured += [
+                    (run, step, *key, start + done * (end - start + shift[key]), 60)
+                    for key, (start, end) in values.items()
+                ]
+                row = {"log_odds": 0.0, "share_yes": 0.2, "share_no": 0.2}
+                logits.append(ids.assign(run=run, step=step, **row))
+                said = {"p_support": 0.4, "p_neutral": 0.3, "p_oppose": 0.3, "sample": 0}
+                stances.append(ids.assign(run=run, step=step, **said))
+    columns = ["run", "step", "evaluation", "metric", "value", "n"]
+    pairs = pd.DataFrame(columns=["dataset", "prompt_id", "topic", "side", *list(said)[:3]])
+    tables = pd.concat(stances), pairs, pd.concat(logits)
+    table, _ = evaluate(planted, *tables, pd.DataFrame(measured, columns=columns))
+    return table.set_index("finding")["verdict"].to_dict()
+
+
+def accuracies(majority, minority):
+    return {
+        ("preference", "accuracy majority"): (0.5, majority),
+        ("preference", "accuracy minority"): (0.5, minority),
+    }
+
+
+def test_robust_losses_that_keep_their_promise():
+    found = verdicts(
+        "robust-dpo",
+        ROBUST,
+        {
+            "dpo": accuracies(0.80, 0.20),
+            "dpo_half": accuracies(0.75, 0.30),
+            "kldpo": accuracies(0.79, 0.45),
+            "wdpo": accuracies(0.79, 0.60),
+            "drdpo": accuracies(0.82, 0.05),
+        },
+        np.random.default_rng(0),
+    )
+    assert set(found.values()) == {"holds"} and len(found) == 11
+
+
+def test_robust_losses_that_only_learn_less():
+    """What one group gains the other loses, as half the rate does."""
+    less = accuracies(0.65, 0.35)
+    ends = dict.fromkeys(("dpo_half", "kldpo", "wdpo"), less)
+    ends |= {"dpo": accuracies(0.80, 0.20), "drdpo": accuracies(0.80, 0.20)}
+    found = verdicts("robust-dpo", ROBUST, ends, np.random.default_rng(1))
+    assert found["kldpo_serves_the_few"] == found["dpo_learns"] == "holds"
+    assert found["kldpo_costs_nothing"] == found["wdpo_costs_nothing"] == "does not hold"
+    same = ("kldpo_is_more_than_a_rate", "wdpo_above_kldpo", "drdpo_takes_the_few_for_noise")
+    assert {found[key] for key in same} == {"practically equal"}
+
+
+def of_lab(win, distance, refused, over_refused, harmful):
+    return {
+        ("quality", "length-controlled win rate"): (0.5, win),
+        ("diversity", "distance"): (0.6, distance),
+        ("safety", "refused"): (0.2, refused),
+        ("safety", "over-refused"): (0.1, over_refused),
+        ("safety", "harmful"): (0.5, harmful),
+    }
+
+
+def test_the_lab_as_a_course_tells_it():
+    found = verdicts(
+        "dpo-or-rlhf",
+        LAB,
+        {"dpo": of_lab(0.70, 0.58, 0.3, 0.1, 0.3), "ppo": of_lab(0.70, 0.40, 0.5, 0.1, 0.2)},
+        np.random.default_rng(0),
+    )
+    assert found == {
+        "both_help": "holds",
+        "dpo_helps_more": "practically equal",
+        "dpo_keeps_diversity": "holds",
+        "ppo_more_conservative": "holds",
+        "ppo_refuses_needlessly": "practically equal",
+        "both_do_less_harm": "holds",
+    }
+
+
+def test_the_lab_where_it_all_goes_the_other_way():
+    found = verdicts(
+        "dpo-or-rlhf",
+        LAB,
+        {"dpo": of_lab(0.40, 0.35, 0.6, 0.4, 0.7), "ppo": of_lab(0.60, 0.55, 0.3, 0.4, 0.6)},
+        np.random.default_rng(0),
+    )
+    assert found.pop("ppo_refuses_needlessly") == "holds"
+    assert set(found.values()) == {"does not hold"}
+
+
+@pytest.mark.parametrize("nats", [0.1, 4.0])
+def test_without_a_common_kl_there_is_no_verdict_at_equal_kl(nats):
+    ends = dict.fromkeys(ROBUST, accuracies(0.8, 0.2)) | {"kldpo": accuracies(0.8, 0.5)}
+    found = verdicts("robust-dpo", ROBUST, ends, np.random.default_rng(2), nats=nats)
+    wanted = "undecided at this size" if nats < 1 else "holds"
+    assert found["kldpo_at_equal_kl"] == wanted
+    assert found["kldpo_serves_the_few"] == "holds"
