@@ -198,6 +198,7 @@ def test_notebooks_are_the_series():
         "A1_vprism",
         "A2_recipe",
         "A3_paid_judge",
+        "A4_lab",
     ]
 
 

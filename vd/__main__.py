@@ -192,12 +192,13 @@ def _bill(study: Study, gpus: int, card: str) -> None:
 
 def _record(study: Study) -> None:
     from vd.store.recorded import pack
+    from vd.evaluations import asked
     from vd.workflow.rebuild import needed
 
     if study.asks_vprism:
         sys.exit(f"{study.name}: its probes quote texts of others, which stay out of git")
     try:
-        file = pack(study.name, needed(study))
+        file = pack(study.name, [*needed(study), *asked.of_our_prompts(study)])
     except FileNotFoundError as error:
         sys.exit(f"{error.filename}: is not there; run ./reproduce.sh {study.name} first")
     print(f"{_short(file)}, {file.stat().st_size / 1e6:.1f} MB")

@@ -37,3 +37,17 @@ def file_of(study: str, run: str, name: str, step: int) -> Path:
 def step_of(replies: pd.DataFrame) -> int:
     """The step of the checkpoint that gave these replies to the probes."""
     return int(replies["step"].iloc[0])
+
+
+def of_our_prompts(study: Study) -> list[Path]:
+    """Those files of a study that quote nobody: a mirror's requests are not ours to pass on."""
+    folders = [paths.run(study.name, run) / "asked" for run in study.policies()]
+    names = ("quality", "questions", "diversity")
+    return [
+        file for folder in folders for name in names for file in folder.glob(f"{name}-*.parquet")
+    ]
+
+
+def step_in(file: Path) -> int:
+    """The step in the name of such a file."""
+    return int(file.stem.rpartition("-")[2])

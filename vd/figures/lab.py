@@ -1,0 +1,144 @@
+"""Safety, quality and diversity of a study's runs beside their drift, over seeds; and what they
+said to the same prompts.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.special import stdtrit
+
+from vd import paths
+from vd.evaluations import asked
+from vd.figures.style import distinct
+from vd.lineages import short_names, split_seed
+from vd.store.recorded import found
+from vd.study.load import Study
+
+MEASURES = {  # what stands in the table, by evaluation and metric, and which way is better
+    ("safety", "harmful"): "less",
+    ("safety", "refused"): "more",
+    ("safety", "over-refused"): "less",
+    ("safety", "evasive"): "less",
+    ("quality", "win rate"): "more",
+    ("quality", "length-controlled win rate"): "more",
+    ("quality", "accuracy"): "more",
+    ("quality", "answered"): "more",
+    ("quality", "characters"): "",
+    ("quality", "specificity"): "",
+    ("diversity", "distinct-2"): "more",
+    ("diversity", "self-BLEU"): "less",
+    ("diversity", "distance"): "more",
+    ("diversity", "opening entropy"): "more",
+    ("kl", "kl"): "",
+    ("drift", "support"): "",
+}
+
+
+def over_seeds(measured: pd.DataFrame, drift: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+    """`MEASURES` at the last checkpoint of every run, all seeds together: run (a short name),
+    evaluation, metric, value, lo, hi, n_seeds.
+
+    `measured` are evaluations of all runs, `drift` their drift tables (vd.drift). Of several seeds
+    intervals are Student's over seeds; of one they are what the evaluation gave.
+    """
+    last = measured[measured["step"] == measured.groupby("run")["step"].transform("max")]
+    moved = drift[(drift["topic"] == "all") & (drift["stance"] == "support")]
+    moved = pd.DataFrame(
+        {
+            "run": moved["run"],
+            "evaluation": "drift",
+            "metric": "support",
+            "value": moved["magnitude"],
+            "lo": moved["magnitude_lo"],
+            "hi": moved["magnitude_hi"],
+            "n": moved["n_prompts"],
+        }
+    )
+    rows = pd.concat([last[moved.columns], moved], ignore_index=True)
+    known = pd.MultiIndex.from_tuples(MEASURES)
+    rows = rows[(rows["n"] > 0) & rows.set_index(["evaluation", "metric"]).index.isin(known)]
+    rows = rows.assign(lineage=split_seed(rows["run"])["name"])
+    table = [
+        {"run": run, "evaluation": evaluation, "metric": metric, **_mean(own, alpha)}
+        for (run, evaluation, metric), own in rows.groupby(
+            ["lineage", "evaluation", "metric"], sort=False
+        )
+    ]
+    table = pd.DataFrame(table)
+    order = {key: place for place, key in enumerate(MEASURES)}
+    place = [order[key] for key in zip(table["evaluation"], table["metric"], strict=True)]
+    table = table.assign(run=short_names(table["run"]), place=place)
+    return table.sort_values("place", kind="stable").drop(columns="place").reset_index(drop=True)
+
+
+def as_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`over_seeds` for reading: a row per measure, a column per run, value [interval]."""
+    cells = [f"{row.value:.2f} [{row.lo:.2f}, {row.hi:.2f}]" for row in table.itertuples()]
+    better = [MEASURES[key] for key in zip(table["evaluation"], table["metric"], strict=True)]
+    return (
+        table.assign(cell=cells, better=better)
+        .pivot_table(
+            index=["evaluation", "metric", "better"],
+            columns="run",
+            values="cell",
+            aggfunc="first",
+            sort=False,
+        )
+        .fillna("")
+        .reset_index()
+    )
+
+
+def compared(table: pd.DataFrame) -> Figure:
+    """A panel per measure, a dot per run with its interval."""
+    keys = list(dict.fromkeys(zip(table["evaluation"], table["metric"], strict=True)))
+    runs = list(table["run"].unique())
+    colours, columns = distinct(runs), 4
+    rows = -(-len(keys) // columns)
+    size = (9, (0.55 + 0.2 * len(runs)) * rows)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained"
+    )
+    for ax, key in zip(axes.flat, keys, strict=False):
+        own = table[(table["evaluation"] == key[0]) & (table["metric"] == key[1])]
+        y = [runs.index(run) for run in own["run"]]
+        colour = [colours[run] for run in own["run"]]
+        ax.hlines(y, own["lo"], own["hi"], color=colour, linewidth=1.2)
+        ax.scatter(own["value"], y, color=colour, s=18, zorder=3)
+        arrow = {"more": " →", "less": " ←", "": ""}[MEASURES[key]]
+        ax.set_title(f"{key[0]}: {key[1]}{arrow}")
+    for ax in axes.flat[len(keys) :]:
+        ax.set_visible(False)
+    axes[0, 0].set(yticks=range(len(runs)), yticklabels=runs, ylim=(len(runs) - 0.5, -0.5))
+    return figure
+
+
+def side_by_side(study: Study, name: str = "quality", prompts: int = 10) -> pd.DataFrame:
+    """What the runs of the first seed said to the first prompts of an evaluation, at the start and
+    the end of each: prompt, run, step, response. A start that several share stands once.
+    """
+    parts = []
+    for run in study.policies().values():
+        folder = found(paths.run(study.name, run.id), study.name)
+        files = sorted(folder.glob(f"asked/{name}-*.parquet"), key=asked.step_in)
+        if run.seed == study.seeds[0] and files:
+            parts += [pd.read_parquet(file) for file in dict.fromkeys((files[0], files[-1]))]
+    table = pd.concat(parts, ignore_index=True)
+    few = table["prompt"].drop_duplicates().head(prompts)
+    table = table[table["prompt"].isin(few) & (table["sample"] == 0)]
+    table = table.assign(run=short_names(table["run"]))
+    # children start where their parent ended
+    once = table.drop_duplicates(["prompt", "response"])
+    order = once["prompt"].map({prompt: place for place, prompt in enumerate(few)})
+    once = once.iloc[np.argsort(order.to_numpy(), kind="stable")]
+    return once[["prompt", "run", "step", "response"]].reset_index(drop=True)
+
+
+def _mean(own: pd.DataFrame, alpha: float) -> dict:
+    """Mean over seeds with its interval."""
+    n, value = len(own), own["value"].mean()
+    if n == 1:
+        return {"value": value, "lo": own["lo"].iloc[0], "hi": own["hi"].iloc[0], "n_seeds": 1}
+    reach = -stdtrit(n - 1, alpha / 2) * own["value"].std(ddof=1) / np.sqrt(n)
+    return {"value": value, "lo": value - reach, "hi": value + reach, "n_seeds": n}
