@@ -191,8 +191,8 @@ def _bill(study: Study, gpus: int, card: str) -> None:
 
 
 def _record(study: Study) -> None:
-    from vd.store.recorded import pack
     from vd.evaluations import asked
+    from vd.store.recorded import pack
     from vd.workflow.rebuild import needed
 
     if study.asks_vprism:

@@ -39,7 +39,8 @@ def read_public(
     public = PUBLIC[name]
     if public.parts:
         parts = [read_public(part, filters, examples, seed) for part in public.parts]
-        return sum((found for found, _ in parts), []), sum((out for _, out in parts), Counter())
+        dropped = sum((left_out for _, left_out in parts), Counter())
+        return [row for found, _ in parts for row in found], dropped
     # max_words is heeded here, the others by the set's function
     own = {key: value for key, value in filters.items() if key != "max_words"}
     # a mirror is read whole, whatever the set
