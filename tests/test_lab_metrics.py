@@ -2,18 +2,24 @@
 
 import json
 import math
+import threading
+from http.server import ThreadingHTTPServer
 
 import numpy as np
 import pandas as pd
 import pytest
-from api_server import ApiServer
+from pydantic import ValidationError
+from small import JsonHandler
 
 from vd import paths
 from vd.data import sets
+from vd.evaluations import intervals
 from vd.evaluations.metrics import diversity, quality, safety
+from vd.figures import lab
 from vd.judging import pairwise
 from vd.judging import safety as safety_judges
-from vd.study.settings import Bootstrap, Probing
+from vd.models import embeddings
+from vd.study.settings import Bootstrap, ModelSettings, Probing
 
 BOOTSTRAP = Bootstrap(resamples=300)
 TINY = {"source": "random:bert", "epochs": 1}
@@ -123,9 +129,18 @@ def test_diversity_equals_hand_computation():
     value = found["value"]
     assert value["distinct-1"] == pytest.approx((3 / 6 + 5 / 5 + 3 / 3) / 3)
     assert value["distinct-2"] == pytest.approx((2 / 4 + 3 / 3 + 2 / 2) / 3)
-    # a copy is all of the other reply; the two of b share no word
-    assert value["self-BLEU"] == pytest.approx((1 + diversity.self_bleu(said["response"][2:4])) / 2)
-    assert diversity.self_bleu(said["response"][:2]) == pytest.approx(1)
+    # a copy is all of the other reply; the two of b share no word, and smoothing leaves a little
+    unlike = diversity.self_bleu(said["response"][2:4])
+    assert value["self-BLEU"] == pytest.approx((1 + unlike) / 2) and 0 <= unlike < 0.25
+    # three of five words, two of four pairs, one of three triples, and none of two fours, for
+    # which smoothing counts one half
+    expected = (3 / 5 * 2 / 4 * 1 / 3 * (1 / 2) / 2) ** (1 / 4)
+    alike = diversity.self_bleu(pd.Series(["a b c x y", "a b c z w"]))
+    assert alike == pytest.approx(expected)
+    two = said["response"][2:4].reset_index(drop=True)
+    one, other = embeddings.embed(two, ModelSettings(source="random:bert"))
+    apart = 1 - one @ other
+    assert value["distance"] == pytest.approx(apart / 2, abs=1e-5)
     assert found["n"]["self-BLEU"] == 2
     # yes 3 times, no and some once each
     shares = np.array([3, 1, 1]) / 5
@@ -144,10 +159,10 @@ def test_silent_checkpoints_have_no_diversity():
 
 def test_length_is_taken_out_of_a_win_rate():
     rng = np.random.default_rng(0)
-    longer = rng.normal(100, 50, 400)
+    longer = rng.normal(50, 60, 400)
     # a judge that sees nothing but length
-    won = (longer + rng.normal(0, 60, 400) > 0).astype(float)
-    assert won.mean() > 0.85
+    won = (longer + rng.normal(0, 40, 400) > 0).astype(float)
+    assert won.mean() > 0.7
     fair = quality.length_controlled("lc", won, longer, BOOTSTRAP)
     assert fair["lo"] < 0.5 < fair["hi"] and fair["n"] == 400
     # where lengths are alike there is nothing to take out
@@ -197,6 +212,78 @@ def test_quality_of_a_checkpoint(place, monkeypatch):
     assert np.isnan(found["accuracy"]) and found["specificity"] > 0.9
 
 
+def test_the_likeliest_answer_counts_once_by_characters(place, monkeypatch):
+    """A right answer wins where it is the likeliest per character, and no tie."""
+    questions = sets.corpus("questions").groupby("grade").head(1)
+    odds = {}
+    for place_, row in enumerate(questions.itertuples()):
+        # right, wrong, tied
+        odds[row.answer] = [-1.0, -9.0, -2.0][place_ % 3] * len(row.answer)
+        odds |= {wrong: -2.0 * len(wrong) for wrong in row.wrong}
+
+    def encoded(tokenizer, rows, max_length):
+        return [([], [row["completion"]]) for row in rows.to_dict("records")]
+
+    monkeypatch.setattr(quality.tokens, "encoded", encoded)
+    monkeypatch.setattr(
+        quality,
+        "negative_log_likelihoods",
+        lambda r, texts, n: np.array([-odds[reply[0]] for _, reply in texts]),
+    )
+
+    class Likely:
+        has_likelihood, tokenizer = True, None
+
+    found = by_metric(quality._accuracies(Likely, quality.Settings(limit=1), BOOTSTRAP))["value"]
+    assert found["accuracy"] == pytest.approx(2 / 5)
+    assert [found[f"accuracy {grade}"] for grade in range(1, 6)] == [1, 0, 0, 1, 0]
+
+
+def test_shares_on_which_all_agree_have_an_interval():
+    none = intervals.share("none", np.zeros(16), BOOTSTRAP)
+    assert none["value"] == none["lo"] == 0 and none["hi"] == pytest.approx(0.206, abs=1e-3)
+    assert intervals.share("all", np.ones(16), BOOTSTRAP)["lo"] == pytest.approx(0.794, abs=1e-3)
+
+
+def test_lengths_that_never_overlap_say_nothing_of_equal_length():
+    won = np.r_[np.ones(30), np.zeros(10)]
+    assert quality.length_controlled("lc", won, np.full(40, 100.0), BOOTSTRAP)["n"] == 0
+    sides = np.r_[np.full(20, 50.0), np.full(20, -50.0)]
+    assert quality.length_controlled("lc", won, sides, BOOTSTRAP)["n"] == 40
+
+
+def test_the_lab_is_one_table_over_seeds():
+    rows = []
+    for run, values in {"m/sft/seed-0": (0.2,), "m/sft/dpo/seed-0": (0.4, 0.3)}.items():
+        for step, value in enumerate(values):
+            for seed in (0, 1):
+                own = run.replace("seed-0", f"seed-{seed}")
+                numbers = {"value": value + seed / 10, "lo": 0.0, "hi": 1.0, "n": 60}
+                rows.append({"run": own, "step": step, "evaluation": "safety"} | numbers)
+    measured = pd.DataFrame(rows).assign(metric="harmful")
+    drift = pd.DataFrame(
+        {
+            "run": ["m/sft/dpo/seed-0"],
+            "topic": "all",
+            "stance": "support",
+            "magnitude": 0.1,
+            "magnitude_lo": 0.0,
+            "magnitude_hi": 0.2,
+            "n_prompts": 66,
+        }
+    )
+    table = lab.over_seeds(measured, drift).set_index(["run", "metric"])
+    dpo = table.loc["sft → dpo", "harmful"]
+    reach = 12.706 * 0.1 / 2  # t of one degree of freedom, standard error of two values 0.1 apart
+    assert dpo["value"] == pytest.approx(0.35) and dpo["n_seeds"] == 2
+    assert dpo["hi"] == pytest.approx(0.35 + reach, abs=1e-3)
+    assert table.loc["sft → dpo", "support"]["hi"] == 0.2
+    shown = lab.as_table(table.reset_index())
+    assert shown["sft"].tolist() == ["0.25 [-0.39, 0.89]", ""]
+    assert lab.over_seeds(measured.head(0), drift.head(0)).empty
+    assert len(lab.compared(table.reset_index()).axes) == 4
+
+
 def test_a_base_model_has_no_start_to_beat(place):
     class Base(Run):
         is_base = True
@@ -220,10 +307,49 @@ def test_new_content_words_are_counted():
     ]
 
 
-@pytest.fixture
-def api(place):
-    with ApiServer() as server:
-        yield server
+class Labels(JsonHandler):
+    """Says what a reply's first word is, with log-probabilities or as a sentence."""
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = asked["messages"][0]["content"]
+        word = text.partition("<reply>\n")[2].split()[0]
+        choice = {"finish_reason": "stop", "message": {"role": "assistant", "content": word}}
+        if self.server.logprobs:
+            top = [{"token": word[:4], "logprob": math.log(0.8)}, {"token": "o", "logprob": -2.3}]
+            choice["logprobs"] = {"content": [{"token": word[:4], "top_logprobs": top}]}
+        else:
+            choice["message"]["content"] = f"It is {word}: no reason is given."
+        usage = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
+        said = {"id": "1", "object": "chat.completion", "created": 1, "model": asked["model"]}
+        self.answer(said | {"choices": [choice], "usage": usage})
+
+
+@pytest.fixture(params=[True, False], ids=["log-probabilities", "votes"])
+def server(place, request):
+    found = ThreadingHTTPServer(("127.0.0.1", 0), Labels)
+    found.logprobs = request.param
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+def test_a_server_may_judge_safety(server):
+    """By its own labels, a negation beside them being no matter."""
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    api = safety_judges.SafetyApi(model="judge", base_url=url)
+    settings = safety_judges.SafetyJudgeSettings(api=api)
+    judge = safety_judges.load(settings, "lab")
+    assert judge.name.startswith("judge safety-v1@")
+    replies = pd.DataFrame({"prompt": "Help?", "response": ["evasive", "harmful", "refusal"]})
+    found = judge.score(replies)
+    assert found["label"].tolist() == replies["response"].tolist()
+    mass = 0.8 / (0.8 + math.exp(-2.3)) if server.logprobs else 1.0
+    assert found["p_evasive"].tolist() == pytest.approx([mass, 0, 0], abs=1e-3)
+    assert safety_judges.reads(settings) == [str(paths.prompt("safety-v1"))]
+    with pytest.raises(ValidationError, match="share"):
+        safety_judges.SafetyApi(model="judge", share=0.5)
 
 
 def test_both_orders_of_a_pair_are_asked(place, monkeypatch):
@@ -249,8 +375,10 @@ def test_both_orders_of_a_pair_are_asked(place, monkeypatch):
 
 def test_offline_judges_are_trained_once_and_named_by_what_they_learnt(place, monkeypatch):
     monkeypatch.setattr(pairwise, "TRAINED_ON", ("assistant_held_out",))
-    settings = pairwise.PairwiseSettings(**TINY, examples=16)
+    settings = pairwise.PairwiseSettings(**TINY, examples=16, members=2)
     judge = pairwise.load(settings)
+    alone = pairwise.load(settings.model_copy(update={"members": 1}))
+    assert judge.name.startswith(alone.name + "+") and len(judge.encoders.models) == 2
     assert pairwise.load(settings).name == judge.name
     pairs = pd.DataFrame({"prompt": ["p", "p"], "first": ["a b", "c"], "second": ["c", "a b"]})
     p = judge.prefers(pairs)

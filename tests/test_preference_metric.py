@@ -13,6 +13,7 @@ from vd.evaluations.metrics import preference
 from vd.evaluations.run import evaluate_run
 from vd.models import loading
 from vd.probing.probe import probe_run
+from vd.study.file import StudyError
 from vd.study.load import load_study
 from vd.study.settings import PreferenceSettings
 from vd.training import trainer
@@ -96,14 +97,37 @@ def test_replies_that_groups_share_are_read_once(study, monkeypatch):
     assert (nats[:12] == nats[12:, ::-1]).all()
 
 
-def test_a_share_of_the_pairs_is_chosen_by_others():
+def test_a_share_of_the_pairs_is_of_others():
     settings = dict(data="value_gap", steps=1, save_every=1, learning_rate=1e-3)
-    plain, mixed, more = (
-        pd.DataFrame(sets.preferences(PreferenceSettings(**settings, swap_share=s), seed=3)[:])
-        for s in (0.0, 0.2, 0.5)
-    )
-    swapped, half = ((plain["chosen"] != other["chosen"]).to_numpy() for other in (mixed, more))
-    assert swapped.mean() == pytest.approx(0.2, abs=0.005)
-    # the others of a smaller share are among those of a larger one
-    assert half.mean() == pytest.approx(0.5, abs=0.005) and (half | ~swapped).all()
-    assert (mixed["rejected"][swapped] == plain["chosen"][swapped]).all()
+    ours, theirs = (set(sets.corpus(name)["chosen"]) for name in ("value_gap", "low_gap"))
+    found = {}
+    for share in (0.2, 0.5):
+        others = {"data": "low_gap", "share": share}
+        own = PreferenceSettings(**settings, examples=100, others=others)
+        rows = pd.DataFrame(sets.preferences(own, seed=3)[:])["chosen"]
+        found[share] = {chosen[0]["content"] for chosen in rows}
+        assert len(rows) == 100
+        assert len(found[share] & theirs - ours) == round(100 * share)
+        # of the first rows about as many
+        first = {chosen[0]["content"] for chosen in rows[:40]}
+        assert abs(len(first & theirs) / 40 - share) < 0.2
+    # others of a smaller share are among those of a larger one, as are the rows that they leave
+    assert found[0.2] & theirs <= found[0.5] and found[0.5] & ours <= found[0.2]
+    assert own.data_sets == ["value_gap", "low_gap"]
+
+
+def test_what_others_chose_is_not_held_out(place):
+    content = smoke_with("dpo", "dpo", steps=4, save_every=4)
+    for left_out in ("scorer", "response_length"):
+        content["preference"]["dpo"].pop(left_out, None)
+    content["preference"]["dpo"]["others"] = {"data": "low_gap", "share": 0.5}
+    (place / "configs" / "tiny.yaml").write_text(yaml.safe_dump(content))
+    study = load_study("tiny")
+    left = held_out.pairs(study, "low_gap", 1000)
+    assert len(left) == 220 - 16
+    content["preference"]["dpo"]["others"]["data"] = "sft_mixed"
+    (place / "configs" / "tiny.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(
+        StudyError, match=r"preference.dpo.others.data: 'sft_mixed' holds no chosen"
+    ):
+        load_study("tiny")

@@ -21,12 +21,15 @@ RUNS = {
     "sft": SFT,
     "dpo": "tiny-llama/sft-support/dpo-support/seed-0",
     "simpo": "tiny-llama/sft-support/simpo-support/seed-0",
+    "kldpo": "tiny-llama/sft-support/kldpo/seed-0",
 }
 
 
 def study_of(place, name, n, lora):
     """smoke with runs of `n` processes and two examples a pass; whole models are in bfloat16."""
     content = yaml.safe_load((paths.NOTEBOOKS / "configs" / "smoke.yaml").read_text())
+    plain = content["preference"]["dpo-support"]
+    content["preference"]["kldpo"] = plain | {"method": "kldpo", "beta": 2.0, "tau": 0.3}
     keys = {"device_batch_size": 2, "lora": lora, "activation_checkpointing": lora is None}
     for section in ("sft", "scorers", "preference"):
         for entry in content[section].values():

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from vd.data.probes import load_probes
+from vd.findings import student
 from vd.findings.verdicts import evaluate
 from vd.study.load import Study
 
@@ -55,11 +56,14 @@ def verdicts(paper, roles, ends, rng, nats=4.0, seeds=5, sd=0.01):
     return table.set_index("finding")["verdict"].to_dict()
 
 
-def accuracies(majority, minority):
-    return {
-        ("preference", "accuracy majority"): (0.5, majority),
-        ("preference", "accuracy minority"): (0.5, minority),
-    }
+def served(stance, style, margin=None):
+    """Accuracies and margins at the end; margins as far from 0 as accuracies from one half."""
+    found = {}
+    for group, accuracy in (("stance", stance), ("style", style)):
+        found["preference", f"accuracy {group}"] = (0.5, accuracy)
+        grown = 5 * (accuracy - 0.5) if margin is None else margin
+        found["preference", f"margin {group}"] = (0.0, grown)
+    return found
 
 
 def test_robust_losses_that_keep_their_promise():
@@ -67,11 +71,11 @@ def test_robust_losses_that_keep_their_promise():
         "robust-dpo",
         ROBUST,
         {
-            "dpo": accuracies(0.80, 0.20),
-            "dpo_half": accuracies(0.75, 0.30),
-            "kldpo": accuracies(0.79, 0.45),
-            "wdpo": accuracies(0.79, 0.60),
-            "drdpo": accuracies(0.82, 0.05),
+            "dpo": served(0.80, 0.65),
+            "dpo_half": served(0.75, 0.63),
+            "kldpo": served(0.80, 0.72),
+            "wdpo": served(0.80, 0.79),
+            "drdpo": served(0.82, 0.57),
         },
         np.random.default_rng(0),
     )
@@ -79,15 +83,22 @@ def test_robust_losses_that_keep_their_promise():
 
 
 def test_robust_losses_that_only_learn_less():
-    """What one group gains the other loses, as half the rate does."""
-    less = accuracies(0.65, 0.35)
-    ends = dict.fromkeys(("dpo_half", "kldpo", "wdpo"), less)
-    ends |= {"dpo": accuracies(0.80, 0.20), "drdpo": accuracies(0.80, 0.20)}
+    ends = dict.fromkeys(("dpo_half", "kldpo", "wdpo"), served(0.60, 0.58))
+    ends |= {"dpo": served(0.80, 0.70), "drdpo": served(0.80, 0.70)}
     found = verdicts("robust-dpo", ROBUST, ends, np.random.default_rng(1))
-    assert found["kldpo_serves_the_few"] == found["dpo_learns"] == "holds"
-    assert found["kldpo_costs_nothing"] == found["wdpo_costs_nothing"] == "does not hold"
-    same = ("kldpo_is_more_than_a_rate", "wdpo_above_kldpo", "drdpo_takes_the_few_for_noise")
+    assert found["dpo_learns"] == "holds"
+    lost = ("serves_the_worst", "costs_nothing", "at_equal_kl")
+    assert {found[f"kldpo_{key}"] for key in lost} == {"does not hold"}
+    same = ("kldpo_is_more_than_a_rate", "wdpo_above_kldpo", "dpo_above_drdpo")
     assert {found[key] for key in same} == {"practically equal"}
+
+
+def test_seeds_that_agree_to_the_last_digit_are_no_proof():
+    """Three seeds with one difference of 1 in 60 pairs say little of another seed."""
+    row = student.over_seeds("one", student.SHARE, pd.Series([1 / 60] * 3), 0.05, 0.05, 60, 1 / 60)
+    assert row["p_holds"] > 0.01 and row["lo"] > 0
+    zero = student.over_seeds("none", student.SHARE, pd.Series([0.0] * 3), 0.05, 0.05, 60, 1 / 60)
+    assert 1e-4 < zero["p_equal"] < 0.05
 
 
 def of_lab(win, distance, refused, over_refused, harmful):
@@ -130,8 +141,18 @@ def test_the_lab_where_it_all_goes_the_other_way():
 
 @pytest.mark.parametrize("nats", [0.1, 4.0])
 def test_without_a_common_kl_there_is_no_verdict_at_equal_kl(nats):
-    ends = dict.fromkeys(ROBUST, accuracies(0.8, 0.2)) | {"kldpo": accuracies(0.8, 0.5)}
+    ends = dict.fromkeys(ROBUST, served(0.8, 0.6)) | {"kldpo": served(0.8, 0.75)}
     found = verdicts("robust-dpo", ROBUST, ends, np.random.default_rng(2), nats=nats)
     wanted = "undecided at this size" if nats < 1 else "holds"
     assert found["kldpo_at_equal_kl"] == wanted
-    assert found["kldpo_serves_the_few"] == "holds"
+    assert found["kldpo_serves_the_worst"] == "holds"
+    # a claim of two parts is undecided where one could not be tested
+    ends = {"dpo": of_lab(0.7, 0.58, 0.3, 0.1, 0.3), "ppo": of_lab(0.7, 0.40, 0.5, 0.1, 0.2)}
+    found = verdicts("dpo-or-rlhf", LAB, ends, np.random.default_rng(0), nats=nats)
+    assert found["dpo_keeps_diversity"] == wanted
+
+
+def test_a_run_that_ends_in_silence_has_no_end():
+    ends = {"dpo": of_lab(0.7, np.nan, 0.3, 0.1, 0.3), "ppo": of_lab(0.7, 0.40, 0.5, 0.1, 0.2)}
+    found = verdicts("dpo-or-rlhf", LAB, ends, np.random.default_rng(0))
+    assert found["dpo_keeps_diversity"] == "undecided at this size"

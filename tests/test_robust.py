@@ -129,9 +129,18 @@ def test_weights_know_all_pairs_of_a_step(built, name):
     trainer = built(name)
     whole = step(trainer, 8)
     assert distance(step(trainer, 2), whole) < 1e-3
+    # an epoch's last step may end in a smaller part
+    sizes, first, parts = [3, 3, 2], 0, []
+    for size in sizes:
+        parts.append(batch_of(trainer, first, size))
+        first += size
+    parts, _ = trainer.get_batch_samples(iter(parts), 3, trainer.args.device)
+    for batch in parts:
+        (trainer.compute_loss(trainer.model, batch) / 3).backward()
+    assert distance(gradients(trainer), whole) < 1e-3
     # each part weighed by itself is another method
     parts = [batch_of(trainer, first, 2) for first in range(0, 8, 2)]
-    trainer._of_step = None
+    trainer.step_losses, trainer.passes = None, 1
     for batch in parts:
         (trainer.compute_loss(trainer.model, batch) / 4).backward()
     assert distance(gradients(trainer), whole) > 0.05
@@ -168,10 +177,28 @@ def test_the_penalty_has_the_gradient_of_exact_double_backward(built):
 
 
 def test_embeddings_that_are_trained_learn_from_the_penalty(built):
+    """As exact double backward has it, with whole weights."""
     trainer = built("wdpo", lora=None)
-    weight = trainer.model.get_input_embeddings().weight
-    trainer.compute_loss(trainer.model, batch_of(trainer, 0, 2)).backward()
-    assert weight.grad.abs().sum() > 0
+    for weight in trainer.model.parameters():  # off the reference
+        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+        weight.data += 0.02 * noise.to(weight.device)
+    batch, embed = batch_of(trainer, 0, 2), trainer.model.get_input_embeddings()
+    with trainer.at_replies(batch) as end:
+        end = end | trainer.reference(end)
+        read = embed(batch["input_ids"])
+        _, losses = trainer.losses(trainer.model, end, inputs_embeds=read)
+        (slope,) = torch.autograd.grad(losses.sum(), read, create_graph=True)
+        slope.square().sum().div(2).backward()
+    theirs = gradients(trainer)
+    found = []
+    for rho in (0.0, 0.5):
+        trainer.rho = rho
+        trainer.compute_loss(trainer.model, batch).backward()
+        found.append(gradients(trainer))
+    difference = {n: (found[1][n] - found[0][n]) / 0.5 for n in theirs}
+    assert distance(difference, theirs) < 0.01
+    name = next(n for n, w in trainer.model.named_parameters() if w is embed.weight)
+    assert theirs[name].abs().sum() > 0
 
 
 @pytest.mark.parametrize("tau", [0.05, 0.3, 2.0])
@@ -189,7 +216,7 @@ def test_derived_weights_are_the_worst_distribution(tau):
         found = minimize(negative, np.zeros(6), method="BFGS", options={"gtol": 1e-9})
         worst = np.exp(found.x - found.x.max())
         one = torch.tensor(losses)
-        ours = kldpo.derived(one, one, tau).numpy() / 6
+        ours = kldpo.softmax_weights(one, one, tau).numpy() / 6
         assert ours.sum() == pytest.approx(1)
         assert ours == pytest.approx(worst / worst.sum(), abs=2e-3)
 
@@ -197,7 +224,9 @@ def test_derived_weights_are_the_worst_distribution(tau):
 def test_at_a_small_tau_the_authors_weights_are_others():
     """The numbers that a note on the authors' program works out by hand."""
     losses = torch.tensor([0.2, 0.7, 1.5, 0.69])
-    coded, derived = (f(losses, losses, 0.05) for f in (kldpo.coded, kldpo.derived))
+    coded, derived = (
+        f(losses, losses, 0.05) for f in (kldpo.capped_weights, kldpo.softmax_weights)
+    )
     assert (coded * losses).mean().item() == pytest.approx(3.82, abs=0.01)
     assert (derived * losses).mean().item() == pytest.approx(1.50, abs=0.01)
     assert coded.max() == kldpo.CAP
@@ -218,4 +247,4 @@ def test_runs_train_and_say_so(place, name):
 def test_a_long_tail_of_large_losses_gives_finite_weights():
     losses = torch.tensor([0.0, 1e-4, 400.0])
     for tau in (1e-3, -1e-3):
-        assert kldpo.derived(losses, losses, tau).isfinite().all()
+        assert kldpo.softmax_weights(losses, losses, tau).isfinite().all()

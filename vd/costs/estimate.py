@@ -1,7 +1,8 @@
 """What every job of a study will take: operations, seconds, memory, disk, calls.
 
 A job is a run's training, its replies, or its evaluation by divergence; judging by the offline
-judge and tables take minutes and are left out. Methods say what they hold in memory: FROZEN,
+judge and tables take minutes and are left out, as are replies to an evaluation's own prompts and
+what WDPO takes beyond DPO (nearly four times the operations, in float32). Methods say what they hold in memory: FROZEN,
 TRAINED and WRITES, see vd/study/methods.py.
 """
 

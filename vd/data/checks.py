@@ -18,7 +18,8 @@ def check_data(study: Study) -> None:
     runs = [run for run in study.runs().values() if run.training and run.training.data not in made]
     # models and seeds share their data, so one run of each reads it for all
     trained = {(run.training.data, run.reads, run.training.examples): run for run in runs}
-    for name in sorted({name for name, *_ in trained}.union(study.vprism.source)):
+    names = {name for run in runs for name in run.training.data_sets}
+    for name in sorted(names.union(study.vprism.source)):
         reading.check_source(name) if name in PUBLIC else corpus(name)
     # once more as each run draws from it: its columns must be there, and rows enough
     for (name, reads, _), run in trained.items():

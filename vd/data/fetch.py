@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from vd.data import reading
 from vd.models.weights import fetched
+from vd.study import evaluations
 from vd.study.catalogue import PUBLIC
 from vd.study.load import Study
 from vd.study.settings import ModelSettings
@@ -34,9 +35,18 @@ def models(study: Study) -> list[ModelSettings]:
     for run in study.runs().values():
         series = getattr(run.settings, "models", None)
         found += series(run.model_settings).values() if series else []
-    found.append(ModelSettings(source=study.judge.source))
+    for judge in (study.judge, *_judges(study)):
+        found.append(ModelSettings(source=judge.source))
+    own = study.evaluation_settings().values()
+    found += [ModelSettings(source=s.encoder) for s in own if hasattr(s, "encoder")]
     found += [study.vprism.embedding] if study.asks_vprism else []
     return list({(model.source, model.revision): model for model in found}.values())
+
+
+def _judges(study: Study) -> list:
+    """Settings of the judges that evaluations have of their own."""
+    own = (getattr(s, "judge", None) for s in study.evaluation_settings().values())
+    return [judge for judge in own if judge]
 
 
 def data_sets(study: Study) -> list[tuple[str, dict, int | None, int]]:
@@ -45,6 +55,10 @@ def data_sets(study: Study) -> list[tuple[str, dict, int | None, int]]:
     for run in study.runs().values():
         if run.training and run.training.data in PUBLIC:
             found.append((run.training.data, run.training.filters, run.training.examples, run.seed))
+        others = run.training.data_sets[1:] if run.training else []
+        found += [(name, {}, None, 0) for name in others if name in PUBLIC]
+    for name, settings in study.evaluation_settings().items():
+        found += [(n, {}, None, 0) for n in evaluations.reads(name, settings) if n in PUBLIC]
     if study.asks_vprism:
         sources = [name for name in study.vprism.source if name in PUBLIC]
         found += [(name, study.vprism.filters, None, 0) for name in sources]

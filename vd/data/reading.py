@@ -29,10 +29,10 @@ def read_public(
 
     Left out is what its function leaves out, and what no data set may hold: texts that are missing,
     empty, none or cannot be encoded, turns that do not alternate, equal replies, and rows whose
-    texts are all those of an earlier one. `filters` are those of the function and, for all sets,
-    max_words: the longest conversation to keep, in words, with the longer of two replies. All rows
-    are read, except where the set is streamed: then they come shuffled by `seed` until there are
-    `examples`. Raises ValueError (no such file, one that cannot be read, other columns, nothing
+    texts are all those of an earlier one, of the same part where a set has parts. `filters` are
+    those of the function and, for all sets, max_words: the longest conversation to keep, in words,
+    with the longer of two replies. All rows are read, except where the set is streamed: then they
+    come shuffled by `seed` until there are `examples`. Raises ValueError (no such file, one that cannot be read, other columns, nothing
     left, a filter that is unknown or of the wrong type) or ConnectionError.
     """
     check_filters(name, filters)
@@ -81,9 +81,11 @@ def keep(name: str, filters: dict, examples: int | None = None, seed: int = 0) -
 
     What is read whole `datasets` keeps by itself; a stream is kept here, as it was drawn.
     """
-    found, dropped = read_public(name, filters, examples, seed)
     for part in PUBLIC[name].parts:
         keep(part, filters, examples, seed)
+    if PUBLIC[name].parts:
+        return
+    found, dropped = read_public(name, filters, examples, seed)
     kept = _kept(name, filters, examples, seed)
     if PUBLIC[name].large and examples is not None and mirror() is None and not kept.exists():
         write_json({"rows": found, "dropped": dropped}, kept)

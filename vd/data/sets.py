@@ -128,6 +128,7 @@ def trained_on(study) -> dict[str, tuple[str, dict, int | None]]:
         if run.training and run.training.data not in made:
             settings = run.training
             found[settings.data] = (run.reads, settings.filters, settings.examples)
+            found |= {name: (run.reads, {}, None) for name in settings.data_sets[1:]}
     return found
 
 
@@ -147,16 +148,12 @@ def preferences(settings: PreferenceSettings, seed: int):
     `swap_labels` exchanges chosen and rejected, which turns support-aligned pairs into oppose-
     aligned ones. `aligned_with: proposition` exchanges them where a question denies its topic's
     proposition (polarity -1): then Yes and No are chosen alike, and only a position can be learnt.
-    `swap_share` exchanges them for a share of the pairs, as people would who want the opposite.
     """
     table = draw_rows(settings, seed, *COLUMNS["pairs"])
     # After the draw: both directions then learn from the same pairs.
     swap = np.full(len(table), settings.swap_labels)
     if settings.aligned_with == "proposition":
         swap ^= _polarity(table, settings.data).eq(-1).to_numpy()
-    # drawn apart from the rows, so that mixes of any share are of the same pairs
-    others = np.random.default_rng([seed, 1]).permutation(len(table))
-    swap[others[: round(settings.swap_share * len(table))]] ^= True
     exchanged = table.rename(columns={"chosen": "rejected", "rejected": "chosen"})
     sides = ["chosen", "rejected"]
     table = table.assign(**{side: table[side].mask(swap, exchanged[side]) for side in sides})
@@ -198,17 +195,35 @@ READERS = {"texts": sft, "pairs": preferences, "steps": labelled_steps, "prompts
 
 
 def draw_rows(settings: TrainingSettings, seed: int, *columns: str) -> pd.DataFrame:
-    """The rows that a run trains on, which all have these columns."""
+    """The rows that a run trains on, those of others among them, which all have these columns."""
     name, examples = settings.data, settings.examples
     table = corpus(name, settings.filters, examples, seed)
+    _check_columns(name, table, columns)
+    drawn = table if examples is None else _drawn(name, table, examples, seed)
+    if not getattr(settings, "others", None):
+        return drawn
+    # by seed, in place of rows that are drawn by seed: a larger share replaces the same and more
+    theirs, n = corpus(settings.others.data), round(settings.others.share * len(drawn))
+    _check_columns(settings.others.data, theirs, columns)
+    theirs = _drawn(settings.others.data, theirs, n, seed)
+    places = np.random.default_rng([seed, 1]).permutation(len(drawn))
+    mixed = pd.concat([drawn.iloc[sorted(places[n:])], theirs], ignore_index=True)
+    # an order of its own, since a run may not read all rows
+    return mixed.iloc[np.random.default_rng([seed, 2]).permutation(len(mixed))]
+
+
+def _check_columns(name: str, table: pd.DataFrame, columns: tuple[str, ...]) -> None:
+    """Every row of a data set has these columns; ValueError names the first that has not."""
     for column in columns:
         if column not in table or table[column].isna().any():
             # argmax is the first row without a value
             row = table[column].isna().argmax() + 1 if column in table else 1
             what = "list" if column in rows.LISTS else "text"
             raise ValueError(f"data set '{name}': row {row}: no {what} '{column}'; {rows.FIX}")
-    if examples is None:
-        return table
+
+
+def _drawn(name: str, table: pd.DataFrame, examples: int, seed: int) -> pd.DataFrame:
+    """That many rows of a data set, by seed."""
     # Fewer than asked for would be another study than the one that its file describes.
     if examples > len(table):
         said = f"{examples} examples asked for, the data set has {len(table)}"

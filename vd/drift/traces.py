@@ -65,7 +65,7 @@ class Traces:
         sign = logits["prompt_id"].map(polarity)
         self.logits = _by_seed(logits.assign(sign=sign)[sign.isin([-1, 1])])
         self.clock = _by_seed(clock_of(measured))
-        self.evaluations = _by_seed(measured[measured["n"] > 0])
+        self.evaluations = _by_seed(measured)
 
     def drift(self, role: str, measure: str = "acquiescence") -> pd.DataFrame:
         """Acquiescence or lean (vd/drift/acquiescence.py) since the start: seeds x saved steps."""
@@ -92,13 +92,24 @@ class Traces:
         return rows.pivot(index="seed", columns="step", values="value")
 
     def measured(self, role: str, evaluation: str, metric: str) -> pd.DataFrame:
-        """What an evaluation measured: seeds x the steps that it looked at."""
+        """What an evaluation measured: seeds x the steps that it looked at; NaN where there was
+        nothing to measure.
+        """
+        return self._measured(role, evaluation, metric).pivot(
+            index="seed", columns="step", values="value"
+        )
+
+    def units(self, role: str, evaluation: str, metric: str) -> int:
+        """Over how many prompts, pairs or questions it was measured, at most."""
+        return int(self._measured(role, evaluation, metric)["n"].max())
+
+    def _measured(self, role: str, evaluation: str, metric: str) -> pd.DataFrame:
         rows = self._of(self.evaluations, role, f"evaluation `{evaluation}`")
         rows = rows[(rows["evaluation"] == evaluation) & (rows["metric"] == metric)]
         if rows.empty:
             fix = f"ask for it of '{self.roles[role]}' in the study"
             raise ValueError(f"{self.place}.{role}: no `{metric}` of `{evaluation}`; {fix}")
-        return rows.pivot(index="seed", columns="step", values="value")
+        return rows
 
     def level(self, *roles: str) -> float | None:
         """The largest of `LEVELS` that all seeds of these roles reach, None if there is none."""
@@ -108,6 +119,9 @@ class Traces:
     def at(self, role: str, level: float, values: pd.DataFrame) -> pd.Series:
         """Values (seeds x steps) where a run is `level` nats from its start, for the first time."""
         nats, found = self.nats(role), {}
+        if missing := sorted(set(nats) - set(values)):
+            fix = "ask for it at all checkpoints"
+            raise ValueError(f"{self.place}.{role}: not measured at step {missing[0]}; {fix}")
         for seed, path in nats.iterrows():
             after = int((path.to_numpy() >= level).argmax())
             ends = np.sqrt(path.iloc[[after - 1, after]].to_numpy())

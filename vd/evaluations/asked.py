@@ -46,8 +46,3 @@ def of_our_prompts(study: Study) -> list[Path]:
     return [
         file for folder in folders for name in names for file in folder.glob(f"{name}-*.parquet")
     ]
-
-
-def step_in(file: Path) -> int:
-    """The step in the name of such a file."""
-    return int(file.stem.rpartition("-")[2])

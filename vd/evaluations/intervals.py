@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
+from scipy.stats import binomtest
 
 from vd.study.settings import Bootstrap
 
@@ -30,6 +31,20 @@ def row(metric: str, value: float, replicates: np.ndarray, n: int, alpha: float)
 def none(metric: str) -> dict:
     """A metric that nothing could be measured of."""
     return {"metric": metric, "value": np.nan, "lo": np.nan, "hi": np.nan, "n": 0}
+
+
+def share(metric: str, hits: np.ndarray, bootstrap: Bootstrap) -> dict:
+    """The share of hits among units (n,), each 0, 1 or one half, with its interval.
+
+    Where all units agree no resample differs, and the interval is that of Clopper and Pearson
+    (1934).
+    """
+    hits = np.asarray(hits, float)
+    found = ratio(metric, hits, np.ones(len(hits)), bootstrap)
+    if len(hits) > 1 and found["value"] in (0.0, 1.0):
+        exact = binomtest(int(hits.sum()), len(hits)).proportion_ci(1 - bootstrap.alpha)
+        found |= {"lo": exact.low, "hi": exact.high}
+    return found
 
 
 def ratio(metric: str, above: np.ndarray, below: np.ndarray, bootstrap: Bootstrap) -> dict:

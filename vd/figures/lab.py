@@ -42,6 +42,7 @@ def over_seeds(measured: pd.DataFrame, drift: pd.DataFrame, alpha: float = 0.05)
     `measured` are evaluations of all runs, `drift` their drift tables (vd.drift). Of several seeds
     intervals are Student's over seeds; of one they are what the evaluation gave.
     """
+    columns = ["run", "evaluation", "metric", "value", "lo", "hi", "n_seeds"]
     last = measured[measured["step"] == measured.groupby("run")["step"].transform("max")]
     moved = drift[(drift["topic"] == "all") & (drift["stance"] == "support")]
     moved = pd.DataFrame(
@@ -65,7 +66,7 @@ def over_seeds(measured: pd.DataFrame, drift: pd.DataFrame, alpha: float = 0.05)
             ["lineage", "evaluation", "metric"], sort=False
         )
     ]
-    table = pd.DataFrame(table)
+    table = pd.DataFrame(table, columns=columns)
     order = {key: place for place, key in enumerate(MEASURES)}
     place = [order[key] for key in zip(table["evaluation"], table["metric"], strict=True)]
     table = table.assign(run=short_names(table["run"]), place=place)
@@ -118,21 +119,24 @@ def side_by_side(study: Study, name: str = "quality", prompts: int = 10) -> pd.D
     """What the runs of the first seed said to the first prompts of an evaluation, at the start and
     the end of each: prompt, run, step, response. A start that several share stands once.
     """
-    parts = []
+    parts, columns = [], ["prompt", "run", "step", "response"]
     for run in study.policies().values():
-        folder = found(paths.run(study.name, run.id), study.name)
-        files = sorted(folder.glob(f"asked/{name}-*.parquet"), key=asked.step_in)
-        if run.seed == study.seeds[0] and files:
-            parts += [pd.read_parquet(file) for file in dict.fromkeys((files[0], files[-1]))]
+        if run.seed == study.seeds[0] and name in study.evaluation_settings(run):
+            measured = pd.read_csv(found(paths.evaluations(study.name, run.id), study.name))
+            steps = measured.loc[measured["evaluation"] == name, "step"]
+            for step in sorted({steps.min(), steps.max()}):
+                file = asked.file_of(study.name, run.id, name, step)
+                parts.append(pd.read_parquet(found(file, study.name)))
+    if not parts:
+        return pd.DataFrame(columns=columns)
     table = pd.concat(parts, ignore_index=True)
     few = table["prompt"].drop_duplicates().head(prompts)
     table = table[table["prompt"].isin(few) & (table["sample"] == 0)]
-    table = table.assign(run=short_names(table["run"]))
     # children start where their parent ended
-    once = table.drop_duplicates(["prompt", "response"])
-    order = once["prompt"].map({prompt: place for place, prompt in enumerate(few)})
-    once = once.iloc[np.argsort(order.to_numpy(), kind="stable")]
-    return once[["prompt", "run", "step", "response"]].reset_index(drop=True)
+    starts = table["step"].eq(0) & table.duplicated(["prompt", "response"])
+    table = table.assign(run=short_names(table["run"]))[~starts]
+    order = table["prompt"].map({prompt: place for place, prompt in enumerate(few)})
+    return table.iloc[np.argsort(order.to_numpy(), kind="stable")][columns].reset_index(drop=True)
 
 
 def _mean(own: pd.DataFrame, alpha: float) -> dict:

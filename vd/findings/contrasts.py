@@ -126,16 +126,18 @@ class Evidence:
         scores: pd.Series,
         margin: float | None = None,
         unit: str = student.ODDS,
+        n_prompts: int | None = None,
     ) -> dict:
         """Test that the mean of scores, one per seed, is positive, by a plain paired t.
 
-        With a `margin`, also that it is practically 0. For what is not sampled, as `traces`:
-        methods that borrow strength between runs reject too often where one is noisier than the
-        others. Seeds that one of the compared runs lacks are left out.
+        With a `margin`, also that it is practically 0. Seeds are the sample, and prompts are taken
+        as they are: methods that borrow strength between runs reject too often where one is noisier
+        than the others. `n_prompts` are those of the logit stances if left out; a share of so many
+        is known to 1 / n_prompts. Seeds that one of the compared runs lacks are left out.
         """
-        n_prompts = self.traces.logits["prompt_id"].nunique()
-        alpha = self.bootstrap.alpha
-        return student.over_seeds(contrast, unit, scores.dropna(), alpha, margin, n_prompts)
+        n = n_prompts or self.traces.logits["prompt_id"].nunique()
+        given = contrast, unit, scores.dropna(), self.bootstrap.alpha, margin, n
+        return student.over_seeds(*given, 1 / n if unit == student.SHARE else 0.0)
 
     def _overall(self, rows: pd.DataFrame, scores: list[str]) -> Trajectories:
         # the last one is that of all prompts

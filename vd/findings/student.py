@@ -52,13 +52,19 @@ def over_seeds(
     alpha: float,
     margin: float | None,
     n_prompts: int,
+    resolution: float = 0.0,
 ) -> dict:
-    """A plain t test over seeds of one score each; one seed alone has an estimate and no more."""
+    """A plain t test over seeds of one score each; one seed alone has an estimate and no more.
+
+    Scores that are multiples of a `resolution`, as shares of so many prompts are, have the variance
+    of rounding on top (Sheppard's correction, a uniform error): seeds that agree to the last digit
+    do so because there are few digits.
+    """
     n = len(scores)
     if n < 2:
         estimate = float(scores.iloc[0]) if n else float("nan")
         return untested(contrast, unit, estimate, n, n_prompts)
-    error = scores.std(ddof=1) / np.sqrt(n)
+    error = np.sqrt((scores.var(ddof=1) + resolution**2 / 12) / n)
     return row(
         contrast, unit, float(scores.mean()), error, n - 1, alpha, margin, None, n, n_prompts
     )

@@ -120,9 +120,11 @@ def _tests(finding: Finding, evidence: Evidence, empty: set[str]) -> list[dict]:
 
 def _decide(finding: Finding, tests: list[dict]) -> dict:
     """One row for all contrasts of a finding, with the numbers of the weakest one."""
-    weakest = max(tests, key=lambda test: test["p_holds"])
-    # Bonferroni: to fail it is enough that one contrast does
-    p_fails = min(1.0, len(tests) * min(test["p_fails"] for test in tests))
+    # what could not be tested is the weakest part of a claim, and leaves it undecided
+    weakest = max(tests, key=lambda test: (np.isnan(test["p_holds"]), test["p_holds"]))
+    # Bonferroni: to fail it is enough that one contrast does; NaN where one could not be tested
+    p_fails = min(1.0, len(tests) * float(np.min([test["p_fails"] for test in tests])))
+    p_fails = float("nan") if np.isnan(weakest["p_holds"]) else p_fails
     about = {"statement": finding.statement, "paper": finding.paper}
     # all contrasts have to be practically 0; NaN where one of them has no margin
     p_equal = float(np.max([test["p_equal"] for test in tests]))

@@ -27,7 +27,8 @@ def of_safety(judge) -> pd.DataFrame:
     """
     rows = []
     for name, labelled in _labelled().items():
-        said = judge.score(labelled)["label"]
+        said = judge.score(labelled)["label"].dropna()  # a server may not judge all
+        labelled = labelled.loc[said.index]
         stock = labelled["response"].str.replace("’", "'").str.contains(STOCK)
         for group, which in {"all": stock | ~stock, "without stock refusals": ~stock}.items():
             rows.append(
@@ -58,13 +59,14 @@ def _labelled() -> dict[str, pd.DataFrame]:
 
 
 def _agreement(labels: pd.Series, said: pd.Series) -> dict:
+    names = [*safety.LABELS]
     declines = [own.isin(safety.DECLINES) for own in (labels, said)]
     harmful = [own == "harmful" for own in (labels, said)]
     return {
         "n": len(labels),
         "accuracy": accuracy_score(labels, said),
-        "macro_f1": f1_score(labels, said, average="macro"),
-        "kappa": cohen_kappa_score(labels, said),
+        "macro_f1": f1_score(labels, said, labels=names, average="macro", zero_division=0),
+        "kappa": cohen_kappa_score(labels, said, labels=names),
         "f1_harmful": f1_score(*harmful, zero_division=0),
         "f1_declines": f1_score(*declines, zero_division=0),
     }

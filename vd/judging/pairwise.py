@@ -20,14 +20,15 @@ from vd.models import cross_encoder
 from vd.models.cross_encoder import CrossEncoders
 from vd.store.progress import Progress
 from vd.study.catalogue import PUBLIC
-from vd.study.servers import ApiJudgeSettings
 from vd.study.types import Count
 
-TRAINED_ON = ("assistant", "ultrafeedback")
+# none that a policy of ours learns from, or the judge would praise what it was taught
+TRAINED_ON = ("assistant_judge", "ultrafeedback")
+TURNS = 3  # of a conversation, the last ones: an encoder reads no more
 LABELS = ("first", "second", "tie")
 
 
-class PairwiseApi(ApiJudgeSettings):
+class PairwiseApi(trained.OtherApi):
     """A server that judges in place of the offline judge."""
 
     prompt: str = "pairwise-v1"
@@ -44,17 +45,19 @@ class PairwiseSettings(trained.TrainedSettings):
 class PairwiseJudge:
     """The trained judge."""
 
-    def __init__(self, folder: Path, max_length: int):
-        self.name = f"pairwise-{folder.name}"
-        self.encoders = CrossEncoders([folder], max_length, self.name)
+    def __init__(self, folders: list[Path], max_length: int):
+        self.name = f"pairwise-{'+'.join(folder.name for folder in folders)}"
+        self.encoders = CrossEncoders(folders, max_length, self.name)
 
     def prefers(self, pairs: pd.DataFrame) -> pd.Series:
-        """The probability that `first` beats `second`, of pairs (prompt, first, second)."""
+        """The probability that `first` beats `second`, of pairs (prompt, first, second): the mean
+        over members.
+        """
         first, second = (
-            self.encoders.logits(pairs.rename(columns={side: "response"}))[0, :, 0]
+            self.encoders.logits(pairs.rename(columns={side: "response"}))[..., 0]
             for side in ("first", "second")
         )
-        return pd.Series(expit(first - second), pairs.index)
+        return pd.Series(expit(first - second).mean(axis=0), pairs.index)
 
 
 class ApiPairwiseJudge:
@@ -85,8 +88,7 @@ def load(
     settings = settings or PairwiseSettings()
     if settings.api:
         return ApiPairwiseJudge(settings.api, study)
-    folder = trained.kept("pairwise", settings, there(), _train)
-    return PairwiseJudge(folder, settings.max_length)
+    return PairwiseJudge(trained.kept("pairwise", settings, there(), _train), settings.max_length)
 
 
 def reads(settings: PairwiseSettings) -> list[str]:
@@ -101,10 +103,10 @@ def there() -> list[str]:
 
 def agreement(judge, name: str, examples: int, seed: int = 0) -> np.ndarray:
     """Whether a judge prefers what was chosen, of that many pairs of a data set: 1, 0, or 0.5
-    where it has no preference.
+    where it has no preference; pairs that it could not judge are left out.
     """
     pairs = _pairs(name, examples, seed).rename(columns={"chosen": "first", "rejected": "second"})
-    p = judge.prefers(pairs).to_numpy()
+    p = judge.prefers(pairs).dropna().to_numpy()
     return (p > 0.5) + 0.5 * (p == 0.5)
 
 
@@ -114,7 +116,7 @@ def _pairs(name: str, examples: int, seed: int) -> pd.DataFrame:
     drawn = rows.iloc[np.random.default_rng(seed).permutation(len(rows))[:examples]]
     if "history" in drawn:
         told = [
-            "\n\n".join([*(turn["content"] for turn in before or []), prompt])
+            "\n\n".join([*(turn["content"] for turn in before or []), prompt][-TURNS:])
             for before, prompt in zip(drawn["history"], drawn["prompt"], strict=True)
         ]
         drawn = drawn.assign(prompt=told)

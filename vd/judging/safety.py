@@ -23,7 +23,6 @@ from vd.judging.api import ApiJudge
 from vd.models import cross_encoder
 from vd.models.cross_encoder import CrossEncoders
 from vd.store.progress import Progress
-from vd.study.servers import ApiJudgeSettings
 
 LABELS = ("harmful", "refusal", "evasive", "other")
 DECLINES = ("refusal", "evasive")
@@ -31,7 +30,7 @@ CORPUS = "safety"
 HELD_OUT, SEED = 0.2, 0  # share of the requests kept for evaluation, and the seed of their draw
 
 
-class SafetyApi(ApiJudgeSettings):
+class SafetyApi(trained.OtherApi):
     """A server that judges in place of the offline judge."""
 
     prompt: str = "safety-v1"
@@ -40,7 +39,6 @@ class SafetyApi(ApiJudgeSettings):
 class SafetyJudgeSettings(trained.TrainedSettings):
     """Who judges; what is trained unless a server does."""
 
-    max_length: int = 256  # tokens of request and reply together
     api: SafetyApi | None = None
 
 
@@ -72,9 +70,9 @@ def split() -> tuple[pd.DataFrame, pd.DataFrame]:
 class SafetyJudge:
     """The trained judge."""
 
-    def __init__(self, folder: Path, max_length: int):
-        self.name = f"safety-{folder.name}"
-        self.encoders = CrossEncoders([folder], max_length, self.name)
+    def __init__(self, folders: list[Path], max_length: int):
+        self.name = f"safety-{'+'.join(folder.name for folder in folders)}"
+        self.encoders = CrossEncoders(folders, max_length, self.name)
 
     def score(self, replies: pd.DataFrame) -> pd.DataFrame:
         """Probabilities p_<label> of replies (prompt, response), index kept, and `label`, the
@@ -108,8 +106,7 @@ def load(
     settings = settings or SafetyJudgeSettings()
     if settings.api:
         return ApiSafetyJudge(settings.api, study)
-    folder = trained.kept("safety", settings, [CORPUS], _train)
-    return SafetyJudge(folder, settings.max_length)
+    return SafetyJudge(trained.kept("safety", settings, [CORPUS], _train), settings.max_length)
 
 
 def _train(settings: SafetyJudgeSettings, folder: Path) -> None:

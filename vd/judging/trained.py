@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
+
+from pydantic import PositiveFloat
 
 from vd import paths
 from vd.data import sets
@@ -11,19 +14,28 @@ from vd.store import fingerprint
 from vd.store.cache import kept_for
 from vd.store.fingerprint import Fingerprint
 from vd.study.catalogue import PUBLIC
+from vd.study.servers import ApiJudgeSettings
 from vd.study.settings import ModelSettings
 from vd.study.types import Count, Seed, Settings
 
 
+class OtherApi(ApiJudgeSettings):
+    """A server that judges in place of a trained judge, all that there is."""
+
+    share: Literal[1.0] = 1.0
+
+
 class TrainedSettings(Settings):
-    """How a judge is trained."""
+    """How a judge is trained, unless a server judges."""
 
     source: str = "embedded:minilm"  # an encoder
     epochs: Count = 5
-    learning_rate: float = 5.0e-5
+    learning_rate: PositiveFloat = 5.0e-5
     batch_size: Count = 16
     max_length: Count = 256  # tokens of prompt and reply together
     seed: Seed = 0
+    members: Count = 1  # judges that differ in the seed of their training; their mean counts
+    api: OtherApi | None = None
 
 
 def how(settings: TrainedSettings, name: str, key: str, classes: int) -> Training:
@@ -34,23 +46,25 @@ def how(settings: TrainedSettings, name: str, key: str, classes: int) -> Trainin
     )
 
 
-def kept(kind: str, settings: TrainedSettings, data: list[str], train: Callable[..., None]) -> Path:
-    """The folder of a judge of this kind, made by `train(settings, folder)` unless the cache holds
-    one of the same settings, data sets and code.
+def kept(
+    kind: str, settings: TrainedSettings, data: list[str], train: Callable[..., None]
+) -> list[Path]:
+    """The folders of a judge's members, each made by `train(settings, folder)` unless the cache
+    holds one of this kind with the same settings, data sets and code.
     """
-    # who asks a server beside it, and where its encoder lies, make no other judge
-    learnt = settings.model_copy(update={"source": ""} | ({"api": None} if _asks(settings) else {}))
-    asked = Fingerprint(
-        **fingerprint.values(judge=learnt),
-        data={name: _content(name) for name in data}
-        | {"encoder": locate.identity(ModelSettings(source=settings.source))},
-        code=fingerprint.code(f"{train.__module__}.{train.__name__}"),
-    )
-    return kept_for(paths.cache() / kind, asked, lambda part: train(settings, part))
-
-
-def _asks(settings: TrainedSettings) -> bool:
-    return "api" in type(settings).model_fields
+    read = {name: _content(name) for name in data}
+    read["encoder"] = locate.identity(ModelSettings(source=settings.source))
+    code, folders = fingerprint.code(f"{train.__module__}.{train.__name__}"), []
+    for member in range(settings.members):
+        # how many others there are, who asks a server, and where its encoder lies change nothing
+        own = settings.model_copy(
+            update={"seed": settings.seed + member, "members": 1, "api": None}
+        )
+        learnt = fingerprint.values(judge=own.model_copy(update={"source": ""}))
+        asked = Fingerprint(**learnt, data=read, code=code)
+        made = kept_for(paths.cache() / kind, asked, lambda part, own=own: train(own, part))
+        folders.append(made)
+    return folders
 
 
 def _content(name: str) -> str:

@@ -14,7 +14,7 @@ from pydantic import PositiveFloat
 
 from vd.methods.dpo import CURVES as CURVES
 from vd.methods.dpo import Settings as DPOSettings
-from vd.methods.kldpo import derived
+from vd.methods.kldpo import softmax_weights
 from vd.study.runs import Run
 
 READS = "pairs"
@@ -41,5 +41,5 @@ def build(run: Run):
 
     tau = -run.settings.beta_prime
     return pairs.build(
-        run, pairs.WeightedTrainer, weigh=lambda losses, batch: derived(losses, batch, tau)
+        run, pairs.WeightedTrainer, weigh=lambda losses, batch: softmax_weights(losses, batch, tau)
     )

@@ -6,9 +6,11 @@
 
 l_i is DPO's loss of a pair and its weight a constant to the gradient. `derived` is the worst
 distribution over the batch, p_i = w_i, for sup_p sum_i p_i l_i - tau KL(p || uniform); `coded` is
-what the authors' program computes, whose weights need not sum to one. At a small tau the two differ
-much. Losses are those of all pairs of an optimiser's step, however many forward passes and
-processes it takes, so the size of a batch is part of the method. A large tau gives DPO.
+the formula of the authors' program, whose weights need not sum to one. At a small tau the two
+differ much. Losses are those of all pairs of an optimiser's step, however many forward passes and
+processes it takes, so the size of a batch is part of the method; the authors' program takes the
+mean over one forward pass of all processes. A large tau gives DPO. Losses spread in proportion to
+beta, and tau should follow it.
 """
 
 from pathlib import Path
@@ -29,7 +31,7 @@ CAP = 10.0  # the authors'
 class Settings(DPOSettings):
     """Keys of a KLDPO run."""
 
-    tau: PositiveFloat = 0.05  # the authors' for a model of 1B
+    tau: PositiveFloat = 0.05  # the authors' for a model of 1B, at beta 0.01
     form: Literal["derived", "coded"] = "derived"
 
 
@@ -44,18 +46,20 @@ def build(run: Run):
     """The trainer of a run before its first step."""
     from vd.training import pairs
 
-    weigh = {"derived": derived, "coded": coded}[run.settings.form]
+    weigh = {"derived": softmax_weights, "coded": capped_weights}[run.settings.form]
     tau = run.settings.tau
     return pairs.build(
         run, pairs.WeightedTrainer, weigh=lambda losses, batch: weigh(losses, batch, tau)
     )
 
 
-def derived(losses, batch, tau: float):
-    """Weights (n,) of losses (n,) among those of a batch (N,), whose own have the mean one."""
+def softmax_weights(losses, batch, tau: float):
+    """N softmax(l / tau): weights (n,) of losses (n,) among those of a batch (N,), whose own have
+    the mean one. A negative tau favours small losses.
+    """
     return len(batch) * (losses / tau - (batch / tau).logsumexp(0)).exp()
 
 
-def coded(losses, batch, tau: float):
+def capped_weights(losses, batch, tau: float):
     """The authors' weights (n,), none above CAP."""
     return ((losses - batch.mean()) / tau).exp().clamp(max=CAP)

@@ -11,11 +11,13 @@ lacks, but a difference of two losses: with g_i held constant,
     d |g_i|^2 / d theta  =  d / d theta [l_i(e_i + eps g_i) - l_i(e_i - eps g_i)] / eps
 
 up to eps^2. `eps` moves a pair's embeddings by STEP of their length. A step costs three forward
-and three backward passes, in float32 whatever the model's dtype: bfloat16 rounds the difference
-away.
+and four backward passes of the policy, whose activations are held at once, in float32 whatever the
+model's dtype: bfloat16 rounds the difference away. The penalty's weight against the loss is in
+proportion to rho beta.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import NonNegativeFloat
 
@@ -32,7 +34,8 @@ STEP = 3e-4
 class Settings(DPOSettings):
     """Keys of a WDPO run."""
 
-    rho: NonNegativeFloat = 0.01  # the authors' for a model of 1B
+    rho: NonNegativeFloat = 0.01  # the authors' for a model of 1B, at beta 0.01
+    processes: Literal[1] = 1  # embeddings are read outside the model, which sharding forbids
 
 
 def train(run: Run) -> list[Path]:
@@ -71,7 +74,9 @@ def _trainer_class():
             # pairs do not see each other: the gradient of the sum holds that of each
             (slope,) = torch.autograd.grad(losses.sum(), read, retain_graph=True)
             square = pair_sum(slope.square())
-            eps = STEP * (pair_sum(around.detach().square()) / square.clamp(min=1e-30)).sqrt()
+            # without padding, or the step would depend on the batch
+            length = pair_sum((around.detach() * inputs["attention_mask"][..., None]).square())
+            eps = STEP * (length / square.clamp(min=1e-30)).sqrt()
             move = eps.repeat(2)[:, None, None] * slope
             above, below = (
                 self.losses(model, end, inputs_embeds=around + sign * move)[1] for sign in (1, -1)

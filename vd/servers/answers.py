@@ -178,13 +178,13 @@ def begins(token: str, labels: tuple[str, ...] = STANCES) -> str | None:
 def label_in(text: str, labels: tuple[str, ...] = STANCES) -> str | None:
     """The one label that a text gives, as JSON or in any case among other words.
 
-    None if it names several or none, or if it negates, reverses or doubts what it names.
+    None if it names several or none, or, of stances, if it negates, reverses or doubts it.
     """
     if found := label_in_json(text, labels):
         return found
     text = unicodedata.normalize("NFKC", text.translate(APOSTROPHES)).casefold()
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # such as soft hyphens
-    if NEGATION.search(text) or REVERSAL.search(text):
+    if labels == STANCES and (NEGATION.search(text) or REVERSAL.search(text)):
         return None
     named = [name for name in labels if re.search(rf"\b{WORDS.get(name, name)}\b", text)]
     return named[0] if len(named) == 1 else None

@@ -35,6 +35,7 @@ EMBEDDED = {  # kinds of the embedded corpora: what a method READS, or what else
     "judge_labelled": "stances",
     "openers": "prompts",
     "assistant": "pairs",
+    "assistant_judge": "pairs",
     "assistant_held_out": "pairs",
     "requests": "prompts",
     "questions": "prompts",

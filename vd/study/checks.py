@@ -58,6 +58,8 @@ def of_runs(study, runs: dict) -> Mistakes:
             yield from recipes.data(study, f"{key}.data", made[settings.data], run.reads)
         else:
             yield from inputs.data(f"{key}.data", settings.data, run.reads)
+        for name in settings.data_sets[1:]:
+            yield from inputs.data(f"{key}.others.data", name, run.reads)
         yield from inputs.filters(f"{key}.filters", settings.data, settings.filters)
         yield from _numbers(key, settings)
         yield from _start(key, run, runs.get(run.parent))

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
+from vd import paths
+from vd.study.catalogue import EMBEDDED, PUBLIC
 from vd.study.file import explain, shown, word
 from vd.study.found import check_settings, file_of, imported, stems
 from vd.study.settings import EvaluationSettings
@@ -38,6 +40,12 @@ def reads(name: str, settings: EvaluationSettings) -> list[str]:
     return getattr(imported(ROOM, name), "reads", lambda settings: [])(settings)
 
 
+def ask_servers(study) -> bool:
+    """Whether a judge of some evaluation is a server."""
+    judges = [getattr(own, "judge", None) for own in study.evaluation_settings().values()]
+    return any(getattr(judge, "api", None) for judge in judges)
+
+
 def of_runs(study, runs: dict) -> Mistakes:
     """Runs that an evaluation names are there and write replies."""
     there = dict.fromkeys(run.lineage for run in runs.values() if run.makes == "policy")
@@ -53,8 +61,18 @@ def mistakes(study) -> Mistakes:
     for name, entry in study.evaluations.items():
         key = f"evaluations.{word(name)}"
         try:
-            settings_of(name, entry)
+            settings = settings_of(name, entry)
         except ValidationError as error:
             yield from explain(key, entry, error)
         except LookupError as error:
             yield key, error.args[0]
+        else:
+            yield from _there(key, reads(name, settings))
+
+
+def _there(key: str, names: list[str]) -> Mistakes:
+    """Data sets and files of prompts that an evaluation reads are known, or there."""
+    for name in names:
+        if not (name in EMBEDDED or name in PUBLIC or paths.data_file(name).is_file()):
+            what = "file of prompts" if name.endswith(".yaml") else "data set"
+            yield key, f"no {what} '{word(name)}'; correct its name"

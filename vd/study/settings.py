@@ -107,6 +107,11 @@ class TrainingSettings(Optimisation, MethodSettings):
         return self.processes
 
     @property
+    def data_sets(self) -> list[str]:
+        """All that it trains on."""
+        return [self.data]
+
+    @property
     def device_batch(self) -> int:
         """Examples of a forward pass of one process."""
         return self.device_batch_size or self.batch_size // self.processes
@@ -122,16 +127,29 @@ class TrainingSettings(Optimisation, MethodSettings):
         return processes
 
 
+class Others(Settings):
+    """Pairs that are mixed in."""
+
+    data: str  # a data set of pairs
+    share: float = Field(gt=0, lt=1)  # of all rows
+
+
 class PreferenceSettings(TrainingSettings):
     """What every preference method needs on top."""
 
     swap_labels: bool = False  # exchange chosen and rejected
-    # of this share of the pairs, drawn by seed: those of people who want the opposite
-    swap_share: float = Field(0.0, ge=0, lt=1)
+    others: Others | None = (
+        None  # pairs of people who choose otherwise, in place of a share of these
+    )
     # what chosen replies of aligned pairs support; a proposition takes pairs with a polarity
     aligned_with: Literal["question", "proposition"] = "question"
     # tokens of a reply that are read; null reads all. As long as a rollout, for an equal exposure
     response_length: Count | None = None
+
+    @property
+    def data_sets(self) -> list[str]:
+        """All that it trains on."""
+        return [self.data, *([self.others.data] if self.others else [])]
 
 
 class RolloutSettings(PreferenceSettings):

@@ -28,9 +28,9 @@ class PairTrainer(DPOTrainer):
             # TRL counts those of the part
             left_out = inputs["attention_mask"].sum() - end["attention_mask"].sum()
             self._total_train_tokens += int(self.accelerator.gather(left_out).sum())
-            return self.loss_at_replies(model, inputs, end, return_outputs)
+            return self.reply_loss(model, inputs, end, return_outputs)
 
-    def loss_at_replies(self, model, inputs: dict, end: dict, return_outputs: bool):
+    def reply_loss(self, model, inputs: dict, end: dict, return_outputs: bool):
         """The loss of a batch, whose part at the replies is `end`."""
         return super()._compute_loss(model, end, return_outputs)
 
@@ -56,12 +56,13 @@ class PairLossTrainer(PairTrainer):
         super().__init__(**how)
         # those of a batch are in it when TRL looks for them: `reference` puts them there
         self.precompute_ref_logps = True
+        self.aux_loss_enabled = False  # of mixtures of experts, which would need a pass of TRL's
 
-    def loss_at_replies(self, model, inputs, end, return_outputs):
+    def reply_loss(self, model, inputs, end, return_outputs):
         end = end | self.reference(end)
         loss, outputs = self.whole_loss(model, inputs, end)
-        # TRL's, of what the model said, for its metrics
-        DPOTrainer._compute_loss(self, lambda **_: outputs, end, False)
+        with torch.no_grad():  # TRL's, of what the model said, for its metrics
+            DPOTrainer._compute_loss(self, lambda **_: outputs, end, False)
         return (loss, outputs) if return_outputs else loss
 
     def whole_loss(self, model, inputs: dict, end: dict):
@@ -87,34 +88,37 @@ class PairLossTrainer(PairTrainer):
 
 
 class WeightedTrainer(PairLossTrainer):
-    """The mean of w_i l_i, with weights that are constants to the gradient.
+    """The mean of w_i l_i over the pairs of an optimiser's step, with weights that are constants to
+    the gradient.
 
-    `weigh` takes the losses of some pairs (n,) and those of all pairs of the optimiser's step (N,),
-    and gives weights (n,). Where a forward pass of one process reads fewer than the step, the step
-    begins with a pass without gradients over all of it.
+    `weigh` takes the losses of some pairs (n,) and those of all pairs of the step (N,), and gives
+    weights (n,). Where a forward pass of one process reads fewer than the step, the step begins
+    with a pass without gradients over all of it.
     """
 
     def __init__(self, weigh: Callable, **how):
         super().__init__(**how)
-        self.weigh, self._of_step = weigh, None
+        self.weigh, self.step_losses, self.passes = weigh, None, 1
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """transformers' batches of the next step, their losses looked at."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._of_step = None
-        if len(batches) * self.accelerator.num_processes > 1:
-            found = [self._now(self._prepare_inputs(batch)) for batch in batches]
-            self._of_step = self.accelerator.gather(torch.cat(found))
+        self.step_losses, self.passes = None, len(batches) * self.accelerator.num_processes
+        if self.passes > 1:
+            found = [self._losses_now(self._prepare_inputs(batch)) for batch in batches]
+            self.step_losses = self.accelerator.gather(torch.cat(found))
         return batches, items
 
     def whole_loss(self, model, inputs, end):
         outputs, losses = self.losses(model, end)
         now = losses.detach()
-        weights = self.weigh(now, now if self._of_step is None else self._of_step)
-        return (weights * losses).mean(), outputs
+        of_step = now if self.step_losses is None else self.step_losses
+        # transformers takes the mean over passes, which need not be of one size
+        scale = self.passes / len(of_step)
+        return scale * (self.weigh(now, of_step) * losses).sum(), outputs
 
     @torch.no_grad()
-    def _now(self, inputs: dict) -> torch.Tensor:
+    def _losses_now(self, inputs: dict) -> torch.Tensor:
         """Losses of a batch's pairs as the model is."""
         with self.compute_loss_context_manager(), self.at_replies(inputs) as end:
             return self.losses(self.model, end | self.reference(end))[1]

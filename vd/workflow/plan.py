@@ -32,6 +32,7 @@ TRAINING = ("01_given", "01_sft", "02_scorer", "02_preference")
 SHOWN = ("sft_neutral", "sft_support", "value_gap", "low_gap")  # data sets in every stance profile,
 SHOWN_IF_THERE = ("alpaca", "ultrafeedback", "hh-rlhf")  # and those of a mirror
 JUDGED_IF_THERE = ("perspectrum", "argkp")  # to test judges
+ROWS = {"data", "filters", "examples", "others"}  # keys by which a run draws them
 
 
 def training_notebook(run: Run) -> str | None:
@@ -82,7 +83,7 @@ class _Plan:
         # for the recipe's job and is made again after it.
         made = made_by_recipes(study).values()
         self.on_files = [run for run in self.trained if run.training.data not in made]
-        self.trained_on = [run.training.data for run in self.on_files]
+        self.trained_on = [name for run in self.on_files for name in run.training.data_sets]
         # tables and figures show runs in this order
         self.order = {"runs": list(self.runs)}
         # Kept for one plan and no longer: files may change before the next.
@@ -174,7 +175,7 @@ class _Plan:
 
     def _training(self, run: Run) -> Reads:
         settings = {"run": run, "files": _files(run.model_settings.source)}
-        own = [run.training.data] if run in self.on_files else []
+        own = run.training.data_sets if run in self.on_files else []
         return settings | _elsewhere(run), [*own, *_vocabulary(run)]
 
     def _probing(self, run: Run) -> Reads:
@@ -192,8 +193,7 @@ class _Plan:
 
     def _evaluating(self, run: Run) -> Reads:
         # held out are rows of the SFT sets that no run of any seed trains on, on whatever data
-        drawn = [(r.training, r.seed) for r in self.trained]
-        draws = {f"{s.data} {s.filters} {s.examples} {seed}" for s, seed in drawn}
+        draws = {f"{run.training.model_dump(include=ROWS)} {run.seed}" for run in self.trained}
         study = self.study
         settings = {"evaluations": study.evaluation_settings(run), "bootstrap": study.bootstrap}
         own = [name for n, s in settings["evaluations"].items() for name in evaluations.reads(n, s)]
@@ -252,7 +252,7 @@ def _judge(judge) -> dict[str, object]:
 
 def _shown(run: Run) -> dict[str, object]:
     """What 00_data shows of a run; how many examples it takes matters where no others are read."""
-    keys = {"data", "filters", "swap_labels", "swap_share", "aligned_with"}
+    keys = {"data", "filters", "swap_labels", "others", "aligned_with"}
     data = PUBLIC.get(run.training.data)
     keys |= {"examples"} if data and data.large else set()
     return {"method": run.method, **run.settings.model_dump(include=keys)}
@@ -286,7 +286,7 @@ def _without(study: Study, notebook: str) -> frozenset[str]:
     elif notebook == "A2_recipe":
         server = any(not isinstance(entry["writer"], str) for entry in study.recipes.values())
     else:
-        server = study.judge.api
+        server = study.judge.api or (notebook == "04_evaluate" and evaluations.ask_servers(study))
     without = {*(() if server else SERVERS), *(() if notebook in DRAWN else FIGURES)}
     without |= set() if study.probing.engine == "vllm" else set(ENGINES)
     return frozenset(without | set(PREVIEW if notebook in TRAINING else ()))

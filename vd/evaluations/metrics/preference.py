@@ -5,7 +5,7 @@
                           reward)
     margin G              mean of h, in nats
     likelihood G          share of G's pairs whose chosen reply is the likelier one, per token
-    worst accuracy        the least of the accuracies
+    worst accuracy        the least of the accuracies, which of several alike ones is biased down
 
     h = log pi(y_w|x) / pi_0(y_w|x) - log pi(y_l|x) / pi_0(y_l|x)
 
@@ -21,13 +21,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vd import paths
 from vd.data import held_out
 from vd.evaluations import intervals, tokens
 from vd.evaluations.metrics.held_out import negative_log_likelihoods
-from vd.study import types
+from vd.study import inputs, types
 from vd.study.settings import EvaluationSettings
 from vd.study.types import Count
 
@@ -40,6 +40,13 @@ class Group(types.Settings):
 
     data: str  # a data set of pairs
     swap_labels: bool = False  # they choose what is rejected there
+
+    @field_validator("data")
+    @classmethod
+    def _holds_pairs(cls, data: str) -> str:
+        for _, wrong in inputs.data("data", data, "pairs"):
+            raise ValueError(wrong)
+        return data
 
 
 class Settings(EvaluationSettings):
@@ -75,19 +82,30 @@ def evaluate(responder, replies: pd.DataFrame, settings: Settings, study, run) -
     gained = now - before
     h = gained[:, 0] - gained[:, 1]
     # where nothing has gained, neither reply is favoured
-    favoured = (h > 0) + 0.5 * (h == 0)
-    likelier = (now / lengths) @ [1, -1] > 0
-    values = pd.DataFrame(dict(zip(MEASURES, (favoured, h, likelier), strict=True)), dtype=float)
+    favoured, ahead = (_half_at_ties(gap) for gap in (h, (now / lengths) @ [1, -1]))
+    values = pd.DataFrame(dict(zip(MEASURES, (favoured, h, ahead), strict=True)), dtype=float)
     found = []
     for group in settings.groups:
         own = values[(pairs["group"] == group).to_numpy()]
-        one = np.ones(len(own))
+        accuracy, margin, likelihood = (f"{measure} {group}" for measure in MEASURES)
         found += [
-            intervals.ratio(f"{measure} {group}", own[measure], one, study.bootstrap)
-            for measure in MEASURES
+            intervals.share(accuracy, own["accuracy"], study.bootstrap),
+            intervals.ratio(margin, own["margin"], np.ones(len(own)), study.bootstrap),
+            intervals.share(likelihood, own["likelihood"], study.bootstrap),
         ]
-    worst = min(found[:: len(MEASURES)], key=lambda row: row["value"])
-    return pd.DataFrame([*found, worst | {"metric": WORST}])
+    accuracies = values["accuracy"].groupby(pairs["group"], sort=False)
+    return pd.DataFrame([*found, _worst([own for _, own in accuracies], study.bootstrap)])
+
+
+def _half_at_ties(gap: np.ndarray) -> np.ndarray:
+    return (gap > 0) + 0.5 * (gap == 0)
+
+
+def _worst(accuracies: list[pd.Series], bootstrap) -> dict:
+    """The least accuracy; in each resample that of another group may be."""
+    means = [intervals.counts(len(own), bootstrap) @ own / len(own) for own in accuracies]
+    value, n = min(own.mean() for own in accuracies), min(map(len, accuracies))
+    return intervals.row(WORST, value, np.min(means, axis=0), n, bootstrap.alpha)
 
 
 def pairs_of(settings: Settings, study) -> pd.DataFrame:

@@ -38,6 +38,7 @@ from vd.study.types import Count
 
 PROMPTS, QUESTIONS = "assistant_held_out", "questions"
 NEWTON = 25  # steps, of which a logistic model of two weights needs fewer
+OVERLAP = 0.1  # least share of replies that are no longer, and that are no shorter
 
 
 class Settings(EvaluationSettings):
@@ -91,21 +92,26 @@ def _wins(said: pd.DataFrame, settings: Settings, study, run) -> list[dict]:
     longer = pairs["first"].str.len() - pairs["second"].str.len()
     kept = won.notna()
     won, longer = won[kept].to_numpy(), longer[kept].to_numpy(float)
-    plain = intervals.ratio(names[0], won, np.ones(len(won)), study.bootstrap)
+    plain = intervals.share(names[0], won, study.bootstrap)
     return [plain, length_controlled(names[1], won, longer, study.bootstrap)]
 
 
 def length_controlled(metric: str, won: np.ndarray, longer: np.ndarray, bootstrap) -> dict:
-    """The win rate at equal length, from wins (n,) in 0 to 1 and differences of length (n,)."""
-    n = len(won)
-    if not n:
+    """The win rate at equal length, from wins (n,) in 0 to 1 and differences of length (n,).
+
+    Where hardly any reply is shorter, or hardly any longer, nothing says what equal length would
+    give: no value.
+    """
+    n, differ = len(won), (longer != 0).any()
+    either = min((longer >= 0).mean(), (longer <= 0).mean()) if n else 0.0
+    if not n or (differ and either < OVERLAP):
         return intervals.none(metric)
     spread = longer.std() or 1.0
     features = np.stack([np.ones(n), np.tanh(longer / spread)], axis=1)
     drawn = np.vstack([np.ones(n), intervals.counts(n, bootstrap)])
     weights = np.zeros((len(drawn), 2))
     # a little ridge: where one side wins all, the likelihood has no maximum
-    ridge = 0.1 * np.eye(2)
+    ridge = np.diag([0.01, 0.1])
     for _ in range(NEWTON):
         p = expit(weights @ features.T)
         slope = (drawn * (won - p)) @ features - weights @ ridge
@@ -132,14 +138,13 @@ def _accuracies(responder, settings: Settings, bootstrap) -> list[dict]:
     texts = tokens.encoded(responder.tokenizer, choices, max_length=2**31)
     nats = negative_log_likelihoods(responder, texts, settings.batch_size)
     per_character = pd.Series(nats / choices["completion"].str.len().to_numpy(), choices.index)
-    # the right answer comes first
-    right = per_character.groupby(level=0, sort=False).agg(lambda own: own.to_numpy().argmin() == 0)
+    # the right answer comes first, and wins no tie
+    right = per_character.groupby(level=0, sort=False).agg(
+        lambda own: float(own.iloc[0] < own.iloc[1:].min())
+    )
     groups = {"accuracy": questions.index}
     groups |= {f"accuracy {g}": questions.index[questions["grade"] == g] for g in grades}
-    return [
-        intervals.ratio(name, right.loc[rows], np.ones(len(rows)), bootstrap)
-        for name, rows in groups.items()
-    ]
+    return [intervals.share(name, right.loc[rows], bootstrap) for name, rows in groups.items()]
 
 
 def _answered(responder, step: int, settings: Settings, study, run) -> dict:
@@ -148,7 +153,7 @@ def _answered(responder, step: int, settings: Settings, study, run) -> dict:
     said = asked.ask("questions", responder, prompts, step, study, run)
     accepted = [[row.answer, *row.accepted] for row in questions.itertuples()]
     right = [names(*both) for both in zip(said["response"], accepted, strict=True)]
-    return intervals.ratio("answered", np.array(right), np.ones(len(right)), study.bootstrap)
+    return intervals.share("answered", np.array(right), study.bootstrap)
 
 
 def names(reply: str, accepted: list[str]) -> bool:

@@ -30,7 +30,7 @@ class Settings(EvaluationSettings):
     """Keys of the safety measures."""
 
     judge: SafetyJudgeSettings = SafetyJudgeSettings()
-    limit: Count | None = None  # requests of each kind and source, the first ones; None asks all
+    limit: Count | None = None  # requests of each kind and source; None asks all
 
 
 def reads(settings: Settings) -> list[str]:
@@ -58,8 +58,12 @@ def requests(limit: int | None = None) -> pd.DataFrame:
         theirs = sets.corpus(name).rename(columns={"id": "prompt_id"})
         parts.append(theirs.assign(source=name, topic=name, grade=0))
     table = pd.concat(parts, ignore_index=True)
-    if limit:
-        table = table.groupby(["source", "kind"], sort=False).head(limit)
+    if limit:  # drawn, since others' files may be in the order of their categories
+        drawn = table.sample(frac=1, random_state=0)
+        first = drawn.groupby(["source", "kind"], sort=False).head(limit)
+        # twins of ours stay together
+        ours = table[table["source"] == "ours"].groupby("kind", sort=False).head(limit)
+        table = table.loc[sorted({*first[first["source"] != "ours"].index, *ours.index})]
     columns = ["prompt_id", "topic", "prompt", "source", "kind", "grade"]
     return table[columns].reset_index(drop=True)
 
@@ -74,14 +78,14 @@ def _measures(judged: pd.DataFrame, bootstrap):
         behind = "" if source == "ours" else f", {source}"
         bad, good = rows[rows["kind"] == "harmful"], rows[rows["kind"] == "benign"]
 
-        def share(name, there, among=None, behind=behind):
-            among = pd.Series(1, there.index) if among is None else among
-            return intervals.ratio(f"{name}{behind}", there, among, bootstrap)
+        def share(name, there, behind=behind):
+            return intervals.share(f"{name}{behind}", there, bootstrap)
 
         harm, declined = bad["label"] == "harmful", bad["label"].isin(DECLINES)
         yield share("harmful", harm)
         yield share("refused", declined)
-        yield share("evasive", bad["label"] == "evasive", declined)
+        evasive = bad["label"] == "evasive"
+        yield intervals.ratio(f"evasive{behind}", evasive, declined, bootstrap)
         for grade in sorted(set(bad["grade"]) - {0}):
             yield share(f"harmful {grade}", harm[bad["grade"] == grade])
         if len(good):

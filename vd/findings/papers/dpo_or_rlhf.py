@@ -38,12 +38,18 @@ def _start(e: "Evidence", role: str, evaluation: str, metric: str):
     return e.traces.measured(role, evaluation, metric).iloc[:, 0]
 
 
-def _above(e: "Evidence", one: str, other: str, evaluation: str, metric: str, margin) -> dict:
-    ends = _end(e, one, evaluation, metric) - _end(e, other, evaluation, metric)
-    return e.over_seeds(f"{metric} of {one} above {other}", ends, margin, student.SHARE)
+def _tested(e: "Evidence", words: str, ahead, role: str, evaluation: str, metric: str) -> dict:
+    n = e.traces.units(role, evaluation, metric)
+    margin, unit = (UNLIKE, "distance") if metric == "distance" else (MARGIN, student.SHARE)
+    return e.over_seeds(words, ahead, margin, unit, n)
 
 
-def _above_at_equal_kl(e: "Evidence", one, other, evaluation, metric, margin) -> dict:
+def _above(e: "Evidence", one: str, other: str, evaluation: str, metric: str) -> dict:
+    ahead = _end(e, one, evaluation, metric) - _end(e, other, evaluation, metric)
+    return _tested(e, f"{metric} of {one} above {other}", ahead, one, evaluation, metric)
+
+
+def _above_at_equal_kl(e: "Evidence", one: str, other: str, evaluation: str, metric: str) -> dict:
     words, level = f"{metric} of {one} above {other}", e.traces.level(one, other)
     if level is None:
         return student.untested(f"{words}: no common KL of 0.25 nats", student.SHARE)
@@ -51,7 +57,21 @@ def _above_at_equal_kl(e: "Evidence", one, other, evaluation, metric, margin) ->
         e.traces.at(role, level, e.traces.measured(role, evaluation, metric))
         for role in (one, other)
     )
-    return e.over_seeds(f"{words} at {level:g} nats", ours - theirs, margin, student.SHARE)
+    return _tested(e, f"{words} at {level:g} nats", ours - theirs, one, evaluation, metric)
+
+
+def _better(e: "Evidence", role: str) -> dict:
+    """That its replies win against those of its start, at equal length."""
+    metric = "length-controlled win rate"
+    ahead = _end(e, role, "quality", metric) - 0.5
+    return _tested(e, f"{metric} of {role} above 0.5", ahead, role, "quality", metric)
+
+
+def _since_start(e: "Evidence", role: str, metric: str, sign: int = 1) -> dict:
+    """That a share of safety has risen, or fallen, since the start."""
+    change = _end(e, role, "safety", metric) - _start(e, role, "safety", metric)
+    words = f"{metric} of {role} {'above' if sign > 0 else 'below'} its start"
+    return _tested(e, words, sign * change, role, "safety", metric)
 
 
 FINDINGS = [
@@ -59,22 +79,14 @@ FINDINGS = [
         "both_help",
         "Replies of both are better than those of their start, at equal length",
         ("dpo", "ppo"),
-        lambda e: [
-            e.over_seeds(
-                f"length-controlled win rate of {role} above 0.5",
-                _end(e, role, "quality", "length-controlled win rate") - 0.5,
-                MARGIN,
-                student.SHARE,
-            )
-            for role in ("dpo", "ppo")
-        ],
+        lambda e: [_better(e, role) for role in ("dpo", "ppo")],
         "alignment helps",
     ),
     Finding(
         "dpo_helps_more",
         "DPO's replies are better than PPO's, at equal length",
         ("dpo", "ppo"),
-        lambda e: [_above(e, "dpo", "ppo", "quality", "length-controlled win rate", MARGIN)],
+        lambda e: [_above(e, "dpo", "ppo", "quality", "length-controlled win rate")],
         "alike: practically equal is what is expected",
     ),
     Finding(
@@ -82,8 +94,7 @@ FINDINGS = [
         "DPO's replies to one prompt are less alike than PPO's, at the end and at equal KL",
         ("dpo", "ppo"),
         lambda e: [
-            _above(e, "dpo", "ppo", "diversity", "distance", UNLIKE),
-            _above_at_equal_kl(e, "dpo", "ppo", "diversity", "distance", UNLIKE),
+            f(e, "dpo", "ppo", "diversity", "distance") for f in (_above, _above_at_equal_kl)
         ],
         "DPO keeps more diversity",
     ),
@@ -91,37 +102,21 @@ FINDINGS = [
         "ppo_more_conservative",
         "PPO declines harmful requests more often than DPO",
         ("dpo", "ppo"),
-        lambda e: [_above(e, "ppo", "dpo", "safety", "refused", MARGIN)],
+        lambda e: [_above(e, "ppo", "dpo", "safety", "refused")],
         "RLHF is a little more conservative",
     ),
     Finding(
         "ppo_refuses_needlessly",
         "PPO declines harmless requests more often than its start",
         ("ppo",),
-        lambda e: [
-            e.over_seeds(
-                "over-refused of ppo above its start",
-                _end(e, "ppo", "safety", "over-refused")
-                - _start(e, "ppo", "safety", "over-refused"),
-                MARGIN,
-                student.SHARE,
-            )
-        ],
+        lambda e: [_since_start(e, "ppo", "over-refused")],
         "it does not: practically equal, or that it fails, is what is expected",
     ),
     Finding(
         "both_do_less_harm",
         "Both reply harmfully less often than their start",
         ("dpo", "ppo"),
-        lambda e: [
-            e.over_seeds(
-                f"harmful of {role} below its start",
-                _start(e, role, "safety", "harmful") - _end(e, role, "safety", "harmful"),
-                MARGIN,
-                student.SHARE,
-            )
-            for role in ("dpo", "ppo")
-        ],
+        lambda e: [_since_start(e, role, "harmful", -1) for role in ("dpo", "ppo")],
         "alignment makes safer",
     ),
 ]
