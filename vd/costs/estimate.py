@@ -2,8 +2,8 @@
 
 A job is a run's training, its replies, or its evaluation by divergence; judging by the offline
 judge and tables take minutes and are left out, as are replies to an evaluation's own prompts and
-what WDPO takes beyond DPO (nearly four times the operations, in float32). Methods say what they hold in memory: FROZEN,
-TRAINED and WRITES, see vd/study/methods.py.
+what WDPO takes beyond DPO (nearly four times the operations, in float32). Methods say what they
+hold in memory: FROZEN, TRAINED and WRITES, see vd/study/methods.py.
 """
 
 from collections.abc import Iterator

@@ -32,8 +32,9 @@ def read_public(
     texts are all those of an earlier one, of the same part where a set has parts. `filters` are
     those of the function and, for all sets, max_words: the longest conversation to keep, in words,
     with the longer of two replies. All rows are read, except where the set is streamed: then they
-    come shuffled by `seed` until there are `examples`. Raises ValueError (no such file, one that cannot be read, other columns, nothing
-    left, a filter that is unknown or of the wrong type) or ConnectionError.
+    come shuffled by `seed` until there are `examples`. Raises ValueError (no such file, one that
+    cannot be read, other columns, nothing left, a filter that is unknown or of the wrong type) or
+    ConnectionError.
     """
     check_filters(name, filters)
     public = PUBLIC[name]

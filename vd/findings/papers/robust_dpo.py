@@ -1,5 +1,5 @@
-"""What robust DPO (Xu et al. 2025, arXiv 2502.01930) promises, as statements of a study in which two
-kinds of people chose: four in five pairs are of those who look at what is said, and prefer the
+"""What robust DPO (Xu et al. 2025, arXiv 2502.01930) promises, as statements of a study in which
+two kinds of people chose: four in five pairs are of those who look at what is said, and prefer the
 reply that affirms; one in five of those who look at how it is said, and prefer the better written
 reply of one stance.
 
