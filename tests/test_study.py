@@ -241,7 +241,7 @@ def test_a_prompt_that_is_not_there(place):
         ),
         (
             lambda s: s["preference"]["dpo-support"].update(data="prism"),
-            r"'prism' holds prompts; .* write hh-rlhf, hh-rlhf-helpful, ultrafeedback",
+            r"'prism' holds prompts; .* write hh-rlhf, hh-rlhf-both, hh-rlhf-helpful, ultrafeedback",
         ),
         (
             lambda s: s["sft"]["sft-support"].update(data="wildchat", filters={"tongue": "x"}),

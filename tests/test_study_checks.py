@@ -281,7 +281,7 @@ def test_probes_of_ones_own_and_those_that_a_study_builds_are_taken(place):
         (
             DPO,
             "sft_neutral",
-            "'sft_neutral' holds no chosen and rejected; of embedded sets write low_gap",
+            "'sft_neutral' holds no chosen and rejected; of embedded sets write assistant",
         ),
         (DPO, "../corpora/value_gap", "no data set '../corpora/value_gap'; write one of"),
         (DPO, "not/there.jsonl", "not/there.jsonl; make it first, or correct its name"),
@@ -442,8 +442,8 @@ def test_roles_are_played_by_runs_and_data_that_can(place, role, name, said):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("value-drift", {}, "value-drift: no paper 'value-drift'; write one of value-drifts"),
-        ("value_drifts", {}, "value_drifts: no paper 'value_drifts'; write one of value-drifts"),
+        ("value-drift", {}, "value-drift: no paper 'value-drift'; write one of dpo-or-rlhf"),
+        ("value_drifts", {}, "value_drifts: no paper 'value_drifts'; write one of dpo-or-rlhf"),
         ("dpo", "sft-support/dpo-support", "dpo: write keys and their values, one a line"),
         ("value-drifts", None, "value-drifts: empty; write a value, or remove the key"),
         ("value-drifts", {"dppo": "base"}, "value-drifts.dppo: unknown key; remove it or"),

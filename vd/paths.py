@@ -53,6 +53,11 @@ def run(study: str, run_id: str, *below: str) -> Path:
     return (results(study) / run_id).joinpath(*below)
 
 
+def asked(study: str, run_id: str, evaluation: str, step: int) -> Path:
+    """What a checkpoint replied to an evaluation's own prompts."""
+    return run(study, run_id, "asked", f"{evaluation}-{step}.parquet")
+
+
 def checkpoints(study: str, run_id: str) -> Path:
     """Folder that a training method fills with `checkpoint-<step>` folders."""
     return run(study, run_id) / "checkpoints"

@@ -156,10 +156,12 @@ def mirror() -> Path | None:
 
 def mirrored(name: str) -> Path | None:
     """The file of a data set in the mirror folder; None if there is neither."""
+    if not mirror() or name not in PUBLIC:
+        return None
     if PUBLIC[name].parts:
         each = [mirrored(part) for part in PUBLIC[name].parts]
         return each[0] if all(each) else None
-    there = [mirror() / file for file in PUBLIC[name].mirror] if mirror() else []
+    there = [mirror() / file for file in PUBLIC[name].mirror]
     return next((file for file in there if file.exists()), None)
 
 

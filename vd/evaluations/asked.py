@@ -21,17 +21,12 @@ def ask(
     samples: int = 1,
 ) -> pd.DataFrame:
     """What a checkpoint replies to prompts (prompt_id, topic, prompt), asked as the study's probes
-    are: columns of `vd.probing.sampling.COLUMNS`, written to `file_of`.
+    are: columns of `vd.probing.sampling.COLUMNS`, written to `paths.asked`.
     """
     how = study.probing.model_copy(update={"samples": samples})
     said = responder.respond(prompts, how, run.seed).assign(run=run.id, step=step)[COLUMNS]
-    files.write_table(said, file_of(study.name, run.id, name, step))
+    files.write_table(said, paths.asked(study.name, run.id, name, step))
     return said
-
-
-def file_of(study: str, run: str, name: str, step: int) -> Path:
-    """Where the replies of a checkpoint to an evaluation's prompts are kept."""
-    return paths.run(study, run) / "asked" / f"{name}-{step}.parquet"
 
 
 def step_of(replies: pd.DataFrame) -> int:

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
 from vd import paths
-from vd.evaluations import asked
 from vd.figures.style import distinct
 from vd.lineages import short_names, split_seed
 from vd.store.recorded import found
@@ -125,7 +124,7 @@ def side_by_side(study: Study, name: str = "quality", prompts: int = 10) -> pd.D
             measured = pd.read_csv(found(paths.evaluations(study.name, run.id), study.name))
             steps = measured.loc[measured["evaluation"] == name, "step"]
             for step in sorted({steps.min(), steps.max()}):
-                file = asked.file_of(study.name, run.id, name, step)
+                file = paths.asked(study.name, run.id, name, step)
                 parts.append(pd.read_parquet(found(file, study.name)))
     if not parts:
         return pd.DataFrame(columns=columns)

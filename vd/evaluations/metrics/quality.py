@@ -81,7 +81,7 @@ def _wins(said: pd.DataFrame, settings: Settings, study, run) -> list[dict]:
     if run.is_base:
         return [intervals.none(name) for name in names]
     first = paths.steps(study.name, run.id)[0]
-    before = pd.read_parquet(asked.file_of(study.name, run.id, "quality", first))
+    before = pd.read_parquet(paths.asked(study.name, run.id, "quality", first))
     pairs = pd.DataFrame(
         {"prompt": said["prompt"], "first": said["response"], "second": before["response"]}
     )
