@@ -2,7 +2,6 @@
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
-from scipy.stats import binomtest
 
 from vd.study.settings import Bootstrap
 
@@ -37,14 +36,35 @@ def share(metric: str, hits: np.ndarray, bootstrap: Bootstrap) -> dict:
     """The share of hits among units (n,), each 0, 1 or one half, with its interval.
 
     Where all units agree no resample differs, and the interval is that of Clopper and Pearson
-    (1934).
+    (1934): from 0 to 1 - (alpha / 2)^(1/n) for none, the mirror image for all.
     """
-    hits = np.asarray(hits, float)
-    found = ratio(metric, hits, np.ones(len(hits)), bootstrap)
+    found = mean(metric, hits, bootstrap)
     if len(hits) > 1 and found["value"] in (0.0, 1.0):
-        exact = binomtest(int(hits.sum()), len(hits)).proportion_ci(1 - bootstrap.alpha)
-        found |= {"lo": exact.low, "hi": exact.high}
+        least = (bootstrap.alpha / 2) ** (1 / len(hits))
+        found |= {"lo": 0.0, "hi": 1 - least} if found["value"] == 0 else {"lo": least, "hi": 1.0}
     return found
+
+
+def mean(metric: str, values: np.ndarray, bootstrap: Bootstrap) -> dict:
+    """The mean of units (n,) with its interval."""
+    return ratio(metric, values, np.ones(len(values)), bootstrap)
+
+
+def jackknife(
+    metric: str, value: float, without: np.ndarray, bootstrap: Bootstrap, most: float = np.inf
+) -> dict:
+    """A measure from 0 to `most` of what k units hold together, with its interval; `without` (k,)
+    are its values where one of them is left out.
+
+    A unit that is drawn twice brings nothing new, so plain resamples are too poor. Resampled are
+    therefore the jackknife pseudo-values k v - (k - 1) v_(-i) (Efron & Tibshirani 1993, An
+    Introduction to the Bootstrap, chapter 11).
+    """
+    k = len(without)
+    pseudo = k * value - (k - 1) * without
+    # a mean of pseudo-values may lie where the measure cannot
+    replicates = value + counts(k, bootstrap) @ (pseudo - pseudo.mean()) / k
+    return row(metric, value, replicates.clip(0, most), k, bootstrap.alpha)
 
 
 def ratio(metric: str, above: np.ndarray, below: np.ndarray, bootstrap: Bootstrap) -> dict:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vd import paths
@@ -58,20 +59,10 @@ def first_against_last(table: pd.DataFrame) -> Figure:
     """
     table = table.assign(run=short_names(table["run"]))
     runs, panels = list(table["run"].unique()), table.groupby(["evaluation", "metric"], sort=False)
-    columns = min(len(panels), COLUMNS)
-    height = -(-len(panels) // columns)
-    size = (1.5 + 2 * columns, (0.7 + 0.22 * len(runs)) * height + 0.3)
-    figure, axes = plt.subplots(
-        height, columns, sharey=True, squeeze=False, figsize=size, layout="constrained"
-    )
-    for ax, ((evaluation, metric), part) in zip(axes.flat, panels, strict=False):
+    figure, axes = grid(len(panels), runs, min(len(panels), COLUMNS))
+    for ax, ((evaluation, metric), part) in zip(axes, panels, strict=True):
         _panel(ax, part, runs)
         ax.set_title(f"{evaluation.replace('_', ' ')}\n{excerpt(metric, 34)}")
-    # the grid is a rectangle, and may have more places than there are panels
-    for ax in axes.flat[len(panels) :]:
-        ax.set_visible(False)
-    # the first run on top
-    axes[0, 0].set(yticks=range(len(runs)), yticklabels=runs, ylim=(len(runs) - 0.5, -0.5))
     # drawn by hand: a panel may lack one of the two
     handles = [
         plt.Line2D([], [], color="black", marker="o", markerfacecolor=fill, label=moment)
@@ -79,6 +70,22 @@ def first_against_last(table: pd.DataFrame) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
+
+
+def grid(n: int, runs: list[str], columns: int = COLUMNS) -> tuple[Figure, list[Axes]]:
+    """A figure with n panels, so many side by side, and these; each has a line per run, the first
+    on top.
+    """
+    height = -(-n // columns)
+    size = (1.5 + 2 * columns, (0.7 + 0.22 * len(runs)) * height + 0.3)
+    figure, axes = plt.subplots(
+        height, columns, sharey=True, squeeze=False, figsize=size, layout="constrained"
+    )
+    # a rectangle may have more places than there are panels
+    for ax in axes.flat[n:]:
+        ax.set_visible(False)
+    axes[0, 0].set(yticks=range(len(runs)), yticklabels=runs, ylim=(len(runs) - 0.5, -0.5))
+    return figure, list(axes.flat[:n])
 
 
 def _panel(ax, part: pd.DataFrame, runs: list[str]) -> None:

@@ -2,14 +2,14 @@
 said to the same prompts.
 """
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.special import stdtrit
 
 from vd import paths
+from vd.figures.evaluations import grid
 from vd.figures.style import distinct
+from vd.findings import student
 from vd.lineages import short_names, split_seed
 from vd.store.recorded import found
 from vd.study.load import Study
@@ -94,13 +94,8 @@ def compared(table: pd.DataFrame) -> Figure:
     """A panel per measure, a dot per run with its interval."""
     keys = list(dict.fromkeys(zip(table["evaluation"], table["metric"], strict=True)))
     runs = list(table["run"].unique())
-    colours, columns = distinct(runs), 4
-    rows = -(-len(keys) // columns)
-    size = (9, (0.55 + 0.2 * len(runs)) * rows)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained"
-    )
-    for ax, key in zip(axes.flat, keys, strict=False):
+    colours, (figure, axes) = distinct(runs), grid(len(keys), runs)
+    for ax, key in zip(axes, keys, strict=True):
         own = table[(table["evaluation"] == key[0]) & (table["metric"] == key[1])]
         y = [runs.index(run) for run in own["run"]]
         colour = [colours[run] for run in own["run"]]
@@ -108,9 +103,6 @@ def compared(table: pd.DataFrame) -> Figure:
         ax.scatter(own["value"], y, color=colour, s=18, zorder=3)
         arrow = {"more": " →", "less": " ←", "": ""}[MEASURES[key]]
         ax.set_title(f"{key[0]}: {key[1]}{arrow}")
-    for ax in axes.flat[len(keys) :]:
-        ax.set_visible(False)
-    axes[0, 0].set(yticks=range(len(runs)), yticklabels=runs, ylim=(len(runs) - 0.5, -0.5))
     return figure
 
 
@@ -140,8 +132,8 @@ def side_by_side(study: Study, name: str = "quality", prompts: int = 10) -> pd.D
 
 def _mean(own: pd.DataFrame, alpha: float) -> dict:
     """Mean over seeds with its interval."""
-    n, value = len(own), own["value"].mean()
+    n = len(own)
     if n == 1:
-        return {"value": value, "lo": own["lo"].iloc[0], "hi": own["hi"].iloc[0], "n_seeds": 1}
-    reach = -stdtrit(n - 1, alpha / 2) * own["value"].std(ddof=1) / np.sqrt(n)
-    return {"value": value, "lo": value - reach, "hi": value + reach, "n_seeds": n}
+        return {**own[["value", "lo", "hi"]].iloc[0], "n_seeds": 1}
+    found = student.over_seeds("", "", own["value"], alpha, None, n)
+    return {"value": found["estimate"], "lo": found["lo"], "hi": found["hi"], "n_seeds": n}

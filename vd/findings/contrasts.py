@@ -11,12 +11,14 @@ resamples them together.
 What contrasts decide is in vd/findings/verdicts.py.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
 from vd.drift.bootstrap import Trajectories, trajectories
 from vd.drift.times import half_time
-from vd.drift.traces import Traces
+from vd.drift.traces import LEVELS, Traces
 from vd.findings import student
 from vd.lineages import split_seed
 from vd.stances import STANCES, P
@@ -138,6 +140,28 @@ class Evidence:
         n = n_prompts or self.traces.logits["prompt_id"].nunique()
         given = contrast, unit, scores.dropna(), self.bootstrap.alpha, margin, n
         return student.over_seeds(*given, 1 / n if unit == student.SHARE else 0.0)
+
+    def at_equal_kl(
+        self,
+        contrast: str,
+        one: str,
+        other: str,
+        values: Callable[[str], pd.DataFrame],
+        margin: float | None = None,
+        unit: str = student.ODDS,
+        n_prompts: int | None = None,
+        turned: Callable[[pd.Series], pd.Series] = lambda scores: scores,
+    ) -> dict:
+        """Test, as `over_seeds`, that `values` (of a role: seeds x judged steps) of `one` are above
+        those of `other`, `turned`, at the largest KL that both reach; untested where that is below
+        all levels.
+        """
+        level = self.traces.level(one, other)
+        if level is None:
+            return student.untested(f"{contrast}: no common KL of {LEVELS[0]:g} nats", unit)
+        ours, theirs = (self.traces.at(role, level, values(role)) for role in (one, other))
+        words = f"{contrast} at {level:g} nats"
+        return self.over_seeds(words, ours - turned(theirs), margin, unit, n_prompts)
 
     def _overall(self, rows: pd.DataFrame, scores: list[str]) -> Trajectories:
         # the last one is that of all prompts

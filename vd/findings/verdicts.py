@@ -123,8 +123,7 @@ def _decide(finding: Finding, tests: list[dict]) -> dict:
     # what could not be tested is the weakest part of a claim, and leaves it undecided
     weakest = max(tests, key=lambda test: (np.isnan(test["p_holds"]), test["p_holds"]))
     # Bonferroni: to fail it is enough that one contrast does; NaN where one could not be tested
-    p_fails = min(1.0, len(tests) * float(np.min([test["p_fails"] for test in tests])))
-    p_fails = float("nan") if np.isnan(weakest["p_holds"]) else p_fails
+    p_fails = float(np.minimum(1.0, len(tests) * np.min([test["p_fails"] for test in tests])))
     about = {"statement": finding.statement, "paper": finding.paper}
     # all contrasts have to be practically 0; NaN where one of them has no margin
     p_equal = float(np.max([test["p_equal"] for test in tests]))

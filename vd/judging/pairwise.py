@@ -12,12 +12,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from vd import paths
 from vd.data import reading, sets
 from vd.judging import trained
 from vd.judging.api import ApiJudge
 from vd.models import cross_encoder
-from vd.models.cross_encoder import CrossEncoders
 from vd.store.progress import Progress
 from vd.study.catalogue import PUBLIC
 from vd.study.types import Count
@@ -42,12 +40,10 @@ class PairwiseSettings(trained.TrainedSettings):
     api: PairwiseApi | None = None
 
 
-class PairwiseJudge:
+class PairwiseJudge(trained.TrainedJudge):
     """The trained judge."""
 
-    def __init__(self, folders: list[Path], max_length: int):
-        self.name = f"pairwise-{'+'.join(folder.name for folder in folders)}"
-        self.encoders = CrossEncoders(folders, max_length, self.name)
+    kind = "pairwise"
 
     def prefers(self, pairs: pd.DataFrame) -> pd.Series:
         """The probability that `first` beats `second`, of pairs (prompt, first, second): the mean
@@ -88,12 +84,14 @@ def load(
     settings = settings or PairwiseSettings()
     if settings.api:
         return ApiPairwiseJudge(settings.api, study)
-    return PairwiseJudge(trained.kept("pairwise", settings, there(), _train), settings.max_length)
+    return PairwiseJudge(
+        trained.kept(PairwiseJudge.kind, settings, there(), _train), settings.max_length
+    )
 
 
 def reads(settings: PairwiseSettings) -> list[str]:
     """Data sets, and files of prompts, that a judge with these settings depends on."""
-    return [str(paths.prompt(settings.api.prompt))] if settings.api else there()
+    return trained.reads(settings, there())
 
 
 def there() -> list[str]:

@@ -7,8 +7,7 @@
 
 The offline judge is a cross-encoder over (request, reply), trained on `vd/corpora/safety.jsonl` on
 first use and kept in the cache. How far it can be trusted is measured on requests that it has not
-seen and on replies of real checkpoints (A4_lab). Any OpenAI-compatible server may judge in its
-place.
+seen (A4_lab). Any OpenAI-compatible server may judge in its place.
 """
 
 from pathlib import Path
@@ -16,12 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vd import paths
 from vd.data import sets
 from vd.judging import trained
 from vd.judging.api import ApiJudge
 from vd.models import cross_encoder
-from vd.models.cross_encoder import CrossEncoders
 from vd.store.progress import Progress
 
 LABELS = ("harmful", "refusal", "evasive", "other")
@@ -53,7 +50,7 @@ def label_of(row) -> str:
 
 def reads(settings: SafetyJudgeSettings) -> list[str]:
     """Data sets, and files of prompts, that a judge with these settings depends on."""
-    return [str(paths.prompt(settings.api.prompt))] if settings.api else [CORPUS]
+    return trained.reads(settings, [CORPUS])
 
 
 def split() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -67,12 +64,10 @@ def split() -> tuple[pd.DataFrame, pd.DataFrame]:
     return rows[~held_out], rows[held_out]
 
 
-class SafetyJudge:
+class SafetyJudge(trained.TrainedJudge):
     """The trained judge."""
 
-    def __init__(self, folders: list[Path], max_length: int):
-        self.name = f"safety-{'+'.join(folder.name for folder in folders)}"
-        self.encoders = CrossEncoders(folders, max_length, self.name)
+    kind = "safety"
 
     def score(self, replies: pd.DataFrame) -> pd.DataFrame:
         """Probabilities p_<label> of replies (prompt, response), index kept, and `label`, the
@@ -106,7 +101,9 @@ def load(
     settings = settings or SafetyJudgeSettings()
     if settings.api:
         return ApiSafetyJudge(settings.api, study)
-    return SafetyJudge(trained.kept("safety", settings, [CORPUS], _train), settings.max_length)
+    return SafetyJudge(
+        trained.kept(SafetyJudge.kind, settings, [CORPUS], _train), settings.max_length
+    )
 
 
 def _train(settings: SafetyJudgeSettings, folder: Path) -> None:

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import PositiveFloat
 
 from vd import paths
 from vd.data import sets
 from vd.models import locate
-from vd.models.cross_encoder import Training
+from vd.models.cross_encoder import CrossEncoders, Training
 from vd.store import fingerprint
 from vd.store.cache import kept_for
 from vd.store.fingerprint import Fingerprint
@@ -36,6 +36,23 @@ class TrainedSettings(Settings):
     seed: Seed = 0
     members: Count = 1  # judges that differ in the seed of their training; their mean counts
     api: OtherApi | None = None
+
+
+class TrainedJudge:
+    """A judge of some kind from the folders of its members."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, folders: list[Path], max_length: int):
+        self.name = f"{self.kind}-{'+'.join(folder.name for folder in folders)}"
+        self.encoders = CrossEncoders(folders, max_length, self.name)
+
+
+def reads(settings: TrainedSettings, data: list[str]) -> list[str]:
+    """What a judge with these settings depends on: the data sets that it would be trained on, or
+    the file of prompts by which a server is asked.
+    """
+    return [str(paths.prompt(settings.api.prompt))] if settings.api else data
 
 
 def how(settings: TrainedSettings, name: str, key: str, classes: int) -> Training:

@@ -46,7 +46,8 @@ class PairTrainer(DPOTrainer):
             yield inputs
             return
         with reply_logits.only(models, whole, kept):
-            yield {name: values[:, -kept:] for name, values in inputs.items()}
+            # columns with one value a row, such as the reference's, have no end
+            yield {n: v[:, -kept:] if v.dim() > 1 else v for n, v in inputs.items()}
 
 
 class PairLossTrainer(PairTrainer):
@@ -59,7 +60,8 @@ class PairLossTrainer(PairTrainer):
         self.aux_loss_enabled = False  # of mixtures of experts, which would need a pass of TRL's
 
     def reply_loss(self, model, inputs, end, return_outputs):
-        end = end | self.reference(end)
+        if "ref_chosen_logps" not in end:
+            end = end | self.reference(end)
         loss, outputs = self.whole_loss(model, inputs, end)
         with torch.no_grad():  # TRL's, of what the model said, for its metrics
             DPOTrainer._compute_loss(self, lambda **_: outputs, end, False)
@@ -105,7 +107,8 @@ class WeightedTrainer(PairLossTrainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.step_losses, self.passes = None, len(batches) * self.accelerator.num_processes
         if self.passes > 1:
-            found = [self._losses_now(self._prepare_inputs(batch)) for batch in batches]
+            batches = [self._prepare_inputs(batch) for batch in batches]
+            found = [self._losses_now(batch) for batch in batches]
             self.step_losses = self.accelerator.gather(torch.cat(found))
         return batches, items
 
@@ -119,9 +122,11 @@ class WeightedTrainer(PairLossTrainer):
 
     @torch.no_grad()
     def _losses_now(self, inputs: dict) -> torch.Tensor:
-        """Losses of a batch's pairs as the model is."""
+        """Losses of a batch's pairs as the model is; the reference's part of them stays in it."""
         with self.compute_loss_context_manager(), self.at_replies(inputs) as end:
-            return self.losses(self.model, end | self.reference(end))[1]
+            reference = self.reference(end)
+            inputs |= reference
+            return self.losses(self.model, end | reference)[1]
 
 
 def build(run: Run, kind: type[PairTrainer] = PairTrainer, **own):

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from vd.data.probes import draw_probes, load_probes
 from vd.evaluations import asked, intervals
-from vd.evaluations.metrics.style import words_of
+from vd.evaluations.metrics.style import grams_of, words_of
 from vd.models import embeddings
 from vd.study.settings import EvaluationSettings, ModelSettings
 from vd.study.types import Count
@@ -57,12 +57,13 @@ def measures(said: pd.DataFrame, encoder: str, bootstrap) -> pd.DataFrame:
     by_prompt = said["prompt_id"]
     several = by_prompt.map(by_prompt.value_counts()) > 1
     for n in ORDERS:
-        found.append(_mean(f"distinct-{n}", words.groupby(by_prompt).agg(_distinct, n), bootstrap))
+        shares = words.groupby(by_prompt).agg(_distinct, n).dropna()
+        found.append(intervals.mean(f"distinct-{n}", shares, bootstrap))
     groups = said[several].groupby("prompt_id")
-    found.append(_mean("self-BLEU", groups["response"].agg(self_bleu), bootstrap))
+    found.append(intervals.mean("self-BLEU", groups["response"].agg(self_bleu), bootstrap))
     vectors = embeddings.embed(said["response"], ModelSettings(source=encoder))
-    distances = {prompt: _distance(vectors[rows.index]) for prompt, rows in groups}
-    found.append(_mean("distance", pd.Series(distances, dtype=float), bootstrap))
+    distances = [_distance(vectors[rows.index]) for _, rows in groups]
+    found.append(intervals.mean("distance", distances, bootstrap))
     for name, n in (("first-word", 1), ("opening", OPENING)):
         openings = words.map(lambda text, n=n: " ".join(text[:n]))
         found.append(_entropy(f"{name} entropy", openings, by_prompt, bootstrap))
@@ -82,20 +83,13 @@ def self_bleu(replies: pd.Series) -> float:
 
 
 def _distinct(texts: pd.Series, n: int) -> float:
-    grams = [gram for text in texts for gram in zip(*(text[i:] for i in range(n)), strict=False)]
+    grams = [gram for text in texts for gram in grams_of(text, n)]
     return len(set(grams)) / len(grams) if grams else np.nan
 
 
 def _distance(vectors: np.ndarray) -> float:
     """Of unit vectors (k, d)."""
     return 1 - float(np.mean([a @ b for a, b in combinations(vectors, 2)]))
-
-
-def _mean(metric: str, values: pd.Series, bootstrap) -> dict:
-    values = values.dropna()
-    if values.empty:
-        return intervals.none(metric)
-    return intervals.ratio(metric, values, np.ones(len(values)), bootstrap)
 
 
 def _entropy(metric: str, openings: pd.Series, by_prompt: pd.Series, bootstrap) -> dict:
@@ -108,10 +102,6 @@ def _entropy(metric: str, openings: pd.Series, by_prompt: pd.Series, bootstrap) 
         shares = totals / totals.sum(-1, keepdims=True)
         return -(shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum(-1)
 
-    k, value = len(counts), float(entropy(counts.sum(0)))
-    # A prompt that is drawn twice brings no new opening, so plain resamples are too uniform in
-    # themselves: jackknife pseudo-values, as for distinct-n in vd/evaluations/metrics/style.py.
-    without = entropy(counts.sum(0) - counts) if k > 1 else np.array([value])
-    pseudo = k * value - (k - 1) * without
-    drawn = intervals.counts(k, bootstrap) @ (pseudo - pseudo.mean()) / k
-    return intervals.row(metric, value, (value + drawn).clip(min=0), k, bootstrap.alpha)
+    value = float(entropy(counts.sum(0)))
+    without = entropy(counts.sum(0) - counts) if len(counts) > 1 else np.array([value])
+    return intervals.jackknife(metric, value, without, bootstrap)

@@ -25,8 +25,9 @@ from pydantic import Field, field_validator
 
 from vd import paths
 from vd.data import held_out
-from vd.evaluations import intervals, tokens
+from vd.evaluations import asked, intervals, tokens
 from vd.evaluations.metrics.held_out import negative_log_likelihoods
+from vd.store import files
 from vd.study import inputs, types
 from vd.study.settings import EvaluationSettings
 from vd.study.types import Count
@@ -68,18 +69,16 @@ def reads(settings: Settings) -> list[str]:
 
 def evaluate(responder, replies: pd.DataFrame, settings: Settings, study, run) -> pd.DataFrame:
     """All measures of one checkpoint: metric, value, lo, hi, n."""
-    from vd.probing.responders import load_responder
-
     if run.is_base or not responder.has_likelihood:
         names = [f"{measure} {group}" for group in settings.groups for measure in MEASURES]
         return pd.DataFrame([intervals.none(name) for name in [*names, WORST]])
     pairs = pairs_of(settings, study)
     now, lengths = log_likelihoods(responder, pairs, settings)
-    first, before = paths.steps(study.name, run.id)[0], now
-    if not (replies["step"] == first).all():
-        start = load_responder(run.model_settings, paths.checkpoint(study.name, run.id, first))
-        before, _ = log_likelihoods(start, pairs, settings)
-    gained = now - before
+    first = paths.steps(study.name, run.id)[0]
+    kept = paths.asked(study.name, run.id, "preference", first)
+    if asked.step_of(replies) == first:
+        files.write_table(pd.DataFrame(now, columns=SIDES), kept)
+    gained = now - pd.read_parquet(kept).to_numpy()
     h = gained[:, 0] - gained[:, 1]
     # where nothing has gained, neither reply is favoured
     favoured, ahead = (_half_at_ties(gap) for gap in (h, (now / lengths) @ [1, -1]))
@@ -90,7 +89,7 @@ def evaluate(responder, replies: pd.DataFrame, settings: Settings, study, run) -
         accuracy, margin, likelihood = (f"{measure} {group}" for measure in MEASURES)
         found += [
             intervals.share(accuracy, own["accuracy"], study.bootstrap),
-            intervals.ratio(margin, own["margin"], np.ones(len(own)), study.bootstrap),
+            intervals.mean(margin, own["margin"], study.bootstrap),
             intervals.share(likelihood, own["likelihood"], study.bootstrap),
         ]
     accuracies = values["accuracy"].groupby(pairs["group"], sort=False)

@@ -62,14 +62,13 @@ def evaluate(responder, replies: pd.DataFrame, settings: Settings, study, run) -
     prompts = sets.corpus(PROMPTS).rename(columns={"id": "prompt_id", "kind": "topic"})
     prompts = prompts.head(settings.limit or len(prompts))
     said = asked.ask("quality", responder, prompts, step, study, run)
-    told, one = said["response"], np.ones(len(said))
     new = pd.Series([_new_words(*row) for row in said[["prompt", "response"]].to_numpy()])
     return pd.DataFrame(
         [
             *_wins(said, settings, study, run),
             *_accuracies(responder, settings, bootstrap),
             _answered(responder, step, settings, study, run),
-            intervals.ratio("characters", told.str.len(), one, bootstrap),
+            intervals.mean("characters", said["response"].str.len(), bootstrap),
             intervals.ratio("specificity", new.map(sum), new.map(len), bootstrap),
         ]
     )

@@ -50,18 +50,23 @@ def evaluate(responder, replies: pd.DataFrame, settings, study, run) -> pd.DataF
     ]
     words = replies["response"].map(words_of)
     for n in (1, 2):
-        grams = words.map(lambda text, n=n: list(zip(*(text[i:] for i in range(n)), strict=False)))
         # the sum of lists is one list: all n-grams of a prompt
-        found.append(distinct(f"distinct-{n}", grams.groupby(by_prompt).sum(), bootstrap))
+        grams = words.map(lambda text, n=n: grams_of(text, n)).groupby(by_prompt).sum()
+        found.append(distinct(f"distinct-{n}", grams, bootstrap))
     if size.max() > 1:
         spreads = words.groupby(by_prompt).agg(spread).dropna()
-        found.append(intervals.ratio("spread", spreads, np.ones(len(spreads)), bootstrap))
+        found.append(intervals.mean("spread", spreads, bootstrap))
     return pd.DataFrame(found)
 
 
 def words_of(text: str) -> list[str]:
     """Words of a reply."""
     return re.findall(r"\w+", text.lower())
+
+
+def grams_of(words: list[str], n: int) -> list[tuple[str, ...]]:
+    """Runs of n words."""
+    return list(zip(*(words[i:] for i in range(n)), strict=False))
 
 
 def repeated(replies: pd.DataFrame) -> pd.Series:
@@ -73,10 +78,7 @@ def repeated(replies: pd.DataFrame) -> pd.Series:
 def distinct(metric: str, grams: pd.Series, bootstrap: Bootstrap) -> dict:
     """Different n-grams over all n-grams; `grams` holds those of each prompt's replies.
 
-    A prompt that is drawn twice brings no new n-gram, so plain resamples have too few of them.
-    Resampled are therefore the prompts' jackknife pseudo-values k v - (k - 1) v_(-i), with v_(-i)
-    the measure without prompt i of k (Efron & Tibshirani 1993, An Introduction to the Bootstrap,
-    chapter 11).
+    A prompt that is drawn twice brings no new n-gram, so its interval is `intervals.jackknife`.
     """
     totals, k = np.array([len(own) for own in grams], float), len(grams)
     if not totals.sum():
@@ -87,10 +89,7 @@ def distinct(metric: str, grams: pd.Series, bootstrap: Bootstrap) -> dict:
     value, rest = len(holders) / totals.sum(), totals.sum() - totals
     # a prompt that holds all words leaves nothing to measure, so no change
     without = np.divide(len(holders) - only, rest, out=np.full(k, value), where=rest > 0)
-    pseudo = k * value - (k - 1) * without
-    # a mean of pseudo-values may lie outside 0 to 1, which a share cannot
-    replicates = value + intervals.counts(k, bootstrap) @ (pseudo - pseudo.mean()) / k
-    return intervals.row(metric, value, replicates.clip(0, 1), k, bootstrap.alpha)
+    return intervals.jackknife(metric, value, without, bootstrap, most=1.0)
 
 
 def spread(texts: pd.Series) -> float:

@@ -4,6 +4,7 @@ one model is aligned either way. Expectations are those of courses and of Kirk e
 learn from the same pairs, PPO by way of a reward model.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vd.findings import student
@@ -38,10 +39,14 @@ def _start(e: "Evidence", role: str, evaluation: str, metric: str):
     return e.traces.measured(role, evaluation, metric).iloc[:, 0]
 
 
-def _tested(e: "Evidence", words: str, ahead, role: str, evaluation: str, metric: str) -> dict:
+def _how(e: "Evidence", role: str, evaluation: str, metric: str) -> tuple:
+    """Margin, unit and number of prompts of a metric's tests."""
     n = e.traces.units(role, evaluation, metric)
-    margin, unit = (UNLIKE, "distance") if metric == "distance" else (MARGIN, student.SHARE)
-    return e.over_seeds(words, ahead, margin, unit, n)
+    return (UNLIKE, "distance", n) if metric == "distance" else (MARGIN, student.SHARE, n)
+
+
+def _tested(e: "Evidence", words: str, ahead, role: str, evaluation: str, metric: str) -> dict:
+    return e.over_seeds(words, ahead, *_how(e, role, evaluation, metric))
 
 
 def _above(e: "Evidence", one: str, other: str, evaluation: str, metric: str) -> dict:
@@ -50,14 +55,9 @@ def _above(e: "Evidence", one: str, other: str, evaluation: str, metric: str) ->
 
 
 def _above_at_equal_kl(e: "Evidence", one: str, other: str, evaluation: str, metric: str) -> dict:
-    words, level = f"{metric} of {one} above {other}", e.traces.level(one, other)
-    if level is None:
-        return student.untested(f"{words}: no common KL of 0.25 nats", student.SHARE)
-    ours, theirs = (
-        e.traces.at(role, level, e.traces.measured(role, evaluation, metric))
-        for role in (one, other)
-    )
-    return _tested(e, f"{words} at {level:g} nats", ours - theirs, one, evaluation, metric)
+    words, how = f"{metric} of {one} above {other}", _how(e, one, evaluation, metric)
+    values = partial(e.traces.measured, evaluation=evaluation, metric=metric)
+    return e.at_equal_kl(words, one, other, values, *how)
 
 
 def _better(e: "Evidence", role: str) -> dict:

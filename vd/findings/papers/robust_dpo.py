@@ -78,12 +78,9 @@ def _above_at_equal_kl(e: "Evidence", one: str, other: str) -> list[dict]:
 
     The margin grows from 0 as a policy moves; an accuracy jumps at the first step.
     """
-    level, words = e.traces.level(one, other), f"{one} above {other}: margin of the worst group"
-    if level is None:
-        return [student.untested(f"{words}: no common KL of 0.25 nats", "nats")]
-    ours, theirs = (e.traces.at(role, level, _worst(e, role, "margin")) for role in (one, other))
-    words = f"{words} at {level:g} nats"
-    return [e.over_seeds(words, ours - theirs, NATS, "nats", _pairs(e, one))]
+    words = f"{one} above {other}: margin of the worst group"
+    given = words, one, other, lambda role: _worst(e, role, "margin"), NATS, "nats"
+    return [e.at_equal_kl(*given, _pairs(e, one))]
 
 
 def _learnt(e: "Evidence") -> list[dict]:

@@ -11,6 +11,7 @@ study says so. There is one look, when all of them are trained; a run that break
 from the same seed, and no seed is left out or added.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vd.findings import student
@@ -76,12 +77,8 @@ def _at_equal_kl(
     e: "Evidence", words, one, other, values, margin, size=False, unit=student.ODDS
 ) -> dict:
     """That `values` of `one` are above those of `other`, at the largest KL that both reach."""
-    level = e.traces.level(one, other)
-    if level is None:
-        return student.untested(f"{words}: no common KL of 0.25 nats", unit)
-    ours, theirs = (e.traces.at(role, level, values(role)) for role in (one, other))
-    ahead = ours - _upright(theirs, size)
-    return e.over_seeds(f"{words} at {level:g} nats", ahead, margin, unit)
+    turned = partial(_upright, size=size)
+    return e.at_equal_kl(words, one, other, values, margin, unit, turned=turned)
 
 
 def _upright(scores, size: bool):
