@@ -18,6 +18,7 @@ import yaml
 
 from vd import paths
 from vd.drift import measures
+from vd.evaluations import asked
 from vd.figures import explorer
 from vd.probing import sampling
 from vd.store import recorded
@@ -396,7 +397,8 @@ def test_a_clone_without_runs_reads_them_as_recorded(smoke, tmp_path, monkeypatc
         monkeypatch.setenv(name, value)
     assert explorer.studies() == ["copy"] and recorded.folder("copy").parent.name == "recorded"
     monkeypatch.setenv("VD_RESULTS", str(folder / "results"))
-    files = rebuild.needed(load_study("copy"))
+    study = load_study("copy")
+    files = [*rebuild.needed(study), *asked.of_our_prompts(study)]
     assert recorded.pack("copy", files).read_bytes() == whole
     paths.recorded("copy").unlink()
 
