@@ -2,8 +2,8 @@
 
 A job is a run's training, its replies, or its evaluation by divergence; judging by the offline
 judge and tables take minutes and are left out, as are replies to an evaluation's own prompts and
-what WDPO takes beyond DPO (nearly four times the operations, in float32). Methods say what they
-hold in memory: FROZEN, TRAINED and WRITES, see vd/study/methods.py.
+that WDPO computes in float32. Methods say what they take: FROZEN, TRAINED, PASSES and WRITES, see
+vd/study/methods.py.
 """
 
 from collections.abc import Iterator
@@ -82,6 +82,7 @@ def _training(run: Run, shape: Shape, card: Card, after) -> tuple[Job, list[int]
     held = {"frozen": getattr(method, "FROZEN", 0), "trained": getattr(method, "TRAINED", 1)}
     how = {"adapters": bool(s.lora), "again": s.activation_checkpointing}
     flops = formulas.step(shape, whole, **how, frozen=held["frozen"]) * held["trained"]
+    flops *= getattr(method, "PASSES", 1)
     seconds, tokens = 0.0, texts * (data.prompt + data.reply) * steps
     if getattr(method, "WRITES", False):
         reply = s.response_length

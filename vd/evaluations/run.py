@@ -13,6 +13,8 @@ interval was drawn over; it is 0, with no value, where nothing could be measured
 which method made the checkpoint.
 """
 
+import shutil
+
 import pandas as pd
 
 from vd import paths, plugins
@@ -47,6 +49,8 @@ def evaluate_run(
     shared = {n: own for n, own in wanted.items() if n in of_parent and not own.from_start}
     replies = pd.read_parquet(_there(paths.responses(study.name, run.id), "probe the run"))
     plan = _plan(sorted(replies["step"].unique()), wanted, shared)
+    # what an evaluation asked that is no longer wanted, or at a step that is no longer probed
+    shutil.rmtree(paths.run(study.name, run.id, "asked"), ignore_errors=True)
     progress = Progress("evaluate", run.id, len(plan))
     parts = [_taken_over(study, run, shared)] if shared else []
     for done, (step, names) in enumerate(plan.items(), start=1):

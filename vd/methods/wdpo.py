@@ -28,6 +28,7 @@ from vd.study.runs import Run
 READS = "pairs"
 MAKES = "policy"
 FROZEN = 1  # the reference
+PASSES = 3  # forward and backward
 STEP = 3e-4
 
 

@@ -11,7 +11,8 @@ A file of vd/methods holds
     CURVES      columns of metrics.csv to draw
 
 and, for plans, FROZEN (models that it reads beside the one it trains, 0 if left out), TRAINED (how
-many it trains, 1) and WRITES (whether it writes replies while it trains).
+many it trains, 1), PASSES (how often a step goes through its batch, 1) and WRITES (whether it
+writes replies while it trains).
 """
 
 import ast

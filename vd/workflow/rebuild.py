@@ -98,7 +98,12 @@ def _make(study: Study, sources: dict[Path, Path], folder: Path) -> list[tuple[P
     made = [file for file in results.rglob("*") if file.is_file() and file not in read]
     pairs = [(old / file.relative_to(results), file) for file in made]
     drawn = folder / "figures" / study.name
-    pairs += [(paths.figures(study.name) / file.name, file) for file in drawn.glob("*.csv")]
+    pairs += [
+        (printed, file)
+        for file in drawn.glob("*.csv")
+        # a data set's figure stands in print once, with one of the studies that take it
+        if (printed := paths.figures(study.name) / file.name).exists() or file.name not in OF_DATA
+    ]
     return sorted(pairs)
 
 
