@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vd.judging import offline
-from vd.models import cross_encoder, embedded, embeddings, loading, locate
+from vd.models import cross_encoder, embedded, embeddings, loading, locate, precision
 from vd.models.rounding import rounded
 from vd.study import sources
 from vd.study.load import load_study
@@ -165,10 +165,11 @@ def test_an_update_survives_in_a_model_that_is_asked(tmp_path):
     assert along / total == pytest.approx(1, abs=0.5)
 
 
-def test_rounding_weights_leaves_positions_alone():
+def test_rounding_weights_leaves_positions_alone(monkeypatch):
     """Rotary frequencies in bfloat16 would turn far tokens by other angles than the model was
     trained with.
     """
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
     half = TINY.model_copy(update={"dtype": "bfloat16"})
     model = loading.for_inference(half, None)
     assert model.dtype == torch.bfloat16 and {b.dtype for b in model.buffers()} == {torch.float32}
@@ -177,6 +178,20 @@ def test_rounding_weights_leaves_positions_alone():
         plain = loading.load_base(half).to(model.device)
         plain.load_state_dict(model.state_dict())
         assert torch.equal(model(ids).logits, plain(ids).logits)
+
+
+def test_a_machine_without_bfloat16_computes_the_same_weights_in_float32(monkeypatch):
+    half, models = TINY.model_copy(update={"dtype": "bfloat16"}), {}
+    for there in (True, False):
+        monkeypatch.setattr(precision, "has_bfloat16", lambda there=there: there)
+        asked = loading.for_inference(half, None)
+        trained = loading.for_training(half, Lora(), None, seed=0)
+        # adapters are in float32 anyway
+        base = {n: w for n, w in trained.state_dict().items() if "lora" not in n}
+        found = [*asked.state_dict().values(), *base.values()]
+        assert {w.dtype for w in found} == {torch.bfloat16 if there else torch.float32}
+        models[there] = found
+    assert all(one.float().equal(other) for one, other in zip(*models.values(), strict=True))
 
 
 def test_full_fine_tuning_starts_in_float32():

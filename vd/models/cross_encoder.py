@@ -14,6 +14,7 @@ from scipy.special import softmax
 
 from vd.finite import finite
 from vd.models import locate
+from vd.models.precision import has_bfloat16
 from vd.models.threads import one_thread
 
 PAIR = ["prompt", "response"]
@@ -107,8 +108,8 @@ def _fit(source: str, n: int, loss_of: Callable, how: Training, folder: Path, pr
 
     def score(rows):
         texts = encode(tokenizer, rows, how.max_length)
-        # half the time of float32; scoring is in float32
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        # half the time of float32, where a machine has it; scoring is in float32
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
             return model(**texts).logits.float()
 
     # the number of threads changes the last digits, and a judge should not

@@ -13,6 +13,7 @@ from vd import paths
 from vd.finite import finite
 from vd.models import chat, deltas
 from vd.models.locate import config, loading, locate
+from vd.models.precision import computed_in
 from vd.models.rounding import rounded
 from vd.study.settings import Lora, ModelSettings
 
@@ -99,11 +100,11 @@ def for_training(model: ModelSettings, lora: Lora | None, start: Path | None, se
         trained = _load(start, dtype=torch.float32) if start else load_base(model, "float32")
     elif start:
         # else peft freezes the adapters that it loads
-        trained = PeftModel.from_pretrained(load_base(model), start, is_trainable=True)
+        trained = PeftModel.from_pretrained(_frozen(model), start, is_trainable=True)
     else:
-        # the base stays in the study's dtype; peft keeps fresh adapters in float32
+        # peft keeps fresh adapters in float32
         trained = get_peft_model(
-            load_base(model),
+            _frozen(model),
             LoraConfig(
                 r=lora.r,
                 lora_alpha=lora.alpha,
@@ -114,6 +115,11 @@ def for_training(model: ModelSettings, lora: Lora | None, start: Path | None, se
         )
     quick_backward(trained)
     return check_weights(trained, start or model.source)
+
+
+def _frozen(model: ModelSettings):
+    """The untrained model below adapters, in the study's dtype as this machine computes it."""
+    return load_base(model).to(computed_in(model.dtype))
 
 
 def quick_backward(model) -> None:
@@ -182,6 +188,7 @@ def _ready(language_model, model: ModelSettings, name: str | Path):
     # and not buffers: rotary frequencies lose their meaning in bfloat16
     for own, weight in language_model.named_parameters():
         weight.data = rounded(weight.data, getattr(torch, model.dtype), own)
+        weight.data = weight.data.to(computed_in(model.dtype))
         # for frozen weights matmul copies the output layer once per row: half of the time
         weight.requires_grad_()
     check_weights(language_model, name)

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, TrainerState
 from vd import paths, plugins
 from vd.data import sets
 from vd.models import loading, locate
+from vd.models.precision import computed_in
 from vd.models.weights import equal_weights, weights_digest
 from vd.store import fingerprint
 from vd.store.cache import MADE
@@ -77,7 +78,7 @@ def arguments(run: Run, n_examples: int) -> dict:
         # metrics.csv has a row per step, and Report checks each
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would write 0 in place of a loss that is no number
-        bf16=run.model_settings.dtype == "bfloat16",
+        bf16=computed_in(run.model_settings.dtype) is torch.bfloat16,
         # TRL's default is on: less memory, but about 20 % slower
         activation_checkpointing=again and not sharded,
         # of transformers' defaults: version 2, full state dict, a unit per layer
