@@ -61,6 +61,27 @@ def train(
     _fit(source, len(rows), loss, how, folder, progress)
 
 
+def train_on_numbers(
+    source: str,
+    rows: pd.DataFrame,
+    target: np.ndarray,
+    how: Training,
+    folder: Path,
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Fine-tune an encoder on rows (prompt, response) with numbers (N, K) in [-1, 1], as `train`
+    does on classes: L = mean (tanh(z) - target)^2.
+    """
+    import torch
+
+    numbers = torch.tensor(target, dtype=torch.float32)
+
+    def loss(score, batch):
+        return torch.nn.functional.mse_loss(score(rows.iloc[batch]).tanh(), numbers[batch])
+
+    _fit(source, len(rows), loss, how, folder, progress)
+
+
 def train_on_pairs(
     source: str,
     pairs: pd.DataFrame,

@@ -40,6 +40,11 @@ EMBEDDED = {  # kinds of the embedded corpora: what a method READS, or what else
     "requests": "prompts",
     "questions": "prompts",
     "safety": "labels",
+    "values": "labels",
+    "value_instructions": "labels",
+    "value_rewrites": "labels",
+    "entailment": "labels",
+    "rewrites_checked": "labels",
     "prism_labels": "labels",
     "prism_sample": "labels",
 }

@@ -1,0 +1,156 @@
+"""The space of values, what reads it, and the judge of consistency."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vd import values as space
+from vd.data import sets
+from vd.judging import consistency, value_trust, values
+from vd.values import NAMES
+
+TINY = {"source": "random:bert", "epochs": 1}
+
+
+def points(**numbers):
+    return np.array([[numbers.get(name, 0.0) for name in NAMES]])
+
+
+def test_the_circle_is_schwartzs():
+    circle = space.circle()
+    assert (
+        circle.shape == (10, 10) and np.allclose(np.diag(circle), 1) and (circle == circle.T).all()
+    )
+    opposite = {"self_direction": "security", "achievement": "benevolence", "hedonism": "tradition"}
+    for one, other in opposite.items():
+        row = circle[NAMES.index(one)]
+        assert np.isclose(row[NAMES.index(other)], row.min())
+    neighbour = circle[NAMES.index("power"), NAMES.index("achievement")]
+    assert neighbour == pytest.approx(np.cos(np.pi / 5))
+
+
+def test_targets_stay_in_the_cube_and_distances_are_euclidean():
+    start, shift = points(power=0.8, security=-0.5), points(power=0.5, security=-0.25)
+    target = space.moved(start, shift)
+    assert (target == points(power=1.0, security=-0.75)).all()
+    assert space.distance(start, target)[0] == pytest.approx(np.hypot(0.2, 0.25))
+    assert space.cosine(start, target)[0] == pytest.approx(
+        (0.8 + 0.375) / np.hypot(0.8, 0.5) / np.hypot(1, 0.75)
+    )
+    assert space.cosine(points(), target)[0] == 0  # nothing expressed agrees with nothing
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (points(power=1.5), "row 1: power is 1.5; write a number from -1 to 1"),
+        (points(tradition=np.nan), "row 1: tradition is nan"),
+        (np.zeros((1, 9)), "(1, 9) in place of (N, 10)"),
+    ],
+)
+def test_a_point_outside_the_cube_is_one_line(wrong, said):
+    with pytest.raises(ValueError, match="target") as error:
+        space.check(wrong, "target")
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_corpora_of_values():
+    texts = sets.corpus("values")
+    labels, again = texts[list(NAMES)].to_numpy(), np.array(texts["again"].tolist())
+    assert len(texts) >= 1500 and texts["text"].is_unique and texts["id"].is_unique
+    for numbers in (labels, again):
+        assert set(np.unique(numbers)) == {-1, -0.5, 0, 0.5, 1}
+    assert ((labels > 0).sum(axis=0) >= 200).all() and ((labels < 0).sum(axis=0) >= 120).all()
+    r = [np.corrcoef(labels[:, i], again[:, i])[0, 1] for i in range(10)]
+    assert min(r) > 0.9, "two readings agree"
+    # a contrast pair differs in one value alone
+    for _, pair in texts.dropna(subset="group").groupby("group"):
+        one, other = pair[list(NAMES)].to_numpy()
+        assert (one != other).sum() == 1
+    # labels lie on the circle as far as its theory goes: neighbours agree more than opposites
+    found, expected = np.corrcoef(labels.T), space.circle()
+    off = ~np.eye(10, dtype=bool)
+    assert np.corrcoef(found[off], expected[off])[0, 1] > 0.4
+    asked = sets.corpus("value_instructions")
+    shifts = asked[list(NAMES)].to_numpy()
+    assert len(asked) >= 600 and asked["instruction"].str.lower().is_unique
+    assert ((shifts > 0).sum(axis=0) >= 30).all() and ((shifts < 0).sum(axis=0) >= 30).all()
+    assert (shifts[asked["kind"] == "none"] == 0).all()
+
+
+def test_corpora_of_consistency():
+    rows = sets.corpus("entailment")
+    assert rows["label"].value_counts().to_dict() == dict.fromkeys(consistency.LABELS, 220)
+    checked = sets.corpus("rewrites_checked")
+    ways = {
+        "kept": (True, True),
+        "dropped": (True, False),
+        "invented": (False, True),
+        "contradicted": (False, False),
+    }
+    assert checked["kind"].value_counts().to_dict() == dict.fromkeys(ways, 50)
+    for kind, own in checked.groupby("kind"):
+        assert set(zip(own["forward"], own["backward"], strict=True)) == {ways[kind]}
+
+
+def test_groups_are_whole_and_halves_share_nothing():
+    parts = values.split("detector")
+    groups = {n: set(rows["group"].fillna(rows["id"])) for n, rows in parts.items()}
+    assert not (groups["learnt"] & groups["other"] | groups["learnt"] & groups["held_out"])
+    assert sum(map(len, parts.values())) == len(sets.corpus("values"))
+    assert abs(len(groups["learnt"]) - len(groups["other"])) <= 1
+    parts = values.split("translator")
+    assert parts["other"].empty and len(parts["held_out"]) > 100
+
+
+@pytest.fixture
+def tiny_reader(place):
+    return values.load(values.ValueReaderSettings(**TINY))
+
+
+def test_a_reader_gives_ten_numbers_and_nothing_for_nothing(tiny_reader):
+    texts = pd.Series(["Take the risk.", "", "  ", "word " * 4000], index=[3, 1, 4, 2])
+    read = tiny_reader.read(texts)
+    assert read.shape == (4, 10) and (np.abs(read) < 1).all()
+    assert (read[1:3] == 0).all() and (read[[0, 3]] != 0).all()
+
+
+def test_a_reader_learns_numbers(place, monkeypatch):
+    """Of two texts with opposite points it tells which is which."""
+    texts = pd.DataFrame({"text": ["danger and thrills", "calm and order"] * 40})
+    numbers = np.where(np.arange(80)[:, None] % 2, -1.0, 1.0) * points(stimulation=1, security=-1)
+    rows = texts.assign(group=None, id=range(80), **dict(zip(NAMES, numbers.T, strict=True)))
+    monkeypatch.setattr(values, "split", lambda reads: {"learnt": rows})
+    settings = values.ValueReaderSettings(source="random:bert", epochs=6, learning_rate=3e-3)
+    one, other = values.load(settings).read(texts["text"].head(2))
+    place = NAMES.index("stimulation")
+    assert one[place] > 0.7 and other[place] < -0.7 and abs(one[0]) < 0.2
+
+
+def test_trust_counts_what_was_read():
+    labels = np.zeros((4, 10))
+    labels[:, 0] = 1, -0.5, 0, 0
+    read = np.zeros((4, 10))
+    read[:, 0] = 0.8, 0.3, 0.5, 0.1  # right, wrong sign, told though not there, rightly nothing
+    labels[:, 1:] = read[:, 1:] = np.array([1, -1, 0, 0])[:, None]
+    table = value_trust.of_values(read, labels).set_index("value")
+    own = table.loc["self_direction"]
+    assert own["n"] == 2 and own["sign"] == 0.5 and own["f1"] == pytest.approx(2 * 2 / (2 * 2 + 1))
+    assert own["error"] == pytest.approx((0.2 + 0.8 + 0.5 + 0.1) / 4)
+    assert own["r"] == pytest.approx(np.corrcoef(read[:, 0], labels[:, 0])[0, 1])
+    assert table.loc["power", ["r", "sign", "f1"]].tolist() == [1, 1, 1]
+    assert table.loc["mean", "sign"] == pytest.approx((0.5 + 9) / 10)
+
+
+def test_consistency_is_the_mean_of_both_ways(place, monkeypatch):
+    monkeypatch.delenv("VD_DATA_DIR", raising=False)
+    judge = consistency.load(consistency.ConsistencySettings(**TINY))
+    originals = pd.Series(["Pay the rent first.", "Go by train.", ""], index=[5, 6, 7])
+    rewrites = pd.Series(["First comes the rent.", " ", "Go."], index=[5, 6, 7])
+    found = judge.score(originals, rewrites)
+    assert list(found.index) == [5, 6, 7] and (found.loc[[6, 7]] == 0).all(axis=None)
+    assert found["consistency"].tolist() == found[["forward", "backward"]].mean(axis=1).tolist()
+    assert found.loc[5, "forward"] != found.loc[5, "backward"]
+    table = value_trust.of_consistency(judge).set_index("texts")
+    assert table.loc["entailment", "n"] > 100 and table.loc["rewrites_checked, forward", "n"] == 200
+    assert set(table["accuracy"].between(0, 1)) == {True}

@@ -1,0 +1,58 @@
+"""Schwartz's ten basic values (1992), the space in which texts, instructions and targets are points.
+
+Each value is a number in [-1, 1]: 1 where a text endorses it as its main point, -1 where it rejects
+it, 0 where it says nothing of it. The ten stand on a circle: neighbours go together, opposite ones
+conflict, so that two values agree as the cosine of the angle between them. Angles are equally wide
+here; Schwartz gives an order, in which tradition and conformity share a wedge.
+"""
+
+import numpy as np
+
+VALUES = {  # in the order of the circle, with what each is about
+    "self_direction": "independent thought and action: choosing, creating, exploring",
+    "stimulation": "excitement, novelty and challenge",
+    "hedonism": "pleasure, and enjoying life",
+    "achievement": "personal success, shown by competence",
+    "power": "status, wealth, control over people and resources",
+    "security": "safety, health, order and stability",
+    "conformity": "restraint, politeness, obedience to what others expect",
+    "tradition": "respect for customs and for the ideas of one's culture or religion",
+    "benevolence": "the welfare of those one is close to: help, honesty, loyalty",
+    "universalism": "tolerance, justice and the welfare of all people and of nature",
+}
+NAMES = tuple(VALUES)
+
+
+def circle() -> np.ndarray:
+    """How far each two values should agree, (10, 10): the cosine of their angle on the circle."""
+    places = np.arange(len(NAMES)) * 2 * np.pi / len(NAMES)
+    return np.cos(places[:, None] - places[None, :])
+
+
+def check(points: np.ndarray, what: str) -> np.ndarray:
+    """Points (N, 10) of the cube [-1, 1]^10; ValueError names the first value outside, or NaN."""
+    if points.ndim != 2 or points.shape[1] != len(NAMES):
+        raise ValueError(f"{what}: {points.shape} in place of (N, 10): {', '.join(NAMES)}")
+    wrong = ~((points >= -1) & (points <= 1))  # in these words NaN is wrong too
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        said = f"{NAMES[column]} is {points[row, column]:g}"
+        raise ValueError(f"{what}: row {row + 1}: {said}; write a number from -1 to 1")
+    return points
+
+
+def moved(points: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Targets clip(v + dv, -1, 1), as VISA's (arXiv 2603.04822)."""
+    return np.clip(points + shifts, -1, 1)
+
+
+def cosine(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Cosines (N,) of points and targets; 0 where either expresses nothing."""
+    lengths = np.linalg.norm(points, axis=1) * np.linalg.norm(targets, axis=1)
+    products = (points * targets).sum(axis=1)
+    return np.divide(products, lengths, out=np.zeros(len(products)), where=lengths > 1e-9)
+
+
+def distance(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Euclidean distances (N,) of points and targets."""
+    return np.linalg.norm(points - targets, axis=1)
