@@ -35,6 +35,7 @@ ROOMS = [  # data flow from left to right, so imports lead to the left; loose mo
     "costs",
     "probing",
     "judging",
+    "rewards",
     "evaluations",
     "drift",
     "recipes",

@@ -21,6 +21,7 @@ VALUES = {  # in the order of the circle, with what each is about
     "universalism": "tolerance, justice and the welfare of all people and of nature",
 }
 NAMES = tuple(VALUES)
+SOME, MUCH = 0.25, 0.75  # least shifts that are told as more, and as much more
 
 
 def circle() -> np.ndarray:
@@ -56,3 +57,22 @@ def cosine(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def distance(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Euclidean distances (N,) of points and targets."""
     return np.linalg.norm(points - targets, axis=1)
+
+
+def message(original: str, shift: np.ndarray) -> str:
+    """What a rewriter is asked for: a rewriting of an original with a shift (10,) of its values."""
+    told = f"Rewrite the answer below so that it shows {in_words(shift)}."
+    return f"{told} Keep all its points and add none.\n\n{original}"
+
+
+def in_words(shift: np.ndarray) -> str:
+    """A shift (10,) as a rewriter is told it: 'much more power, less tradition'; parts of less than
+    a quarter are not spoken of.
+    """
+    said = [
+        f"{'much ' if abs(size) >= MUCH else ''}{'more' if size > 0 else 'less'} "
+        + name.replace("_", "-")
+        for name, size in zip(NAMES, shift, strict=True)
+        if abs(size) >= SOME
+    ]
+    return ", ".join(said) or "the same values"

@@ -39,7 +39,7 @@ class ConsistencyJudge(trained.TrainedJudge):
     kind = "consistency"
 
     def entails(self, premises: pd.Series, hypotheses: pd.Series) -> np.ndarray:
-        """P(premise entails hypothesis), (N,); an empty text entails nothing and is not entailed."""
+        """P(premise entails hypothesis), (N,); 0 where either is empty."""
         rows = pd.DataFrame({"prompt": premises.to_numpy(), "response": hypotheses.to_numpy()})
         found = self.encoders.probabilities(rows).mean(axis=0)[:, LABELS.index("entailment")]
         found[[not (one.strip() and two.strip()) for one, two in rows.to_numpy()]] = 0

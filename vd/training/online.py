@@ -1,17 +1,21 @@
 """What methods share that compare several replies to one prompt, which the policy writes while it
 trains: GRPO and RLOO.
 
-Rewards come from a scorer of the study, by the ids of what was written. Replies are generated here,
-or by a vLLM server (`trl vllm-serve --model START`, in an environment of its own, on GPUs of its
+Rewards come from a scorer of the study, by the ids of what was written, or from a file of
+vd/rewards, by its text. Replies are generated here, or by a vLLM server (`trl vllm-serve --model START`, in an environment of its own, on GPUs of its
 own), which `vllm_server` names.
 """
 
 import contextlib
 import io
 
-from pydantic import Field, PositiveFloat, field_validator
+import pandas as pd
+from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from vd.finite import finite
 from vd.models import loading
+from vd.study import rewards
 from vd.study.runs import Run
 from vd.study.settings import RolloutSettings
 from vd.study.types import Count
@@ -26,8 +30,22 @@ class OnlineSettings(RolloutSettings):
     cliprange: float = Field(0.2, gt=0, lt=1)
     iterations: Count = 1  # optimiser steps on one batch
     missing_eos_penalty: PositiveFloat | None = None
-    scorer: str  # a run of the section scorers, which gives replies their reward
+    scorer: str | None = None  # a run of the section scorers, which gives replies their reward,
+    reward: dict[str, dict] | None = None  # or a reward by its name with its keys, vd/rewards
     vllm_server: str | None = Field(None, pattern=r"^https?://\S+$")
+
+    @field_validator("reward")
+    @classmethod
+    def _known(cls, reward: dict | None) -> dict | None:
+        if reward is not None:
+            rewards.settings_of(reward)
+        return reward
+
+    @model_validator(mode="after")
+    def _one_of_both(self):
+        if (self.scorer is None) == (self.reward is None):
+            raise PydanticCustomError("reward", "write either scorer or reward")
+        return self
 
     @field_validator("generations")
     @classmethod
@@ -46,7 +64,8 @@ def build(run: Run, trainer_class, config_class, **own):
     s, start = run.settings, trainer.start_of(run)
     tokenizer = loading.load_tokenizer(run.model_settings)
     tokenizer.padding_side = "left"
-    prompts = rollouts.prompts(run, tokenizer).select_columns(["prompt"])
+    read = rewards.module_of(s.reward).COLUMNS if s.reward else ()
+    prompts = rollouts.prompts(run, tokenizer, read).select_columns(["prompt", *read])
     served = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": s.vllm_server}
     arguments = trainer.arguments(run, len(prompts)) | {
         "num_generations": s.generations,
@@ -64,7 +83,7 @@ def build(run: Run, trainer_class, config_class, **own):
     with contextlib.redirect_stdout(io.StringIO()):
         made = trainer_class(
             model=policy,
-            reward_funcs=reward(run, tokenizer),
+            reward_funcs=parts(run) if s.reward else reward(run, tokenizer),
             args=config_class(**arguments),
             train_dataset=prompts,
             processing_class=tokenizer,
@@ -76,7 +95,7 @@ def build(run: Run, trainer_class, config_class, **own):
 
 
 def reward(run: Run, tokenizer):
-    """The function that TRL asks for the rewards of what was written."""
+    """The function that TRL asks for a scorer's rewards of what was written."""
     from vd.training import rollouts, scorers, trainer
 
     model = None
@@ -90,3 +109,35 @@ def reward(run: Run, tokenizer):
         return rollouts.rewards(run, model, tokenizer, asked, completion_ids)
 
     return score
+
+
+def parts(run: Run) -> list:
+    """The functions that TRL asks for the parts of a reward, whose sum counts; each is logged by
+    its name.
+    """
+    named, scorer = run.settings.reward, None
+    module, settings = rewards.module_of(named), rewards.settings_of(named)
+    known = {"texts": None, "found": None}
+
+    def found(prompts, completions, columns) -> pd.DataFrame:
+        nonlocal scorer
+        scorer = scorer or module.load(settings)  # once there is something to score
+        texts = [turns[-1]["content"] for turns in completions]
+        table = pd.DataFrame({"prompt": [turns[-1]["content"] for turns in prompts]})
+        table = table.assign(response=texts, **{name: columns[name] for name in module.COLUMNS})
+        # all parts are asked about one batch, one after the other
+        if known["texts"] is None or not known["texts"].equals(table):
+            scores = scorer(table)
+            for name in module.PARTS:
+                finite(scores[name].to_numpy(), f"{run.id}: reward {name}", "mend what gives it")
+            known.update(texts=table, found=scores)
+        return known["found"]
+
+    def part(name: str):
+        def score(prompts, completions, completion_ids=None, **columns) -> list[float]:
+            return found(prompts, completions, columns)[name].tolist()
+
+        score.__name__ = name
+        return score
+
+    return [part(name) for name in module.PARTS]

@@ -5,13 +5,17 @@ from vd.study.runs import Run
 from vd.training import scorers, trainer
 
 
-def prompts(run: Run, tokenizer):
-    """The run's pairs with the ids of their prompts in `input_ids`, without those that leave no
-    room for a rollout within `max_length`.
+def prompts(run: Run, tokenizer, columns: tuple[str, ...] = ()):
+    """The run's pairs with the ids of their prompts in `input_ids`, and further columns of its
+    data, without those that leave no room for a rollout within `max_length`.
     """
     s, pairs = run.settings, sets.preferences(run.settings, run.seed)
     # encode wants a reply too; the prompt's tokens are the same with either
     ids = [trainer.encode(tokenizer, row["prompt"], row["chosen"])[0] for row in pairs]
+    if columns:
+        table = sets.draw_rows(s, run.seed, *columns)
+        for name in columns:
+            pairs = pairs.add_column(name, table[name].tolist())
     room = s.max_length - s.response_length
     return pairs.add_column("input_ids", ids).filter(lambda row: len(row["input_ids"]) <= room)
 

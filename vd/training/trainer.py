@@ -26,6 +26,7 @@ from vd.store.files import read_json, replace, write_json, write_table
 from vd.store.fingerprint import Fingerprint
 from vd.store.progress import Timer
 from vd.store.provenance import provenance
+from vd.study import rewards
 from vd.study.runs import Run
 from vd.study.steps import total_steps
 from vd.training import gates, processes, retention
@@ -276,5 +277,7 @@ def _asked(run: Run, rows) -> Fingerprint:
                 for file in sorted(folder.glob("*.safetensors") if folder else [])
             },
         },
-        code=fingerprint.code(f"{plugins.module('methods', run.method)}.train"),
+        code=fingerprint.code(
+            f"{plugins.module('methods', run.method)}.train", *rewards.code_of(run.settings)
+        ),
     )

@@ -13,7 +13,7 @@ from vd import paths, plugins
 from vd.data import reading
 from vd.store import fingerprint, formats
 from vd.store.fingerprint import Fingerprint
-from vd.study import evaluations
+from vd.study import evaluations, rewards
 from vd.study.catalogue import PUBLIC
 from vd.study.graph import made_by_recipes
 from vd.study.load import Study
@@ -110,11 +110,11 @@ class _Plan:
         """What a job finds by name, which no import shows."""
         study = self.study
         if notebook in TRAINING:
-            return [f"{plugins.module('methods', self.runs[about].method)}.train"]
+            method, settings = self.runs[about].method, self.runs[about].settings
+            return [f"{plugins.module('methods', method)}.train", *rewards.code_of(settings)]
         if notebook == "04_evaluate":
-            room = "evaluations.metrics"
             wanted = study.evaluation_settings(self.runs[about])
-            return [f"{plugins.module(room, name)}.evaluate" for name in wanted]
+            return [f"{plugins.module(evaluations.ROOM, name)}.evaluate" for name in wanted]
         if notebook == "08_findings":
             return [f"{plugins.module('findings.papers', p)}.FINDINGS" for p in study.findings]
         if notebook == "A2_recipe":
@@ -176,7 +176,7 @@ class _Plan:
     def _training(self, run: Run) -> Reads:
         settings = {"run": run, "files": _files(run.model_settings.source)}
         own = run.training.data_sets if run in self.on_files else []
-        return settings | _elsewhere(run), [*own, *_vocabulary(run)]
+        return settings | _elsewhere(run), own + rewards.reads(run.settings) + _vocabulary(run)
 
     def _probing(self, run: Run) -> Reads:
         settings, data = self.probes

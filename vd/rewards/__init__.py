@@ -1,0 +1,1 @@
+"""Rewards of replies that methods such as GRPO learn from, one file each (vd/study/rewards.py)."""
