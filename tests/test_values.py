@@ -6,7 +6,7 @@ import pytest
 
 from vd import values as space
 from vd.data import sets
-from vd.judging import consistency, value_trust, values
+from vd.readers import consistency, trust, values
 from vd.values import NAMES
 
 TINY = {"source": "random:bert", "epochs": 1}
@@ -133,7 +133,7 @@ def test_trust_counts_what_was_read():
     read = np.zeros((4, 10))
     read[:, 0] = 0.8, 0.3, 0.5, 0.1  # right, wrong sign, told though not there, rightly nothing
     labels[:, 1:] = read[:, 1:] = np.array([1, -1, 0, 0])[:, None]
-    table = value_trust.of_values(read, labels).set_index("value")
+    table = trust.of_values(read, labels).set_index("value")
     own = table.loc["self_direction"]
     assert own["n"] == 2 and own["sign"] == 0.5 and own["f1"] == pytest.approx(2 * 2 / (2 * 2 + 1))
     assert own["error"] == pytest.approx((0.2 + 0.8 + 0.5 + 0.1) / 4)
@@ -151,6 +151,6 @@ def test_consistency_is_the_mean_of_both_ways(place, monkeypatch):
     assert list(found.index) == [5, 6, 7] and (found.loc[[6, 7]] == 0).all(axis=None)
     assert found["consistency"].tolist() == found[["forward", "backward"]].mean(axis=1).tolist()
     assert found.loc[5, "forward"] != found.loc[5, "backward"]
-    table = value_trust.of_consistency(judge).set_index("texts")
+    table = trust.of_consistency(judge).set_index("texts")
     assert table.loc["entailment", "n"] > 100 and table.loc["rewrites_checked, forward", "n"] == 200
     assert set(table["accuracy"].between(0, 1)) == {True}

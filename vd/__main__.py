@@ -83,7 +83,8 @@ def _plan(study: Study) -> None:
         depth = 0 if run.is_base else run.lineage.count("/") + 1
         what, on = run.method or "as it is", run.training
         what += f", {on.length} on {on.data}" if on else ""
-        what += f", scored by {run.scorer}" if run.scorer else ""
+        how = "rewritten" if hasattr(run.settings, "rewriter") else "scored"
+        what += f", {how} by {run.scorer}" if run.scorer else ""
         print(f"{'  ' * depth}{run.id}: {what}")
     print(f"then probe, judge, drift, figures and tables in {_short(paths.results(study.name))}/")
     for name in inputs.to_be_made(study):

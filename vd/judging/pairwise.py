@@ -13,9 +13,9 @@ import pandas as pd
 from scipy.special import expit
 
 from vd.data import reading, sets
-from vd.judging import trained
 from vd.judging.api import ApiJudge
 from vd.models import cross_encoder
+from vd.readers import trained
 from vd.store.progress import Progress
 from vd.study.catalogue import PUBLIC
 from vd.study.types import Count

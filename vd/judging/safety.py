@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from vd.data import sets
-from vd.judging import trained
 from vd.judging.api import ApiJudge
 from vd.models import cross_encoder
+from vd.readers import trained
 from vd.store.progress import Progress
 
 LABELS = ("harmful", "refusal", "evasive", "other")

@@ -3,8 +3,8 @@ paper's weights are unknown, and the penalties are ours).
 
     r = w_v cos(v(y), v*) + w_c c(y_0, y) - penalties,   or   r = -w_v |v(y) - v*| + ...  (`l2`)
 
-v is the detector (vd/judging/values.py), v* the target clip(v(y_0) + shift, -1, 1), y_0 the
-original, c the mean of both ways of entailment (vd/judging/consistency.py). Penalties:
+v is the detector (vd/readers/values.py), v* the target clip(v(y_0) + shift, -1, 1), y_0 the
+original, c the mean of both ways of entailment (vd/readers/consistency.py). Penalties:
 
     copying     of a reply that is the original but for a few words, where a shift is asked
     length      of |log(length / original's)| beyond a factor of two
@@ -20,9 +20,9 @@ import pandas as pd
 from pydantic import NonNegativeFloat
 
 from vd import values as space
-from vd.judging import consistency, values
-from vd.judging.consistency import ConsistencySettings
-from vd.judging.values import ValueReaderSettings
+from vd.readers import consistency, values
+from vd.readers.consistency import ConsistencySettings
+from vd.readers.values import ValueReaderSettings
 from vd.study.types import Settings as Base
 from vd.values import NAMES
 

@@ -113,8 +113,10 @@ def missing(study) -> Iterator[tuple[Entry, str, str, int]]:
             if parent is not None and parent not in there:
                 yield entry, "parent", parent, seed
             # only where the parent is there, beside which the scorer may be named
-            elif _scorer(entry) and not _find(_scorer(entry), parent, there):
-                yield entry, "scorer", _scorer(entry), seed
+            else:
+                key, name = _helper(entry)
+                if name and not _find(name, parent, there):
+                    yield entry, key, name, seed
 
 
 def _of_seed(base: Run, written: list[Entry]) -> dict[str, Run]:
@@ -123,9 +125,10 @@ def _of_seed(base: Run, written: list[Entry]) -> dict[str, Run]:
     while True:
         left = []
         for entry, parent in waiting:
-            scorer = _find(_scorer(entry), parent, there)
+            helper = _helper(entry)[1]
+            scorer = _find(helper, parent, there)
             ready = parent is None or parent in there
-            if ready and (scorer or not _scorer(entry)):
+            if ready and (scorer or not helper):
                 run = _run(base, entry, there.get(parent), scorer)
                 there[run.lineage] = run
             else:
@@ -140,12 +143,14 @@ def _wanted(written: list[Entry], seed: int) -> list[tuple[Entry, str | None]]:
     return [(entry, parent) for entry in written for parent in entry.parents if seed in entry.seeds]
 
 
-def _scorer(entry: Entry) -> str | None:
-    return getattr(entry.settings, "scorer", None)
+def _helper(entry: Entry) -> tuple[str, str | None]:
+    """The key by which an entry names a run that it needs beside its parent, and that name."""
+    key = "rewriter" if hasattr(entry.settings, "rewriter") else "scorer"
+    return key, getattr(entry.settings, key, None)
 
 
 def _find(name: str | None, parent: str | None, there: dict[str, Run]) -> Run | None:
-    """A scorer by name: the parent's own, or by its whole lineage."""
+    """A scorer or rewriter by name: the parent's own, or by its whole lineage."""
     if name is None:
         return None
     # An entry with several parents needs the scorer of each, under one name.

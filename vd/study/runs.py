@@ -28,7 +28,8 @@ class Run(Settings):
     settings: SerializeAsAny[MethodSettings] | None
     seed: int
     parent: str | None  # run id whose last checkpoint is this run's step 0
-    scorer: str | None = None  # run id of the scorer that it is trained against
+    # run id of the scorer that it is trained against, or of the rewriter that it is asked through
+    scorer: str | None = None
     id: str
 
     @property

@@ -5,7 +5,7 @@ import pandas as pd
 from sklearn.metrics import accuracy_score, f1_score
 
 from vd.data import sets
-from vd.judging import consistency, values
+from vd.readers import consistency, values
 from vd.values import NAMES
 
 EXPRESSED = 0.25  # a value counts as expressed from half of the weakest label on

@@ -8,7 +8,7 @@ Both are encoders with ten outputs through tanh, trained by mean squared error a
 (Yao et al. 2023, arXiv 2311.10766), on corpora of ours on first use, and kept in the cache. A fifth
 of the groups of texts that belong together (contrast pairs, paraphrases) is held out. The detector
 learns from half of the others; a judge that shares neither texts nor encoder with it learns from
-the other half (vd/judging/values_judge.py).
+the other half (vd/readers/values_judge.py).
 """
 
 from pathlib import Path
@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from vd.data import sets
-from vd.judging import trained
 from vd.models import cross_encoder
+from vd.readers import trained
 from vd.store.progress import Progress
 from vd.study.types import Count
 from vd.values import NAMES

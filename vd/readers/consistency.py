@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from vd.data import reading, sets
-from vd.judging import trained
 from vd.models import cross_encoder
+from vd.readers import trained
 from vd.store.progress import Progress
 from vd.study.catalogue import PUBLIC
 from vd.study.types import Count
