@@ -51,8 +51,10 @@ def test_each_evaluation_is_a_file_with_settings_and_evaluate():
         "lm-eval",
         "preference",
         "quality",
+        "rewriting",
         "safety",
         "style",
+        "values",
     ]
     for name in names:
         module = plugins.load(run.ROOM, name)

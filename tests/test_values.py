@@ -4,9 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from vd import paths
 from vd import values as space
 from vd.data import sets
-from vd.readers import consistency, trust, values
+from vd.evaluations.metrics import rewriting
+from vd.evaluations.metrics import values as metric_of_values
+from vd.readers import consistency, trust, values, values_judge
+from vd.study.settings import Bootstrap, ModelSettings, Probing
 from vd.values import NAMES
 
 TINY = {"source": "random:bert", "epochs": 1}
@@ -154,3 +158,99 @@ def test_consistency_is_the_mean_of_both_ways(place, monkeypatch):
     table = trust.of_consistency(judge).set_index("texts")
     assert table.loc["entailment", "n"] > 100 and table.loc["rewrites_checked, forward", "n"] == 200
     assert set(table["accuracy"].between(0, 1)) == {True}
+
+
+def test_the_judge_of_values_reads_what_the_detector_never_saw(place):
+    judge = values_judge.load(ModelSettings(source="random:llama", dtype="float32"))
+    parts = values.split("detector")
+    texts = pd.concat([parts["other"]["text"].head(40), pd.Series(["", "word " * 3000])])
+    found = judge.read(texts)
+    assert found.shape == (42, 10) and (np.abs(found) <= 1).all() and (found[40] == 0).all()
+    one = judge.read(texts.iloc[[3]])
+    assert one[0] == pytest.approx(found[3], abs=1e-4), "whatever it is read beside"
+    again = values_judge.load(ModelSettings(source="random:llama", dtype="float32"))
+    assert again.name == judge.name
+
+
+class Reads:
+    """A reader of values: power, as far as a text says 'rule'."""
+
+    def read(self, texts):
+        found = np.zeros((len(texts), 10))
+        found[:, NAMES.index("power")] = texts.str.contains("rule").to_numpy() * 0.5
+        found[:, NAMES.index("hedonism")] = texts.str.contains("fun").to_numpy() * 1.0
+        return found
+
+
+class Entails:
+    """A judge of consistency that counts words in common."""
+
+    def score(self, originals, rewrites):
+        shared = [
+            len(set(a.split()) & set(b.split())) / 5
+            for a, b in zip(originals, rewrites, strict=True)
+        ]
+        table = pd.DataFrame({"forward": shared, "backward": shared}, originals.index)
+        return table.assign(consistency=shared)
+
+
+def test_measures_of_rewritings_against_hand_computation():
+    zero = dict.fromkeys(NAMES, 0.0)
+    tasks = pd.DataFrame(
+        [
+            {"original": "go by train at noon", **zero, "power": 0.5},
+            {"original": "go by train at noon", **zero, "power": 0.5},
+            {"original": "fun is at noon today", **zero, "hedonism": -1.0, "power": 0.5},
+            {"original": "go by train at noon", **zero},
+        ],
+        index=[4, 3, 2, 1],
+    )
+    texts = ["rule by train at noon", "go by train at noon", "rule of fun", "go by train at noon"]
+    found = rewriting.measured(tasks, pd.Series(texts, tasks.index), Reads(), Reads(), Entails())
+    assert found["L2"].tolist() == [0, 0.5, 1.0, 0]
+    assert found["cosine"].tolist() == pytest.approx([1, 0, 0.5 / np.hypot(0.5, 1), 0])
+    assert found["consistency"].tolist() == [0.8, 1, 0.2, 1]
+    assert found["JSR"].tolist() == [True, True, False, True]
+    assert found["untouched"].tolist() == [0, 0, 0, 0]
+    assert found["copies"].tolist()[:3] == [0, 1, 0] and np.isnan(found["copies"].iloc[3])
+    assert found["length"].tolist() == [1, 1, 0.6, 1]
+
+
+def test_a_checkpoint_is_asked_for_rewritings(place, monkeypatch):
+    monkeypatch.delenv("VD_DATA_DIR", raising=False)
+
+    class Copies:
+        def respond(self, asked, probing, seed, report=None):
+            said = asked["prompt"].str.split("\n\n").str[-1]
+            return asked.assign(response=said, sample=0, n_tokens=9, finish_reason="stop")
+
+    class Study:
+        name, bootstrap, probing = "values", Bootstrap(resamples=200), Probing()
+
+    class Run:
+        id, seed, is_base = "tiny/sft/seed-0", 0, False
+
+    tiny = ModelSettings(source="random:llama", dtype="float32")
+    settings = rewriting.Settings(limit=8, detector=TINY, consistency=TINY, judge_of_values=tiny)
+    replies = pd.DataFrame({"step": [3]})
+    rows = rewriting.evaluate(Copies(), replies, settings, Study, Run).set_index("metric")
+    assert rows.loc["copies", "value"] == 1 and rows.loc["length", "value"] == 1
+    assert rows.loc["untouched", "value"] == 0 and rows.loc["L2", "n"] == 8
+    assert {"forward", "backward", "cosine", "cosine (reward)", "JSR"} <= set(rows.index)
+    assert len(pd.read_parquet(paths.asked("values", Run.id, "rewriting", 3))) == 8
+
+
+def test_values_of_replies_are_means_over_prompts(monkeypatch):
+    monkeypatch.setattr(values_judge, "load", lambda model: Reads())
+    replies = pd.DataFrame(
+        {"prompt_id": ["a", "a", "b"], "response": ["they rule", "so it is", "fun"]}
+    )
+
+    class Study:
+        bootstrap = Bootstrap(resamples=200)
+
+    rows = metric_of_values.evaluate(None, replies, metric_of_values.Settings(), Study, None)
+    rows = rows.set_index("metric")
+    assert rows.loc["power", "value"] == 0.125 and rows.loc["hedonism", "value"] == 0.5
+    assert rows.loc["expressed", "value"] == pytest.approx((0.25 + 1) / 2)
+    assert (rows["n"] == 2).all() and len(rows) == 11

@@ -1,1 +1,1 @@
-"""Small models that are trained here on texts of ours: what reads values, and whether content is kept."""
+"""Small models trained here on texts of ours: what reads values, and whether content is kept."""
