@@ -44,6 +44,7 @@ EMBEDDED = {  # kinds of the embedded corpora: what a method READS, or what else
     "value_instructions": "labels",
     "value_rewrites": "pairs",
     "value_rewrites_held_out": "pairs",
+    "benevolence": "pairs",
     "entailment": "labels",
     "rewrites_checked": "labels",
     "prism_labels": "labels",
