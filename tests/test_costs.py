@@ -1,7 +1,9 @@
 """The plan before the bill: sizes, operations and schedules against what is counted."""
 
+import json
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -135,3 +137,29 @@ def test_an_unknown_model_and_an_unknown_card_are_one_line(place, monkeypatch):
     command = [sys.executable, "-m", "vd", "smoke", "--plan", "--gpu", "abacus"]
     done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "no card 'abacus'; write one of a100" in done.stderr
+
+
+def test_the_plan_of_pocket_is_what_was_measured():
+    """Step time, memory and disk of `pocket` as it was run on the machine behind the card `cpu`."""
+    study, card, near = load_study("pocket"), CARDS["cpu"], {}
+    jobs = [job for job in estimate.jobs(study, card) if job.stage == "train"]
+    with zipfile.ZipFile(paths.recorded("pocket")) as archive:
+        for job in jobs:
+            run = study.run(job.run)
+            name = "train" if run.makes == "scorer" else "run"
+            file = paths.record("pocket", job.run, name).relative_to(paths.results("pocket"))
+            record = json.loads(archive.read(file.as_posix()))
+            # a scorer's own record is of its training alone
+            peaks = record.get("peak_memory_gb") or {"train": record["hardware"]["peak_memory_gb"]}
+            trained = record if run.makes == "scorer" else record["train"]
+            kept = 4 * trained["trainable_parameters"] * len(trained["checkpoints"])
+            near[run.lineage] = {
+                "seconds": (job.seconds - card.start) / record["wall_seconds"]["train"],
+                "memory": job.memory / 1e9 / peaks["train"],
+                "tokens": job.tokens / record["tokens_seen"],
+                "disk": job.disk / kept,
+            }
+    far = {
+        key: value for key, own in near.items() for value in own.values() if not 0.75 < value < 1.25
+    }
+    assert len(near) == 8 and not far, near

@@ -21,13 +21,16 @@ def bill(study: Study, card: Card, gpus: int) -> tuple[str, list[str]]:
     jobs = list(estimate.jobs(study, card))
     wrong = list(_wrong(jobs, card, gpus))
     hours = sum(job.seconds * job.gpus for job in jobs) / 3600
+    # what stays, and what the largest runs keep beside while as many work at once as can
+    working = sorted((job.scratch for job in jobs), reverse=True)[:gpus]
+    disk = sum(job.disk for job in jobs) + sum(working)
     lines = [
         f"{study.name} on {gpus} x {card.name}, at {card.training:.0%} of its peak in training and "
         f"{card.writing:.0%} of its limits in writing",
         "",
         table(jobs).to_string(index=False),
         "",
-        f"in all        {hours:,.0f} GPU-hours; {_size(sum(j.disk for j in jobs))} of checkpoints",
+        f"in all        {hours:,.0f} GPU-hours; {_size(disk)} of checkpoints",
         f"longest chain {_time(schedule.longest_chain(jobs))}",
     ]
     if not any(job.gpus > gpus for job in jobs):

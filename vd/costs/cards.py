@@ -13,6 +13,11 @@ class Card:
     bandwidth: float  # bytes/s
     training: float = 0.40  # share of the peak that training reaches
     writing: float = 0.50  # share of its limits that writing replies reaches
+    # a CPU without bfloat16: numbers of 4 bytes, attention is not fused (vd/models/precision.py)
+    wide: bool = False
+    start: float = 60.0  # seconds until a job has started, its libraries and weights are loaded
+    process: float = 0.0  # bytes of a process beside its model, where that is the same memory
+    held: float = 1.0  # bytes that are held for a byte of activations in use
 
 
 CARDS = {
@@ -22,6 +27,10 @@ CARDS = {
     "h200": Card("H200 141 GB", 141e9, 989e12, 4.8e12),
     "b200": Card("B200 180 GB", 180e9, 2250e12, 7.7e12),
     "l40s": Card("L40S 48 GB", 48e9, 362e12, 0.86e12),
+    # one core of an AMD EPYC without AVX-512, of two with 24 GB; all but its bandwidth is measured:
+    # a product of matrices, the share that SFT reaches, a process with a tiny model, and what C's
+    # allocator holds, by the largest memory of training jobs
+    "cpu": Card("CPU core", 12e9, 51e9, 12e9, 0.66, 0.50, wide=True, process=0.7e9, held=2.7),
     "rtx4090": Card("RTX 4090 24 GB", 24e9, 165e12, 1.01e12),
 }
 SPARE = 0.10  # of a card's memory: the library's context, fragments, buffers

@@ -11,7 +11,8 @@ from vd.study.catalogue import EMBEDDED, PUBLIC
 from vd.study.runs import Run
 
 CHARACTERS = 4.3  # of English text in a token of a large vocabulary
-TEMPLATE = 12  # tokens that a chat template writes around a prompt and a reply
+# tokens that are written around a prompt and a reply; chat templates bring a system message
+TEMPLATE = {"chat": 25, "response": 3}
 PADDING = 1.3  # of a batch whose lengths are not known: texts are filled up to the longest
 DRAWS = 200  # batches that are drawn to see how much is filled up
 
@@ -42,7 +43,8 @@ def reading_of(run: Run) -> Reading | None:
         rows = found.rows
     else:
         rows, prompt, reply = declared
-        cut = min(s.max_length, (prompt + reply) / CHARACTERS + TEMPLATE)
+        around = TEMPLATE[run.model_settings.prompt_format]
+        cut = min(s.max_length, (prompt + reply) / CHARACTERS + around)
         part = prompt / (prompt + reply)
         found = Reading(rows, cut * part, cut * (1 - part), PADDING, s.max_length)
     rows = min(rows, s.examples or rows)
@@ -53,7 +55,7 @@ def reading_of(run: Run) -> Reading | None:
 
 def _read(run: Run, table) -> Reading:
     s = run.training
-    prompts = _tokens(table["prompt"]) + TEMPLATE
+    prompts = _tokens(table["prompt"]) + TEMPLATE[run.model_settings.prompt_format]
     if "history" in table:
         prompts += table["history"].map(_characters).to_numpy() / CHARACTERS
     limit = getattr(s, "response_length", None) or s.max_length

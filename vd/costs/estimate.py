@@ -24,7 +24,6 @@ TEXTS = {"texts": 1, "pairs": 2, "steps": 1, "prompts": 1}  # that a row is, by 
 RECIPE = Reading(400, 40.0, 60.0, 1.3, 128.0)  # pairs of a recipe that has not run: a guess
 PROBES, PROBE_TOKENS = 550, 40.0  # of a study that builds its probes first
 JUDGE_PROMPT = 450  # tokens that an API judge is told beside the reply
-START = 60.0  # seconds until a job has started, its libraries and its weights are loaded
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class Job:
     memory: float  # bytes on one GPU
     steps: int = 0
     tokens: float = 0.0  # read in training, or written
-    disk: float = 0.0  # bytes
+    disk: float = 0.0  # bytes that stay
+    scratch: float = 0.0  # bytes while it works
     fix: str = ""  # what to change where it does not fit
     calls: int = 0  # of an API judge
     dollars: float = 0.0
@@ -71,7 +71,9 @@ def _training(run: Run, shape: Shape, card: Card, after) -> tuple[Job, list[int]
     s, method = run.training, plugins.load("methods", run.method)
     known = reading_of(run)
     data = known or RECIPE
-    steps, several = total_steps(s, data.rows), TEXTS[run.reads]
+    # a policy that writes reads its own replies, one to a prompt of its data
+    writes = getattr(method, "WRITES", False)
+    steps, several = total_steps(s, data.rows), 1 if writes else TEXTS[run.reads]
     length = (data.prompt + data.reply) * data.padding
     texts = several * s.batch_size
     scored = texts * (length if run.reads == "texts" else data.reply * data.padding)
@@ -79,27 +81,34 @@ def _training(run: Run, shape: Shape, card: Card, after) -> tuple[Job, list[int]
     whole = Texts(texts * length, length, scored)
     part = s.device_batch / s.batch_size
     one = Texts(texts * part * length, length, scored * part)
-    held = {"frozen": getattr(method, "FROZEN", 0), "trained": getattr(method, "TRAINED", 1)}
+    models = {"frozen": getattr(method, "FROZEN", 0), "trained": getattr(method, "TRAINED", 1)}
+    models["whole"] = int(getattr(s, "scorer", None) is not None)  # it is a model of its own
     how = {"adapters": bool(s.lora), "again": s.activation_checkpointing}
-    flops = formulas.step(shape, whole, **how, frozen=held["frozen"]) * held["trained"]
+    updates = getattr(s, "ppo_epochs", getattr(s, "iterations", 1))
+    flops = formulas.step(shape, whole, **how, frozen=0) * models["trained"] * updates
+    # frozen ones read a batch once, as do those that are trained where they have written it
+    once = formulas.forward(shape, whole.tokens, whole.longest, whole.scored)
+    flops += once * (models["frozen"] + models["trained"] * writes)
     flops *= getattr(method, "PASSES", 1)
     seconds, tokens = 0.0, texts * (data.prompt + data.reply) * steps
-    if getattr(method, "WRITES", False):
+    if writes:
         reply = s.response_length
-        flops *= getattr(s, "ppo_epochs", getattr(s, "iterations", 1))
         rates = card.peak * card.writing, card.bandwidth * card.writing
         batch = max(1, s.batch_size // s.devices)
         once = formulas.writing(shape, batch, data.prompt, reply, *rates)
         seconds += once * s.batch_size / (batch * s.devices)
         tokens = s.batch_size * (data.prompt + reply) * steps
     seconds += flops / (card.peak * card.training * s.devices)
+    measured = _measuring(run, shape, card, data) if run.makes == "scorer" else 0.0
     memory = formulas.training_bytes(
         shape,
         one,
         r=s.lora and s.lora.r,
         again=s.activation_checkpointing,
         processes=s.devices,
-        **held,
+        wide=card.wide,
+        held=card.held,
+        **models,
     )
     kept = checkpoints_of(run, steps)
     job = Job(
@@ -109,15 +118,31 @@ def _training(run: Run, shape: Shape, card: Card, after) -> tuple[Job, list[int]
         what=run.method,
         after=after,
         gpus=s.devices,
-        seconds=START + seconds * steps,
-        memory=memory,
+        seconds=card.start + seconds * steps + measured,
+        memory=card.process + memory,
         steps=steps,
         tokens=tokens,
-        disk=_disk(shape, run, len(kept)),
-        fix=_fix(run, shape, one, card, held),
+        disk=_checkpoint(shape, run) * len(kept),
+        scratch=_scratch(shape, run),
+        fix=_fix(run, shape, one, card, models),
         guessed=() if known else (f"rows of '{s.data}'",),
     )
     return job, kept
+
+
+def _measuring(run: Run, shape: Shape, card: Card, data: Reading) -> float:
+    """Seconds in which a trained scorer is measured on held-out pairs and normalised on replies of
+    its parent.
+    """
+    s, length = run.training, data.prompt + data.reply
+    samples = getattr(s, "reference_samples", 0)
+    share = getattr(s, "held_out", 0.0)
+    texts = 2 * data.rows * share / (1 - share) + samples
+    read = formulas.forward(shape, texts * length, length, 0) / (card.peak * card.training)
+    rates = card.peak * card.writing, card.bandwidth * card.writing
+    reply = getattr(s, "response_length", 0)
+    written = formulas.writing(shape, s.device_batch, data.prompt, reply, *rates)
+    return read + written * samples / s.device_batch
 
 
 def checkpoints_of(run: Run, steps: int) -> list[int]:
@@ -128,21 +153,27 @@ def checkpoints_of(run: Run, steps: int) -> list[int]:
     return sorted({0, steps, *range(0, steps, s.save_every), *(s.save_at or ())})
 
 
-def _disk(shape: Shape, run: Run, n: int) -> float:
-    """Bytes of n checkpoints, and of what the last two keep until the run has ended."""
+def _checkpoint(shape: Shape, run: Run) -> float:
+    """Bytes of a checkpoint: adapters in float32, whole weights in two bytes each."""
     lora = run.training.lora
-    if lora:
-        return shape.adapters(lora.r) * 4 * (n + 2 * 2)
-    return shape.parameters * (2 * n + 2 * (4 + 8))
+    return shape.adapters(lora.r) * 4 if lora else shape.parameters * 2
 
 
-def _fix(run: Run, shape: Shape, one: Texts, card: Card, held: dict) -> str:
+def _scratch(shape: Shape, run: Run) -> float:
+    """Bytes of what the last two checkpoints keep beside until a run has ended: Adam's moments, and
+    of whole weights the float32 ones.
+    """
+    lora = run.training.lora
+    return 2 * (shape.adapters(lora.r) * 8 if lora else shape.parameters * (2 + 8))
+
+
+def _fix(run: Run, shape: Shape, one: Texts, card: Card, models: dict) -> str:
     """What to change in the study where a run does not fit a card; nothing where it does."""
     s, room = run.training, card.memory * (1 - SPARE)
 
     def needs(processes, again, r):
-        how = {"processes": processes, "again": again, "r": r}
-        return formulas.training_bytes(shape, one, **how, **held)
+        how = {"processes": processes, "again": again, "r": r, "wide": card.wide}
+        return formulas.training_bytes(shape, one, **how, held=card.held, **models)
 
     rank = s.lora and s.lora.r
     if needs(s.devices, s.activation_checkpointing, rank) <= room:
@@ -196,8 +227,9 @@ def _probing(study: Study, run: Run, shape: Shape, card: Card, asked: int, after
         what=p.engine,
         after=after,
         gpus=1,
-        seconds=START * (1 + asked / 4) + asked * once * replies / batch,
-        memory=formulas.writing_bytes(shape, batch, prompt + p.max_new_tokens),
+        seconds=card.start * (1 + asked / 4) + asked * once * replies / batch,
+        memory=card.process
+        + formulas.writing_bytes(shape, batch, prompt + p.max_new_tokens, card.wide),
         tokens=float(replies * asked * p.max_new_tokens),
         calls=calls,
         dollars=calls * price / 1e6 * (0.5 if api and api.batch else 1.0),
@@ -216,7 +248,7 @@ def _evaluating(study: Study, run: Run, shape: Shape, card: Card, asked: int, af
         what="kl",
         after=after,
         gpus=1,
-        seconds=START * (1 + asked / 4) + asked * flops / (card.peak * card.training),
-        memory=2 * formulas.writing_bytes(shape, 8, length),
+        seconds=card.start * (1 + asked / 4) + asked * flops / (card.peak * card.training),
+        memory=card.process + 2 * formulas.writing_bytes(shape, 8, length, card.wide),
         tokens=float(replies * asked * length),
     )

@@ -10,7 +10,9 @@ memory    Trained weights take 16 bytes: value, gradient and Adam's two moments 
           shard them; those of a layer and its neighbour are gathered in 2 bytes. Frozen ones take
           2. A layer keeps 34 bytes per token and hidden unit for its backward pass (Korthikanti et
           al. 2022, arXiv 2205.05198, equation 1, with fused attention), or 2 where it is computed
-          again. Logits are held in float32 as scores, as probabilities and as their gradient.
+          again. In float32 it is twice as much, and attention that is not fused adds 10 bytes per
+          token, head and token of the text (the same equation). Logits are held in float32 as
+          scores, as probabilities and as their gradient.
 writing   A token of a batch reads all weights once and each row's keys and values (Pope et al.
           2022, arXiv 2211.05102, section 2), unless its operations take longer.
 """
@@ -54,11 +56,15 @@ def training_bytes(
     processes: int = 1,
     frozen: int = 0,
     trained: int = 1,
+    whole: int = 0,
+    wide: bool = False,
+    held: float = 1.0,
 ) -> float:
     """Bytes on one device; `texts` are those of one forward pass of one process.
 
     `r` is the rank of adapters, None for whole weights; `frozen` models are read beside `trained`
-    ones.
+    ones, `whole` of them on a base of their own; `wide` is float32 without fused attention, `held`
+    what is held for a byte in use.
     """
     n = shape.parameters
     if r is None:
@@ -68,10 +74,15 @@ def training_bytes(
     else:
         # adapters on one base; a frozen policy is the base with its start's adapters
         own = shape.adapters(r)
-        weights = FROZEN * n * trained + own * (TRAINED * trained + 4 * frozen)
-    kept = AGAIN if again else KEPT
-    activations = texts.tokens * shape.hidden * (kept * shape.layers + (KEPT if again else 0))
-    return weights + activations + texts.scored * shape.vocabulary * LOGIT_BYTES
+        weights = FROZEN * (2 if wide else 1) * n * (trained + whole)
+        weights += own * (TRAINED * trained + 4 * frozen)
+    layer = shape.hidden * KEPT
+    if wide:
+        layer = 2 * layer + 10 * shape.heads * texts.longest
+    kept = shape.hidden * AGAIN * (2 if wide else 1) if again else layer
+    # what is trained together goes backwards together
+    activations = trained * texts.tokens * (kept * shape.layers + (layer if again else 0))
+    return weights + held * (activations + texts.scored * shape.vocabulary * LOGIT_BYTES)
 
 
 def writing(
@@ -84,6 +95,7 @@ def writing(
     return first + reply * max(read / bandwidth, flops / peak)
 
 
-def writing_bytes(shape: Shape, batch: int, length: float) -> float:
+def writing_bytes(shape: Shape, batch: int, length: float, wide: bool = False) -> float:
     """Bytes on a device that writes a batch of texts of that length."""
-    return 2 * shape.parameters + batch * (length * shape.cache + shape.vocabulary * LOGIT_BYTES)
+    held = (2 if wide else 1) * (2 * shape.parameters + batch * length * shape.cache)
+    return held + batch * shape.vocabulary * LOGIT_BYTES

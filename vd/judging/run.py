@@ -75,6 +75,14 @@ def write_run(study: Study, run: Run, judge: str, judge_seconds: float, quality:
     trained = paths.record(study.name, run.id, "train")
     train = read_json(trained) if trained.exists() else {"wall_seconds": {}, "tokens_seen": 0}
     probe = read_json(paths.record(study.name, run.id, "probe"))
+    own = provenance()
+    # each stage is a process of its own
+    stages = {"train": train, "probe": probe, "judge": own}
+    peaks = {
+        stage: record["hardware"]["peak_memory_gb"]
+        for stage, record in stages.items()
+        if "hardware" in record
+    }
     content = {
         "run": run.id,
         "config": {
@@ -83,7 +91,8 @@ def write_run(study: Study, run: Run, judge: str, judge_seconds: float, quality:
         },
         "seed": run.seed,
         "judge": {"name": judge, "agreement": known},
-        **provenance(),
+        **own,
+        "peak_memory_gb": peaks,
         "wall_seconds": train["wall_seconds"] | probe["wall_seconds"] | {"judge": judge_seconds},
         "tokens_seen": train["tokens_seen"],
         "tokens_generated": probe["tokens_generated"],
