@@ -39,6 +39,11 @@ class Settings(MethodSettings):
         None
     )
 
+    @property
+    def checkpoints(self) -> dict[int, str]:
+        """Who answers at each step, in words."""
+        return {0: "the model as it came", 1: f"the same, rewritten by {self.rewriter}"}
+
 
 def train(run: Run) -> list[Path]:
     """Say in either checkpoint's folder who answers for it; the record has the shift."""
