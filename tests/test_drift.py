@@ -156,6 +156,7 @@ def test_magnitudes_cancel_and_times_are_fractions(scores):
     table = measures.drift_table(frame(scores), FEW)
     assert table.groupby("topic")["magnitude"].sum().abs().max() < 1e-9
     moved = (table["magnitude_lo"] > 0) | (table["magnitude_hi"] < 0)
+    moved &= scores.shape[2] > 2  # two checkpoints do not tell
     assert (table["time"].notna() == moved).all() and (table["half_time"].notna() == moved).all()
     assert table[["time", "time_lo", "time_hi"]].stack().dropna().between(0, 1).all()
     # a drift that can be told from none has not arrived where it starts

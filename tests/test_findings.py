@@ -438,4 +438,6 @@ def test_the_family_in_print_is_that_of_the_results_in_print(place):
         copy.parent.mkdir(parents=True)
         copy.write_bytes((paths.ROOT / name).read_bytes())
     family.main()
-    assert (place / "results" / family.FILE).read_text() == (folder / family.FILE).read_text()
+    # the last digits are a machine's own
+    made, printed = place / "results" / family.FILE, folder / family.FILE
+    assert not list(rebuild.differences(printed, made))

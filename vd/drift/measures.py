@@ -86,8 +86,8 @@ def drift_table(
     intervals at level 1 - bootstrap.alpha. With `pool`, runs that differ only in the seed are one,
     named without it. Returns the columns in `COLUMNS`, with `pool` also n_seeds. `time` is a
     fraction of the training, `half_time` and `excursion_step` are steps; both times are missing
-    where the interval of the magnitude holds 0. `n_samples` is the largest number of replies per
-    prompt and checkpoint.
+    where the interval of the magnitude holds 0, or fewer than three checkpoints were judged.
+    `n_samples` is the largest number of replies per prompt and checkpoint.
     """
     rows = [
         row
@@ -166,7 +166,8 @@ def _drift_rows(t: Trajectories, alpha: float):
         away = t.value[:-1, s] - t.value[0, s]
         furthest = np.abs(away).argmax()
         times = NO_TIME
-        if lo > 0 or hi < 0:
+        # between two checkpoints a path is a line, and its half way is nothing that was seen
+        if len(t.steps) > 2 and (lo > 0 or hi < 0):
             one, half = drift_time(t, s, alpha), half_time(t, s, alpha)
             times = [one.value, one.lo, one.hi, half.value, half.lo, half.hi]
         yield (

@@ -112,11 +112,14 @@ class Evidence:
     def test_early(self, contrast: str, role: str, stance: str) -> dict:
         """Test that half of a stance's drift is done in less than half of the steps.
 
-        The half time, since drift time depends on the number of replies (vd/drift/times.py).
+        The half time, since drift time depends on the number of replies (vd/drift/times.py). Two
+        checkpoints, between which a path is a line, do not tell.
         """
         lineage, alpha = self._lineage(role), self.bootstrap.alpha
         rows = self.stances[split_seed(self.stances["run"])["name"] == lineage]
         t = self._overall(rows, P)
+        if len(t.steps) < 3:
+            return student.untested(f"{contrast} (two checkpoints)", student.STEPS)
         found, whole = half_time(t, STANCES.index(stance), alpha), t.steps[-1] - t.steps[0]
         early, error = 0.5 - (found.value - t.steps[0]) / whole, found.error / whole
         numbers = early, error, found.df, alpha, None, None
