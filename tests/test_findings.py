@@ -23,6 +23,7 @@ from vd.findings.verdicts import EQUAL, FAILS, ONE_SEED, UNDECIDED, evaluate, ho
 from vd.store import files
 from vd.study.load import Study
 from vd.study.settings import Bootstrap
+from vd.workflow import rebuild
 
 CAPTURED = {"capture_output": True, "text": True}
 ROLES = {

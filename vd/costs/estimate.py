@@ -146,9 +146,11 @@ def _measuring(run: Run, shape: Shape, card: Card, data: Reading) -> float:
 
 
 def checkpoints_of(run: Run, steps: int) -> list[int]:
-    """Steps at which a run of so many steps keeps a checkpoint; a scorer keeps its end."""
+    """Steps at which a run of so many steps keeps a checkpoint; a scorer keeps its start and its
+    end.
+    """
     if run.makes == "scorer":
-        return [steps]
+        return [0, steps]
     s = run.training
     return sorted({0, steps, *range(0, steps, s.save_every), *(s.save_at or ())})
 
