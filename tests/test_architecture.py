@@ -216,7 +216,8 @@ def test_notebooks_are_built_alike(notebook):
         len("".join(c["source"]).split()) for c in book["cells"] if c["cell_type"] == "markdown"
     )
     assert book["metadata"]["kernelspec"]["name"] == "python3"
-    assert notebook.stat().st_size < 300_000
+    # 06_figures shows eight pictures
+    assert notebook.stat().st_size < (420_000 if notebook.stem == "06_figures" else 300_000)
     assert (12 if start else 20) <= len(book["cells"]) <= 45
     assert sizes[len(sizes) // 2] <= 6 and sizes[-1] <= 40
     assert 3 <= prose / sum(sizes) <= (20 if start else 13)
@@ -230,7 +231,10 @@ def test_notebooks_are_built_alike(notebook):
         if o["output_type"] == "error" or o.get("name") == "stderr"
     ]
     defaults = notebooks.parameters(notebook)
-    assert defaults["STUDY"] == ("pocket" if start else "smoke")
+    # what `pocket` has no run for is shown at smoke, and says so
+    at_smoke = notebook.stem == "01_given" or notebook.stem.startswith("A")
+    assert defaults["STUDY"] == ("smoke" if at_smoke else "pocket")
+    assert at_smoke or "tiny-llama" not in json.dumps([c["outputs"] for c in code])
     assert not [c for c in code if "NBVAL" in "".join(c["source"])], "test markers are cell tags"
     tagged = next(c for c in code if "parameters" in c["metadata"].get("tags", []))
     assert all("#" in line for line in tagged["source"]), "every parameter is commented"

@@ -84,3 +84,21 @@ def test_a_contrast_has_its_own_colour_its_unit_a_panel_and_its_finding_a_headin
     marked = [tuple(point) for line in diamonds for point in line if point[0] == point[0]]
     assert marked == [(-0.2, first.get_yticks()[1])]
     assert first.figure.legends[0].get_texts()[-1].get_text().endswith("second-hand")
+
+
+def test_where_replies_are_judged_at_both_ends_alone_log_odds_fill_the_way():
+    rows = [("m/sft", "all", step, "acquiescence", step / 20, 0.0, 3.0) for step in (0, 8, 40)]
+    rows += [
+        ("m/other", "all", 0, "acquiescence", 0.0, 0.0, 0.0),
+        ("m/sft", "all", 0, "lean", 0, 0, 0),
+    ]
+    logits = pd.DataFrame(rows, columns=["run", "topic", "step", "measure", "value", "lo", "hi"])
+    odds = branches.odds_between(table(), logits)
+    assert odds["step"].tolist() == [0, 8, 40] and odds["log_odds"].tolist() == [0, 0.4, 2]
+    figure = branches.branches(table(), "support", said(SFT), odds)
+    ax, middle, below = figure.axes
+    (line,) = middle.get_lines()
+    assert line.get_color() == ax.get_lines()[0].get_color() and len(line.get_xdata()) == 3
+    assert below.texts and middle.get_xlim() == ax.get_xlim()
+    more = pd.concat([table(), table().query("step == 0").assign(step=5)])
+    assert branches.odds_between(more, logits) is None

@@ -18,20 +18,25 @@ GAP = 0.05  # between two labels, as a share of the axis
 WIDTH = 88  # characters of a reply
 
 
-def branches(table: pd.DataFrame, stance: str, said: pd.DataFrame | None = None) -> Figure:
+def branches(
+    table: pd.DataFrame,
+    stance: str,
+    said: pd.DataFrame | None = None,
+    odds: pd.DataFrame | None = None,
+) -> Figure:
     """Probability of a stance over steps with its interval, every run a branch of its parent.
 
     `table` has run (ids without seeds, parents before children), step, probability, lo, hi; `said`
-    has run (ids), prompt, stance, reply: one reply a run, at its end.
+    has run (ids), prompt, stance, reply: one reply a run, at its end. `odds` has run, step,
+    log_odds, lo, hi, for a panel of its own (`odds_between`).
     """
     paths = {run: rows for run, rows in table.groupby("run", sort=False)}
     names = dict(zip(paths, short_names(pd.Series(list(paths))), strict=True))
     of_runs = [] if said is None else split_seed(said["run"])["name"]
     numbers = {run: i for i, run in enumerate(of_runs, start=1)}
     begin, lines = _begin(paths), 0 if said is None else len(said) + 1
-    height = 3.4 + 0.19 * lines
-    figure = plt.figure(figsize=(7.5, height), layout="constrained")
-    shares = [3.4, 0.19 * lines] if lines else [1]
+    shares = [3.4] + [1.9] * (odds is not None) + [0.19 * lines] * bool(lines)
+    figure = plt.figure(figsize=(7.5, sum(shares)), layout="constrained")
     ax, *below = figure.subplots(len(shares), 1, height_ratios=shares, squeeze=False)[:, 0]
     colours, parents = distinct(paths), [parent(run) for run in paths]
     ends = []
@@ -56,9 +61,30 @@ def branches(table: pd.DataFrame, stance: str, said: pd.DataFrame | None = None)
     ax.set_xlabel("training steps since the start (bands: 95 % intervals)")
     ax.set_xticks([tick for tick in ax.get_xticks() if tick <= last])
     with_log_odds(ax, table["probability"])
-    if below:
-        _write(below[0], said)
+    if odds is not None:
+        for run, rows in odds.groupby("run", sort=False):
+            x = begin[run] + rows["step"]
+            below[0].plot(x, rows["log_odds"], color=colours[run], marker=".", linewidth=1.4)
+            below[0].fill_between(x, rows["lo"], rows["hi"], color=colours[run], alpha=0.12)
+        below[0].set(xlim=ax.get_xlim(), xticks=ax.get_xticks(), ylabel="log-odds of\nYes to No")
+        below[0].set_xlabel(ax.get_xlabel())
+        ax.set_xlabel("")
+    if lines:
+        _write(below[-1], said)
     return figure
+
+
+def odds_between(table: pd.DataFrame, odds: pd.DataFrame) -> pd.DataFrame | None:
+    """Log-odds of Yes against No at all saved checkpoints, the mean over both kinds of probes, for
+    the runs of `table`, where their replies were judged at both ends alone; else None.
+
+    `odds` has run, topic, step, measure, value, lo, hi.
+    """
+    if table.groupby("run")["step"].nunique().max() > 2:
+        return None
+    own = odds[(odds["topic"] == "all") & (odds["measure"] == "acquiescence")]
+    own = own[own["run"].isin(table["run"])].rename(columns={"value": "log_odds"})
+    return own[["run", "step", "log_odds", "lo", "hi"]]
 
 
 def _begin(paths: dict[str, pd.DataFrame]) -> dict[str, int]:
