@@ -39,6 +39,9 @@ def lab(tmp_path, monkeypatch):
     """A browser at JupyterLab, whose root is a copy of the checkout and whose results are small."""
     copy = tmp_path / "value-drifts"
     shutil.copytree(paths.ROOT, copy, ignore=unwanted)
+    explorer = copy / "notebooks" / "09_explore.ipynb"
+    at_smoke = explorer.read_text("utf-8").replace('STUDY = \\"pocket\\"', 'STUDY = \\"smoke\\"')
+    explorer.write_text(at_smoke, "utf-8")
     monkeypatch.setenv("VD_RESULTS", str(tmp_path / "results"))
     for run in load_study("smoke").policies():
         keep(judged(run, [0] if "/base/" in run else [0, 2, 4], prompts=22), run)

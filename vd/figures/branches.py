@@ -43,8 +43,13 @@ def branches(
     for run, rows in paths.items():
         colour = colours[run]
         x = begin[run] + rows["step"]
-        ax.plot(x, rows["probability"], color=colour, marker=".", linewidth=1.4)
-        ax.fill_between(x, rows["lo"], rows["hi"], color=colour, alpha=0.12, linewidth=0)
+        if odds is None:
+            ax.plot(x, rows["probability"], color=colour, marker=".", linewidth=1.4)
+            ax.fill_between(x, rows["lo"], rows["hi"], color=colour, alpha=0.12, linewidth=0)
+        else:  # nothing was judged between the ends
+            around = [rows["probability"] - rows["lo"], rows["hi"] - rows["probability"]]
+            style = {"fmt": ".", "linestyle": ":", "linewidth": 1.2, "elinewidth": 0.8}
+            ax.errorbar(x, rows["probability"], np.abs(around), color=colour, **style)
         number = numbers.get(run, "")
         label = f"{number} {names[run].rpartition(' → ')[2]}".strip()
         end = x.iloc[-1], rows["probability"].iloc[-1]
@@ -58,7 +63,7 @@ def branches(
     _label(ax, ends)
     last = max(x for x, *_ in ends)
     ax.set(ylim=(0, 1), ylabel=f"probability of {stance}", xlim=(0, 1.24 * last))
-    ax.set_xlabel("training steps since the start (bands: 95 % intervals)")
+    ax.set_xlabel("training steps since the start (bands and bars: 95 % intervals)")
     ax.set_xticks([tick for tick in ax.get_xticks() if tick <= last])
     with_log_odds(ax, table["probability"])
     if odds is not None:
