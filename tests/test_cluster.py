@@ -55,7 +55,8 @@ def test_smoke_runs_on_a_cluster_and_a_job_that_is_requeued_is_finished(place, t
         assert study.returncode == 0, said.read()[-3000:]
     assert requeued
     logs = (tmp_path / "slurm" / "slurmctld.log").read_text()
-    assert f"JobId={requeued}" in logs and "equeue" in logs
+    assert f"Requeuing JobId={requeued}" in logs
+    assert f"_job_complete: JobId={requeued} done" in logs
     assert len(pd.read_csv(paths.table("queued", "drift.csv"))) > 0
     figures = {file.suffix for file in paths.figures("queued").glob("drift.*")}
     assert figures == {".png", ".pdf", ".csv"}
