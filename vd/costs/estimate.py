@@ -81,8 +81,7 @@ def _training(run: Run, shape: Shape, card: Card, after) -> tuple[Job, list[int]
     whole = Texts(texts * length, length, scored)
     part = s.device_batch / s.batch_size
     one = Texts(texts * part * length, length, scored * part)
-    models = {"frozen": getattr(method, "FROZEN", 0), "trained": getattr(method, "TRAINED", 1)}
-    models["whole"] = int(getattr(s, "scorer", None) is not None)  # it is a model of its own
+    models = _models(s, method)
     how = {"adapters": bool(s.lora), "again": s.activation_checkpointing}
     updates = getattr(s, "ppo_epochs", getattr(s, "iterations", 1))
     flops = formulas.step(shape, whole, **how, frozen=0) * models["trained"] * updates
@@ -128,6 +127,13 @@ def _training(run: Run, shape: Shape, card: Card, after) -> tuple[Job, list[int]
         guessed=() if known else (f"rows of '{s.data}'",),
     )
     return job, kept
+
+
+def _models(s, method) -> dict[str, int]:
+    """How many models a run holds: frozen, trained, and those on a base of their own."""
+    scorer = getattr(s, "scorer", None) is not None
+    frozen, trained = getattr(method, "FROZEN", 0), getattr(method, "TRAINED", 1)
+    return {"frozen": frozen, "trained": trained, "whole": int(scorer)}
 
 
 def _measuring(run: Run, shape: Shape, card: Card, data: Reading) -> float:
