@@ -216,8 +216,8 @@ def test_notebooks_are_built_alike(notebook):
         len("".join(c["source"]).split()) for c in book["cells"] if c["cell_type"] == "markdown"
     )
     assert book["metadata"]["kernelspec"]["name"] == "python3"
-    pictures = start or notebook.stem == "06_figures"  # hold the headline as it is saved, or eight
-    assert notebook.stat().st_size < (420_000 if pictures else 300_000)
+    # 06_figures shows eight pictures
+    assert notebook.stat().st_size < (350_000 if notebook.stem == "06_figures" else 300_000)
     assert (12 if start else 20) <= len(book["cells"]) <= 45
     assert sizes[len(sizes) // 2] <= 6 and sizes[-1] <= 40
     assert 3 <= prose / sum(sizes) <= (20 if start else 13)
