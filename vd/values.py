@@ -1,4 +1,4 @@
-"""Schwartz's ten basic values (1992), the space in which texts, instructions and targets are points.
+"""Schwartz's ten basic values (1992), the space in which texts, instructions and targets lie.
 
 Each value is a number in [-1, 1]: 1 where a text endorses it as its main point, -1 where it rejects
 it, 0 where it says nothing of it. The ten stand on a circle: neighbours go together, opposite ones

@@ -82,13 +82,6 @@ def _training(run: Run, shape: Shape, card: Card, after) -> tuple[Job, list[int]
     part = s.device_batch / s.batch_size
     one = Texts(texts * part * length, length, scored * part)
     models = _models(s, method)
-    how = {"adapters": bool(s.lora), "again": s.activation_checkpointing}
-    updates = getattr(s, "ppo_epochs", getattr(s, "iterations", 1))
-    flops = formulas.step(shape, whole, **how, frozen=0) * models["trained"] * updates
-    # frozen ones read a batch once, as do those that are trained where they have written it
-    once = formulas.forward(shape, whole.tokens, whole.longest, whole.scored)
-    flops += once * (models["frozen"] + models["trained"] * writes)
-    flops *= getattr(method, "PASSES", 1)
     seconds, tokens = 0.0, texts * (data.prompt + data.reply) * steps
     if writes:
         reply = s.response_length
@@ -97,7 +90,7 @@ def _training(run: Run, shape: Shape, card: Card, after) -> tuple[Job, list[int]
         once = formulas.writing(shape, batch, data.prompt, reply, *rates)
         seconds += once * s.batch_size / (batch * s.devices)
         tokens = s.batch_size * (data.prompt + reply) * steps
-    seconds += flops / (card.peak * card.training * s.devices)
+    seconds += _flops(s, method, shape, whole, models) / (card.peak * card.training * s.devices)
     measured = _measuring(run, shape, card, data) if run.makes == "scorer" else 0.0
     memory = formulas.training_bytes(
         shape,
@@ -134,6 +127,17 @@ def _models(s, method) -> dict[str, int]:
     scorer = getattr(s, "scorer", None) is not None
     frozen, trained = getattr(method, "FROZEN", 0), getattr(method, "TRAINED", 1)
     return {"frozen": frozen, "trained": trained, "whole": int(scorer)}
+
+
+def _flops(s, method, shape: Shape, whole: Texts, models: dict) -> float:
+    """Operations of an optimiser step, or of all those on one batch that a policy has written."""
+    how = {"adapters": bool(s.lora), "again": s.activation_checkpointing}
+    updates = getattr(s, "ppo_epochs", getattr(s, "iterations", 1))
+    flops = formulas.step(shape, whole, **how) * models["trained"] * updates
+    # frozen ones read a batch once, as do those that are trained where they have written it
+    readers = models["frozen"] + models["trained"] * getattr(method, "WRITES", False)
+    flops += formulas.forward(shape, whole.tokens, whole.longest, whole.scored) * readers
+    return flops * getattr(method, "PASSES", 1)
 
 
 def _measuring(run: Run, shape: Shape, card: Card, data: Reading) -> float:

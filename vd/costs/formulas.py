@@ -41,10 +41,10 @@ def forward(shape: Shape, tokens: float, longest: float, scored: float) -> float
     return tokens * (2 * shape.in_layers + attention) + scored * 2 * shape.output
 
 
-def step(shape: Shape, texts: Texts, *, adapters: bool, again: bool, frozen: int) -> float:
-    """FLOPs of an optimiser step on texts, with `frozen` further models that read them."""
+def step(shape: Shape, texts: Texts, *, adapters: bool, again: bool) -> float:
+    """FLOPs of a pass forwards and backwards of one model that is trained on texts."""
     once = forward(shape, texts.tokens, texts.longest, texts.scored)
-    return once * (1 + (1 if adapters else 2) + again + frozen)
+    return once * (1 + (1 if adapters else 2) + again)
 
 
 def training_bytes(

@@ -44,8 +44,7 @@ def branches(
         colour = colours[run]
         x = begin[run] + rows["step"]
         if odds is None:
-            ax.plot(x, rows["probability"], color=colour, marker=".", linewidth=1.4)
-            ax.fill_between(x, rows["lo"], rows["hi"], color=colour, alpha=0.12, linewidth=0)
+            _path(ax, x, rows["probability"], rows, colour)
         else:  # nothing was judged between the ends
             around = [rows["probability"] - rows["lo"], rows["hi"] - rows["probability"]]
             style = {"fmt": ".", "linestyle": ":", "linewidth": 1.2, "elinewidth": 0.8}
@@ -68,15 +67,19 @@ def branches(
     with_log_odds(ax, table["probability"])
     if odds is not None:
         for run, rows in odds.groupby("run", sort=False):
-            x = begin[run] + rows["step"]
-            below[0].plot(x, rows["log_odds"], color=colours[run], marker=".", linewidth=1.4)
-            below[0].fill_between(x, rows["lo"], rows["hi"], color=colours[run], alpha=0.12)
+            _path(below[0], begin[run] + rows["step"], rows["log_odds"], rows, colours[run])
         below[0].set(xlim=ax.get_xlim(), xticks=ax.get_xticks(), ylabel="log-odds of\nYes to No")
         below[0].set_xlabel(ax.get_xlabel())
         ax.set_xlabel("")
     if lines:
         _write(below[-1], said)
     return figure
+
+
+def _path(ax: Axes, x: pd.Series, y: pd.Series, rows: pd.DataFrame, colour: str) -> None:
+    """A run through its checkpoints, with a band from `lo` to `hi` of `rows`."""
+    ax.plot(x, y, color=colour, marker=".", linewidth=1.4)
+    ax.fill_between(x, rows["lo"], rows["hi"], color=colour, alpha=0.12, linewidth=0)
 
 
 def odds_between(table: pd.DataFrame, odds: pd.DataFrame) -> pd.DataFrame | None:

@@ -24,7 +24,6 @@ from vd.store.progress import Progress
 LABELS = ("harmful", "refusal", "evasive", "other")
 DECLINES = ("refusal", "evasive")
 CORPUS = "safety"
-HELD_OUT, SEED = 0.2, 0  # share of the requests kept for evaluation, and the seed of their draw
 
 
 class SafetyApi(trained.OtherApi):
@@ -58,10 +57,7 @@ def split() -> tuple[pd.DataFrame, pd.DataFrame]:
     both.
     """
     rows = sets.corpus(CORPUS)
-    rows = rows.assign(label=[label_of(row) for row in rows.itertuples()])
-    requests = pd.Series(rows["prompt"].unique())
-    held_out = rows["prompt"].isin(requests.sample(frac=HELD_OUT, random_state=SEED))
-    return rows[~held_out], rows[held_out]
+    return trained.split(rows.assign(label=[label_of(row) for row in rows.itertuples()]))
 
 
 class SafetyJudge(trained.TrainedJudge):

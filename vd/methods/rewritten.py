@@ -20,7 +20,6 @@ from pydantic import StringConstraints
 from vd import paths, values
 from vd.methods.given import write_series
 from vd.models.weights import weights_digest
-from vd.store import fingerprint
 from vd.store.files import read_json, write_json
 from vd.store.progress import Timer
 from vd.study.runs import Run

@@ -23,7 +23,6 @@ from vd.study.types import Count
 
 LABELS = ("entailment", "neutral", "contradiction")
 TRAINED_ON = ("entailment", "snli")
-HELD_OUT, SEED = 0.2, 0  # share of premises kept for evaluation, and the seed of their draw
 
 
 class ConsistencySettings(trained.TrainedSettings):
@@ -74,9 +73,7 @@ def split(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows = sets.corpus(name)
     if name not in PUBLIC:
         rows = rows.rename(columns={"premise": "prompt", "hypothesis": "response"})
-    premises = pd.Series(rows["prompt"].unique())
-    held_out = rows["prompt"].isin(premises.sample(frac=HELD_OUT, random_state=SEED))
-    return rows[~held_out], rows[held_out]
+    return trained.split(rows)
 
 
 def _train(settings: ConsistencySettings, folder: Path) -> None:

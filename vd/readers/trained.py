@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import pandas as pd
 from pydantic import PositiveFloat
 
 from vd import paths
@@ -17,6 +18,8 @@ from vd.study.catalogue import PUBLIC
 from vd.study.servers import ApiJudgeSettings
 from vd.study.settings import ModelSettings
 from vd.study.types import Count, Seed, Settings
+
+HELD_OUT, SEED = 0.2, 0  # share of prompts kept for evaluation, and the seed of their draw
 
 
 class OtherApi(ApiJudgeSettings):
@@ -69,7 +72,7 @@ def kept(
     """The folders of a judge's members, each made by `train(settings, folder)` unless the cache
     holds one of this kind with the same settings, data sets and code.
     """
-    read = {name: _content(name) for name in data}
+    read = {name: content(name) for name in data}
     read["encoder"] = locate.identity(ModelSettings(source=settings.source))
     code, folders = fingerprint.code(f"{train.__module__}.{train.__name__}"), []
     for member in range(settings.members):
@@ -84,7 +87,14 @@ def kept(
     return folders
 
 
-def _content(name: str) -> str:
+def split(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows as (training rows, held-out rows); no prompt is in both."""
+    prompts = pd.Series(rows["prompt"].unique())
+    held_out = rows["prompt"].isin(prompts.sample(frac=HELD_OUT, random_state=SEED))
+    return rows[~held_out], rows[held_out]
+
+
+def content(name: str) -> str:
     """What a data set holds, as a word."""
     if name in PUBLIC:
         return sets.origin(name)

@@ -26,7 +26,6 @@ from vd.values import NAMES
 
 CORPORA = {"detector": "values", "translator": "value_instructions"}
 TEXT = {"detector": "text", "translator": "instruction"}
-HELD_OUT, SEED = 0.2, 0  # share of groups kept for evaluation, and the seed of their draw
 
 
 class ValueReaderSettings(trained.TrainedSettings):
@@ -55,8 +54,8 @@ def split(reads: str) -> dict[str, pd.DataFrame]:
     """
     rows = sets.corpus(CORPORA[reads]).rename(columns={TEXT[reads]: "text"})
     group = rows["group"].fillna(rows["id"])
-    shuffled = pd.Series(group.unique()).sample(frac=1, random_state=SEED).tolist()
-    n = round(HELD_OUT * len(shuffled))
+    shuffled = pd.Series(group.unique()).sample(frac=1, random_state=trained.SEED).tolist()
+    n = round(trained.HELD_OUT * len(shuffled))
     half = n + (len(shuffled) - n) // (2 if reads == "detector" else 1)
     parts = {"held_out": shuffled[:n], "learnt": shuffled[n:half], "other": shuffled[half:]}
     return {name: rows[group.isin(names)] for name, names in parts.items()}

@@ -3,8 +3,9 @@ it was trained on.
 
 It shares neither encoder nor texts with the detector (vd/readers/values.py): features are the mean
 over tokens of hidden states of SmolLM2-135M-Instruct, untrained, at `LAYERS`; a ridge regression on
-them learns from the half of the training texts that the detector has not seen. `LAYERS` and the
-ridge's penalty are chosen by cross-validation on that half.
+them learns from the half of the training texts that the detector has not seen, its penalty by
+cross-validation on that half. `LAYERS`, a third, two thirds and the end of the model's depth, were
+set beforehand.
 """
 
 from pathlib import Path
@@ -36,13 +37,13 @@ class ValuesJudge:
     """A ridge regression on hidden states; `read` as a detector's."""
 
     def __init__(self, folder: Path, model: ModelSettings = MODEL):
-        self.name, self.model = f"values-judge-{folder.name}", model
+        self.name, self.read_by = f"values-judge-{folder.name}", load_model(model)
         self.weights = dict(np.load(folder / "ridge.npz"))
 
     def read(self, texts: pd.Series) -> np.ndarray:
         """Points (N, 10) of texts, cut to [-1, 1]; an empty one has none of the values."""
         w = self.weights
-        scaled = (features(texts, self.model) - w["mean"]) / w["scale"]
+        scaled = (features(texts, *self.read_by) - w["mean"]) / w["scale"]
         found = (scaled @ w["coef"].T + w["intercept"]).clip(-1, 1)
         found[(texts.str.strip() == "").to_numpy()] = 0
         return found
@@ -58,12 +59,17 @@ def load(model: ModelSettings = MODEL) -> ValuesJudge:
     return ValuesJudge(folder, model)
 
 
-def features(texts: pd.Series, model: ModelSettings, report=lambda done: None) -> np.ndarray:
+def load_model(model: ModelSettings) -> tuple:
+    """The language model whose hidden states are read, and its tokenizer."""
+    tokenizer = loading.load_tokenizer(model)
+    tokenizer.padding_side = "right"
+    return loading.for_inference(model, None), tokenizer
+
+
+def features(texts: pd.Series, language_model, tokenizer, report=lambda done: None) -> np.ndarray:
     """Hidden states (N, layers times width) of texts, the mean over their tokens."""
     import torch
 
-    language_model, tokenizer = loading.for_inference(model, None), loading.load_tokenizer(model)
-    tokenizer.padding_side = "right"
     depth = language_model.config.num_hidden_layers
     layers = sorted({min(layer, depth) for layer in LAYERS})
     order = texts.str.len().to_numpy().argsort(kind="stable")  # so batches hold little padding
@@ -87,7 +93,7 @@ def features(texts: pd.Series, model: ModelSettings, report=lambda done: None) -
             means = [(states[layer] * mask).sum(dim=1) / count for layer in layers]
             found[rows] = torch.cat(means, dim=1).cpu().numpy()
             report(start + len(rows))
-    finite(found, f"'{model.source}': a hidden state", "take another model")
+    finite(found, "a hidden state of the judge of values", "take another model")
     return found
 
 
@@ -98,7 +104,7 @@ def _fit(model: ModelSettings, folder: Path) -> None:
     rows = values.split("detector")["other"]
     progress = Progress("judge", "reading texts for the judge of values", len(rows))
     scaler = StandardScaler()
-    scaled = scaler.fit_transform(features(rows["text"], model, progress))
+    scaled = scaler.fit_transform(features(rows["text"], *load_model(model), progress))
     ridge = RidgeCV(PENALTIES).fit(scaled, rows[list(NAMES)].to_numpy(float))
     own = {"mean": scaler.mean_, "scale": scaler.scale_}
     own |= {"coef": ridge.coef_, "intercept": ridge.intercept_}

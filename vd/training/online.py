@@ -2,8 +2,8 @@
 trains: GRPO and RLOO.
 
 Rewards come from a scorer of the study, by the ids of what was written, or from a file of
-vd/rewards, by its text. Replies are generated here, or by a vLLM server (`trl vllm-serve --model START`, in an environment of its own, on GPUs of its
-own), which `vllm_server` names.
+vd/rewards, by its text. Replies are generated here, or by a vLLM server (`trl vllm-serve --model
+START`, in an environment of its own, on GPUs of its own), which `vllm_server` names.
 """
 
 import contextlib

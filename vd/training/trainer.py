@@ -20,6 +20,7 @@ from vd.data import sets
 from vd.models import loading, locate
 from vd.models.precision import computed_in
 from vd.models.weights import equal_weights, weights_digest
+from vd.readers.trained import content
 from vd.store import fingerprint
 from vd.store.cache import MADE
 from vd.store.files import read_json, replace, write_json, write_table
@@ -276,6 +277,7 @@ def _asked(run: Run, rows) -> Fingerprint:
                 for what, folder in weights.items()
                 for file in sorted(folder.glob("*.safetensors") if folder else [])
             },
+            **{f"reward {name}": content(name) for name in rewards.reads(run.settings)},
         },
         code=fingerprint.code(
             f"{plugins.module('methods', run.method)}.train", *rewards.code_of(run.settings)

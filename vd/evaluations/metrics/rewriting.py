@@ -32,6 +32,7 @@ from vd.study.types import Count
 from vd.values import NAMES
 
 DATA = "value_rewrites_held_out"
+SHARES = ("JSR", "copies")
 NEAR, KEPT = 0.8, 0.3  # VISA's thresholds of L2 and of consistency
 
 
@@ -57,13 +58,10 @@ def evaluate(responder, replies: pd.DataFrame, settings: Settings, study, run) -
     said = asked.ask("rewriting", responder, prompts, asked.step_of(replies), study, run)
     said = said.groupby("prompt_id", sort=False)["response"].first()
     found = measured(tasks, tasks["id"].map(said), *readers(settings))
-    means = [name for name in found if name not in ("JSR", "copies")]
-    rows = [intervals.mean(name, found[name].dropna(), study.bootstrap) for name in means]
-    shares = [found[name].dropna().to_numpy(float) for name in ("JSR", "copies")]
-    rows += [
-        intervals.share(name, own, study.bootstrap)
-        for name, own in zip(("JSR", "copies"), shares, strict=True)
-    ]
+    rows = []
+    for name, own in found.items():
+        measure = intervals.share if name in SHARES else intervals.mean
+        rows.append(measure(name, own.dropna().to_numpy(float), study.bootstrap))
     return pd.DataFrame(rows)
 
 
