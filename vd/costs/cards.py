@@ -27,9 +27,9 @@ CARDS = {
     "h200": Card("H200 141 GB", 141e9, 989e12, 4.8e12),
     "b200": Card("B200 180 GB", 180e9, 2250e12, 7.7e12),
     "l40s": Card("L40S 48 GB", 48e9, 362e12, 0.86e12),
-    # one core of an AMD EPYC without AVX-512, of two with 24 GB. A product of matrices and a process
-    # of a tiny model were measured; its share in training, and what C's allocator holds, were set
-    # once for all jobs by those of the study `pocket`; its bandwidth is a guess
+    # one core of an AMD EPYC without AVX-512, of two with 24 GB. Measured: a product of matrices, a
+    # process of a tiny model. Set once for all jobs by those of the study `pocket`: the share in
+    # training, and what C's allocator holds. A guess: the bandwidth
     "cpu": Card("CPU core", 12e9, 51e9, 12e9, 0.66, 0.50, wide=True, process=0.7e9, held=2.7),
     "rtx4090": Card("RTX 4090 24 GB", 24e9, 165e12, 1.01e12),
 }
