@@ -60,6 +60,7 @@ def server(place, monkeypatch):
 
 def notebook(place, name="04_judge", **parameters):
     file = place / f"{name}.ipynb"
+    parameters = {"STUDY": "smoke"} | parameters
     papermill.execute_notebook(paths.notebook(name), file, parameters, kernel_name="python3")
     return file.read_text()
 
