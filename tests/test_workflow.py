@@ -356,30 +356,10 @@ def test_tables_keep_their_contract(smoke):
     assert page.count("\n## ") == 3 and rows == [4, 4]  # a table of all replies, three of questions
 
 
-def test_tables_and_figures_come_back_from_recorded_runs(smoke):
-    """And one number that was changed in print is found, whose file stays as it is."""
-    folder, env = smoke
-    table = folder / "results" / "copy" / "drift.csv"
-    before = table.read_text()
-    changed = pd.read_csv(table)
-    changed.loc[3, "magnitude"] += 1e-9
-    changed.to_csv(table, index=False)
-    command = [sys.executable, "-m", "vd", "copy", "--tables"]
-    done = subprocess.run(command, cwd=paths.ROOT, env=os.environ | env, **CAPTURED)
-    kept, whole = table.read_text(), changed.to_csv(index=False)
-    table.write_text(before)
-    assert kept == whole and done.returncode == 1
-    assert re.search(r"drift.csv: row 3, magnitude: .* is now", done.stdout)
-    assert re.search("1 differences in 1 of [3-9][0-9] files", done.stderr)
-    away = folder / "results" / "copy" / "pair_stances.parquet"
-    away.rename(folder / "away")
-    done = subprocess.run(command, cwd=paths.ROOT, env=os.environ | env, **CAPTURED)
-    (folder / "away").rename(away)
-    assert "pair_stances.parquet: 1 files of recorded runs are not there; they are" in done.stderr
-
-
-def test_a_clone_without_runs_reads_them_as_recorded(smoke, tmp_path, monkeypatch):
-    """Tables and the report come from recorded.zip; the folder of results stays without runs."""
+def test_a_clone_without_runs_rebuilds_what_is_printed(smoke, tmp_path, monkeypatch):
+    """Tables, figures and the report come from recorded.zip, and nothing else is made; one number
+    that was changed in print is found, and its file stays as it is.
+    """
     folder, env = smoke
     command = [sys.executable, "-m", "vd", "copy"]
     done = subprocess.run([*command, "--record"], cwd=paths.ROOT, env=os.environ | env, **CAPTURED)
@@ -389,12 +369,20 @@ def test_a_clone_without_runs_reads_them_as_recorded(smoke, tmp_path, monkeypatc
     clone = tmp_path / "results" / "copy"
     shutil.copytree(archive.parent, clone, ignore=shutil.ignore_patterns("seed-*"))
     archive.unlink()
-    env |= {"VD_RESULTS": str(clone.parent), "VD_CACHE": str(tmp_path / "cache")}
-    for mode, said in (("--tables", "files are as in print"), ("--report", "report.html, ")):
-        done = subprocess.run([*command, mode], cwd=paths.ROOT, env=os.environ | env, **CAPTURED)
-        assert done.returncode == 0 and said in done.stdout, done.stderr
+    changed = pd.read_csv(clone / "drift.csv")
+    changed.loc[3, "magnitude"] += 1e-9
+    changed.to_csv(clone / "drift.csv", index=False)
+    away = env | {"VD_RESULTS": str(clone.parent), "VD_CACHE": str(tmp_path / "cache")}
+    done = [
+        subprocess.run([*command, mode], cwd=paths.ROOT, env=os.environ | away, **CAPTURED)
+        for mode in ("--tables", "--report")
+    ]
+    assert [d.returncode for d in done] == [1, 0] and "report.html, " in done[1].stdout
+    assert re.search(r"drift.csv: row 3, magnitude: .* is now", done[0].stdout)
+    assert re.search("1 differences in 1 of [3-9][0-9] files", done[0].stderr)
+    assert (clone / "drift.csv").read_text() == changed.to_csv(index=False)
     assert not [*clone.glob("**/seed-*"), *(tmp_path / "cache").rglob("*.safetensors")]
-    for name, value in env.items():
+    for name, value in away.items():
         monkeypatch.setenv(name, value)
     assert explorer.studies() == ["copy"] and recorded.folder("copy").parent.name == "recorded"
     monkeypatch.setenv("VD_RESULTS", str(folder / "results"))
@@ -402,6 +390,16 @@ def test_a_clone_without_runs_reads_them_as_recorded(smoke, tmp_path, monkeypatc
     files = [*rebuild.needed(study), *asked.of_our_prompts(study)]
     assert recorded.pack("copy", files).read_bytes() == whole
     paths.recorded("copy").unlink()
+
+
+def test_a_recorded_file_that_is_missing_is_named(smoke):
+    folder, env = smoke
+    stances = folder / "results" / "copy" / "pair_stances.parquet"
+    stances.rename(folder / "away")
+    command = [sys.executable, "-m", "vd", "copy", "--tables"]
+    done = subprocess.run(command, cwd=paths.ROOT, env=os.environ | env, **CAPTURED)
+    (folder / "away").rename(stances)
+    assert "pair_stances.parquet: 1 files of recorded runs are not there; they are" in done.stderr
 
 
 def test_step_0_is_the_parents_last_checkpoint(smoke):
@@ -429,14 +427,17 @@ def test_executed_notebooks_and_figures_are_kept(smoke):
         assert {f.suffix for f in figures.glob(f"{stem}.*")} == {".png", ".pdf", ".csv"}
 
 
-def test_same_study_twice_gives_identical_numbers(smoke, tmp_path):
+def test_the_same_run_twice_gives_identical_stances(smoke, tmp_path):
+    """From its data over SFT, the reward model and PPO to what the judge says of its replies."""
     folder, env = smoke
     again = env | {"VD_RESULTS": str(tmp_path / "results"), "VD_FIGURES": str(tmp_path / "figures")}
-    target = os.path.relpath(tmp_path / "results" / "copy" / "drift.csv", paths.ROOT)
+    stances = "copy/tiny-llama/sft-support/ppo-support/seed-0/stances.parquet"
+    target = os.path.relpath(tmp_path / "results" / stances, paths.ROOT)
     snakemake("--quiet", "all", "--", target, env=again)
-    assert (tmp_path / "results/copy/drift.csv").read_bytes() == (
-        folder / "results/copy/drift.csv"
-    ).read_bytes()
+    same = (
+        pd.read_parquet(place / stances) for place in (tmp_path / "results", folder / "results")
+    )
+    pd.testing.assert_frame_equal(*same, check_exact=True)
 
 
 def test_making_a_file_goes_on_after_a_kill(smoke, monkeypatch):
