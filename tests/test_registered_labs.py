@@ -1,4 +1,4 @@
-"""Statements on robust DPO and on DPO against RLHF, on worlds whose truth is planted."""
+"""Statements on robust DPO, on DPO against RLHF and on VISA, on worlds whose truth is planted."""
 
 import numpy as np
 import pandas as pd
@@ -8,10 +8,13 @@ from vd.data.probes import load_probes
 from vd.findings import student
 from vd.findings.verdicts import evaluate
 from vd.study.load import Study
+from vd.values import NAMES
 
 STEPS = (0, 4, 24)
 ROBUST = {name: f"sft/{name}" for name in ("dpo", "dpo_half", "kldpo", "wdpo", "drdpo")}
 LAB = {"dpo": "sft/dpo", "ppo": "sft/ppo"}
+VISA = {name: f"rewriter/{name}" for name in ("grpo", "dpo", "simpo")}
+VISA |= {name: name for name in ("rewriter", "asked", "unasked", "tuned", "tuned_dpo")}
 
 
 def study(paper, roles, seeds):
@@ -156,3 +159,62 @@ def test_a_run_that_ends_in_silence_has_no_end():
     ends = {"dpo": of_lab(0.7, np.nan, 0.3, 0.1, 0.3), "ppo": of_lab(0.7, 0.40, 0.5, 0.1, 0.2)}
     found = verdicts("dpo-or-rlhf", LAB, ends, np.random.default_rng(0))
     assert found["dpo_keeps_diversity"] == "undecided at this size"
+
+
+def rewriter(jsr, consistency, far, cosine=0.5, rewarded=0.5):
+    """Of a rewriter at the end; its start is a warm start with one success in five."""
+    found = {("rewriting", "JSR"): (0.2, jsr), ("rewriting", "L2"): (0.9, far)}
+    found["rewriting", "consistency"] = (0.6, consistency)
+    found["rewriting", "cosine"] = (0.4, cosine)
+    return found | {("rewriting", "cosine (reward)"): (0.4, rewarded)}
+
+
+def tuned(ordered, elsewhere, right):
+    """A model that moves the ordered value, two others by as much each, and its right answers."""
+    moved = {("values", name): (0.0, 0.0) for name in NAMES}
+    moved |= {("values", name): (0.1, 0.1 + elsewhere) for name in ("power", "tradition")}
+    return moved | {("values", "benevolence"): (0.1, 0.1 + ordered), ("quality", "answered"): right}
+
+
+def test_visa_as_the_paper_tells_it():
+    found = verdicts(
+        "visa",
+        VISA,
+        {
+            "rewriter": rewriter(0.2, 0.7, 0.9),
+            "grpo": rewriter(0.6, 0.8, 0.6, cosine=0.6, rewarded=0.9),
+            "dpo": rewriter(0.3, 0.6, 0.8),
+            "simpo": rewriter(0.3, 0.6, 0.8),
+            "asked": tuned(0.4, 0.02, (0.6, 0.6)),
+            "unasked": tuned(0.0, 0.02, (0.6, 0.6)),
+            # moves further, and half as far as `asked` per unit of the ordered value at its end
+            "tuned": tuned(0.8, 0.5, (0.6, 0.3)),
+            "tuned_dpo": tuned(0.8, 0.6, (0.6, 0.5)),
+        },
+        np.random.default_rng(0),
+    )
+    stances = found.pop("less_stance_drift")  # no stance moves anywhere here
+    assert stances == "practically equal" and set(found.values()) == {"holds"} and len(found) == 11
+
+
+def test_visa_where_tuning_does_as_well():
+    ends = {
+        "rewriter": rewriter(0.2, 0.3, 0.9),
+        "asked": tuned(0.2, 0.3, (0.6, 0.3)),
+        "unasked": tuned(0.2, 0.3, (0.6, 0.6)),
+        "tuned": tuned(0.8, 0.1, (0.6, 0.7)),
+        "tuned_dpo": tuned(0.8, 0.1, (0.6, 0.7)),
+    }
+    ends |= dict.fromkeys(("grpo", "dpo", "simpo"), rewriter(0.2, 0.6, 0.9))
+    found = verdicts("visa", VISA, ends, np.random.default_rng(1))
+    lost = ("rewrites_at_all", "less_value_drift", "no_tax", "tuning_pays")
+    assert {found.pop(key) for key in lost} == {"does not hold"}
+    assert set(found.values()) == {"practically equal"}
+
+
+def test_visa_where_the_order_moves_nothing_compares_no_drift():
+    ends = dict.fromkeys(("asked", "unasked"), tuned(-0.2, 0.0, (0.6, 0.6)))
+    ends |= dict.fromkeys(("tuned", "tuned_dpo"), tuned(0.8, 0.1, (0.6, 0.6)))
+    ends |= dict.fromkeys(("rewriter", "grpo", "dpo", "simpo"), rewriter(0.2, 0.6, 0.9))
+    found = verdicts("visa", VISA, ends, np.random.default_rng(0))
+    assert found["less_value_drift"] == found["less_stance_drift"] == "undecided at this size"

@@ -27,9 +27,14 @@ LEVELS = (0.25, 0.5, 1.0, 2.0)  # nats per reply at which runs are compared
 CLOCK = ("kl", "kl")  # the evaluation and its metric that tell them
 
 
+def clocked(study: Study) -> bool:
+    """Whether a study measures KL beside logits, so that drift can be seen against it."""
+    return study.probing.logits and CLOCK[0] in study.evaluations
+
+
 def files(study: Study) -> list[Path]:
-    """What a study's traces are read from; none where it measures no KL or no logits."""
-    if not study.probing.logits or CLOCK[0] not in study.evaluations:
+    """What a study's traces are read from; none where it evaluates nothing or has no logits."""
+    if not study.probing.logits or not study.evaluations:
         return []
     return [paths.table(study.name, name) for name in ("logit_stances.parquet", "evaluations.csv")]
 

@@ -57,8 +57,8 @@ class Evidence:
     def traces(self) -> Traces:
         """Logit stances and KL of the same runs."""
         if self._traces is None:
-            fix = "write `logits: true` under probing and `kl: {}` under evaluations"
-            raise ValueError(f"findings.{self.paper}: needs logit stances and KL; {fix}")
+            fix = "write `logits: true` under probing and what it reads under evaluations"
+            raise ValueError(f"findings.{self.paper}: needs logit stances and evaluations; {fix}")
         return self._traces
 
     def probability(self, role: str, stance: str) -> pd.Series:
@@ -73,6 +73,13 @@ class Evidence:
             said = f"no reply of '{self.roles[role]}' is judged at both ends"
             raise ValueError(f"findings.{self.paper}.{role}: {said}; judge them again")
         return change
+
+    def by_step(self, role: str) -> dict[str, pd.DataFrame]:
+        """Mean probability of each stance: seeds x judged steps."""
+        names = split_seed(self.stances["run"])
+        rows = self.stances.assign(seed=names["seed"])[names["name"] == self._lineage(role)]
+        means = rows.groupby(["seed", "step"])[P].mean()
+        return {stance: means[f"p_{stance}"].unstack("step") for stance in STANCES}
 
     def size(self, role: str, stance: str) -> pd.Series:
         """The size of a stance's change, whichever way it went, held fixed in the replicates.
