@@ -44,13 +44,16 @@ def _data(settings) -> str:
 
 def drift_against_kl(table: pd.DataFrame) -> Figure:
     """Drift of acquiescence and of lean over KL, whose axis is a square root: data sets are
-    colours, methods marks; bars are the standard deviation over seeds.
+    colours, methods marks, hollow and dashed where another run has the same of both; bars are the
+    standard deviation over seeds.
 
     `table` is that of `moved`.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     colours = distinct(table["data"].unique())
     marks = dict(zip(table["method"].unique(), MARKS, strict=False))
+    first = table.groupby("run", sort=False)[["method", "data"]].first()
+    again = {short_names(first.index.to_series())[run] for run in first.index[first.duplicated()]}
     table = table.assign(run=short_names(table["run"]))
     for ax, measure in zip(axes, ("acquiescence", "lean"), strict=True):
         for run, rows in table.groupby("run", sort=False):
@@ -63,6 +66,8 @@ def drift_against_kl(table: pd.DataFrame) -> Figure:
                 color=colours[first["data"]],
                 marker=marks[first["method"]],
                 markersize=4,
+                markerfacecolor="white" if run in again else None,
+                linestyle="--" if run in again else "-",
                 linewidth=1,
                 elinewidth=0.7,
                 label=f"{run} ({first['data']})",
