@@ -173,10 +173,15 @@ case "${1:-}" in
         shift
         setup
         say "Tests"
-        python -m pytest tests --numprocesses 2 --dist loadfile "$@"
+        tested=$(mktemp -d)
+        trap 'rm -rf "$tested"' EXIT
+        VD_TESTED_SMOKE=$tested/smoke python -m pytest tests --numprocesses 2 --dist loadfile "$@"
         say "Notebooks, on the study smoke"
-        copies=$(mktemp -d)
-        trap 'rm -rf "$copies"' EXIT
+        for place in "$tested"/smoke/*/; do # which tests have run already, if they were asked to
+            [ ! -d "$place" ] || export VD_RESULTS="${place}results" VD_FIGURES="${place}figures"
+        done
+        copies=$tested/notebooks
+        mkdir "$copies"
         python tests/notebooks_at_smoke.py "$copies"
         VD_PROGRESS=/dev/null python -m pytest "$copies" -c pyproject.toml --nbval-lax --nbval-current-env
         ;;

@@ -102,19 +102,41 @@ build.clusters(SETTINGS, np.random.default_rng(0).normal(size=(40, 8)).astype(np
 """
 
 
+def take_steps(package, cache):
+    environment = os.environ | {
+        "PYTHONPATH": f"{package}{os.pathsep}{paths.ROOT / 'tests'}",
+        "VD_CACHE": str(cache),
+    }
+    subprocess.run([sys.executable, "-c", STEPS], env=environment, cwd=package, check=True)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A copy of the package, and the cache that it filled and found full."""
+    folder = tmp_path_factory.mktemp("filled")
+    shutil.copytree(paths.ROOT / "vd", folder / "copy" / "vd")
+    for _ in range(2):
+        take_steps(folder / "copy", folder / "cache")
+    assert {step: len(kept(folder / "cache", step)) for step in ("embed", "clusters")} == {
+        "embed": 1,
+        "clusters": 1,
+    }
+    return folder
+
+
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit[2])
-def test_steps_are_taken_anew_when_their_code_changes(cache, tmp_path, edit):
+def test_steps_are_taken_anew_when_their_code_changes(filled, cache, edit):
     """A copy of the package with one line edited, on the cache that the unedited one filled."""
     file, before, after, expected = edit
-    shutil.copytree(paths.ROOT / "vd", tmp_path / "copy" / "vd")
-    file = tmp_path / "copy" / "vd" / file
+    shutil.copytree(filled / "cache", cache)
+    file = filled / "copy" / "vd" / file
     text = file.read_text(encoding="utf-8")
     assert text.count(before) == 1
-    for content in (text, text, text.replace(before, after)):
-        file.write_text(content, encoding="utf-8")
-        way = f"{tmp_path / 'copy'}{os.pathsep}{paths.ROOT / 'tests'}"
-        environment = os.environ | {"PYTHONPATH": way}
-        subprocess.run([sys.executable, "-c", STEPS], env=environment, cwd=tmp_path, check=True)
+    file.write_text(text.replace(before, after), encoding="utf-8")
+    try:
+        take_steps(filled / "copy", cache)
+    finally:
+        file.write_text(text, encoding="utf-8")
     assert {step: len(kept(cache, step)) for step in expected} == expected
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from base64 import urlsafe_b64encode
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -94,13 +95,16 @@ def snakemake(*words, env=None, check=True, root=paths.ROOT):
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """Folders of a finished study `copy`, equal to smoke, and the environment that finds them."""
-    folder = tmp_path_factory.mktemp("workflow") / ODD
+    """Folders of the finished study smoke, and the environment that finds them; below
+    VD_TESTED_SMOKE where that is set, for whom it may concern afterwards.
+    """
+    kept = os.environ.get("VD_TESTED_SMOKE")
+    folder = (Path(kept) if kept else tmp_path_factory.mktemp("workflow")) / ODD
     (folder / "configs").mkdir(parents=True)
-    shutil.copy(paths.NOTEBOOKS / "configs" / "smoke.yaml", folder / "configs" / "copy.yaml")
+    shutil.copy(paths.NOTEBOOKS / "configs" / "smoke.yaml", folder / "configs" / "smoke.yaml")
     env = {
         f"VD_{name.upper()}": str(folder / name) for name in ("configs", "results", "figures")
-    } | {"VD_STUDY": "copy"}
+    } | {"VD_STUDY": "smoke"}
     for name, text in (("sitecustomize.py", LOG), ("opened/none", "")):
         write_text(text, folder.parent / name)
     log = {"PYTHONPATH": f"{folder.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
@@ -114,7 +118,7 @@ def smoke(tmp_path_factory):
 def changed(smoke):
     """Change the finished study for one test; returns the jobs that would run, by rule and run."""
     folder, env = smoke
-    file = folder / "configs" / "copy.yaml"
+    file = folder / "configs" / "smoke.yaml"
     before = file.read_text()
 
     def jobs(change, **where):
@@ -129,7 +133,7 @@ def changed(smoke):
 
 def asked_for(output):
     """Jobs that Snakemake's output asks for: notebook and run."""
-    command = r"papermill notebooks/(\w+)\.ipynb .*-r STUDY copy( -r (?:RUN|RECIPE) (\S+))?"
+    command = r"papermill notebooks/(\w+)\.ipynb .*-r STUDY smoke( -r (?:RUN|RECIPE) (\S+))?"
     return {f"{match[1]} {match[3] or ''}" for match in re.finditer(command, output)}
 
 
@@ -196,7 +200,7 @@ def test_what_another_checkout_has_made_meanwhile_is_made_again(smoke):
     """Snakemake's own notes in this checkout say that all is well."""
     folder, env = smoke
     run = "tiny-llama/sft-support/simpo-support/seed-0"
-    file = folder / "results" / "copy" / run / "notebooks" / "02_preference.made"
+    file = folder / "results" / "smoke" / run / "notebooks" / "02_preference.made"
     before, times = file.read_text(), (file.stat().st_atime, file.stat().st_mtime)
     file.write_text(before.replace('"run.seed": 0', '"run.seed": 1'))
     os.utime(file, times)
@@ -215,7 +219,7 @@ def test_only_what_a_file_needs_is_made_for_it(changed, smoke):
 
     assert len(changed(change)) > 10
     run = "tiny-llama/sft-support/dpo-support/seed-0"
-    target = os.path.relpath(smoke[0] / "results" / "copy" / run / "responses.parquet", paths.ROOT)
+    target = os.path.relpath(smoke[0] / "results" / "smoke" / run / "responses.parquet", paths.ROOT)
     output = snakemake("--dry-run", "--printshellcmds", "--", target, env=smoke[1])
     assert asked_for(output) == {f"02_preference {run}", f"03_probe {run}"}
 
@@ -223,7 +227,7 @@ def test_only_what_a_file_needs_is_made_for_it(changed, smoke):
 def test_a_record_that_is_missing_is_a_job_that_is_not_finished(smoke):
     folder, env = smoke
     run = "tiny-llama/sft-support/simpo-support/seed-0"
-    file = folder / "results" / "copy" / run / "notebooks" / "03_probe.made"
+    file = folder / "results" / "smoke" / run / "notebooks" / "03_probe.made"
     file.rename(folder / "away")
     output = snakemake("--dry-run", "--printshellcmds", env=env)
     (folder / "away").rename(file)
@@ -283,7 +287,7 @@ def test_touching_a_notebook_runs_nothing(smoke):
 
 
 def test_latex_has_no_bare_percent(smoke):
-    files = list((smoke[0] / "results" / "copy" / "tables").glob("*.tex"))
+    files = list((smoke[0] / "results" / "smoke" / "tables").glob("*.tex"))
     assert len(files) == 2
     for file in files:
         assert not re.search(r"(?<!\\)%", file.read_text()), file.name
@@ -319,7 +323,7 @@ def test_no_job_reaches_for_the_network(smoke, tmp_path):
 
 
 def test_tables_keep_their_contract(smoke):
-    results = smoke[0] / "results" / "copy"
+    results = smoke[0] / "results" / "smoke"
     runs = load_study("smoke").policies()
     for run in runs:
         responses = pd.read_parquet(results / run / "responses.parquet")
@@ -361,12 +365,12 @@ def test_a_clone_without_runs_rebuilds_what_is_printed(smoke, tmp_path, monkeypa
     that was changed in print is found, and its file stays as it is.
     """
     folder, env = smoke
-    command = [sys.executable, "-m", "vd", "copy"]
+    command = [sys.executable, "-m", "vd", "smoke"]
     done = subprocess.run([*command, "--record"], cwd=paths.ROOT, env=os.environ | env, **CAPTURED)
-    archive = folder / "results" / "copy" / "recorded.zip"
+    archive = folder / "results" / "smoke" / "recorded.zip"
     whole = archive.read_bytes()
     assert done.returncode == 0 and "recorded.zip, 0." in done.stdout
-    clone = tmp_path / "results" / "copy"
+    clone = tmp_path / "results" / "smoke"
     shutil.copytree(archive.parent, clone, ignore=shutil.ignore_patterns("seed-*"))
     archive.unlink()
     changed = pd.read_csv(clone / "drift.csv")
@@ -384,26 +388,26 @@ def test_a_clone_without_runs_rebuilds_what_is_printed(smoke, tmp_path, monkeypa
     assert not [*clone.glob("**/seed-*"), *(tmp_path / "cache").rglob("*.safetensors")]
     for name, value in away.items():
         monkeypatch.setenv(name, value)
-    assert explorer.studies() == ["copy"] and recorded.folder("copy").parent.name == "recorded"
+    assert explorer.studies() == ["smoke"] and recorded.folder("smoke").parent.name == "recorded"
     monkeypatch.setenv("VD_RESULTS", str(folder / "results"))
-    study = load_study("copy")
+    study = load_study("smoke")
     files = [*rebuild.needed(study), *asked.of_our_prompts(study)]
-    assert recorded.pack("copy", files).read_bytes() == whole
-    paths.recorded("copy").unlink()
+    assert recorded.pack("smoke", files).read_bytes() == whole
+    paths.recorded("smoke").unlink()
 
 
 def test_a_recorded_file_that_is_missing_is_named(smoke):
     folder, env = smoke
-    stances = folder / "results" / "copy" / "pair_stances.parquet"
+    stances = folder / "results" / "smoke" / "pair_stances.parquet"
     stances.rename(folder / "away")
-    command = [sys.executable, "-m", "vd", "copy", "--tables"]
+    command = [sys.executable, "-m", "vd", "smoke", "--tables"]
     done = subprocess.run(command, cwd=paths.ROOT, env=os.environ | env, **CAPTURED)
     (folder / "away").rename(stances)
     assert "pair_stances.parquet: 1 files of recorded runs are not there; they are" in done.stderr
 
 
 def test_step_0_is_the_parents_last_checkpoint(smoke):
-    results = smoke[0] / "results" / "copy"
+    results = smoke[0] / "results" / "smoke"
     parent = pd.read_parquet(results / "tiny-llama/sft-support/seed-0/responses.parquet")
     child = pd.read_parquet(results / "tiny-llama/sft-support/dpo-support/seed-0/responses.parquet")
     last, first = parent[parent["step"] == parent["step"].max()], child[child["step"] == 0]
@@ -422,7 +426,7 @@ def test_executed_notebooks_and_figures_are_kept(smoke):
         prose = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
         for target in re.findall(r"\]\(([^):#]+)", prose):
             assert (notebook.parent / target).exists(), f"{notebook}: {target}"
-    figures = folder / "figures" / "copy"
+    figures = folder / "figures" / "smoke"
     for stem in {f.stem for f in figures.iterdir()}:
         assert {f.suffix for f in figures.glob(f"{stem}.*")} == {".png", ".pdf", ".csv"}
 
@@ -431,7 +435,7 @@ def test_the_same_run_twice_gives_identical_stances(smoke, tmp_path):
     """From its data over SFT, the reward model and PPO to what the judge says of its replies."""
     folder, env = smoke
     again = env | {"VD_RESULTS": str(tmp_path / "results"), "VD_FIGURES": str(tmp_path / "figures")}
-    stances = "copy/tiny-llama/sft-support/ppo-support/seed-0/stances.parquet"
+    stances = "smoke/tiny-llama/sft-support/ppo-support/seed-0/stances.parquet"
     target = os.path.relpath(tmp_path / "results" / stances, paths.ROOT)
     snakemake("--quiet", "all", "--", target, env=again)
     same = (
@@ -444,16 +448,16 @@ def test_making_a_file_goes_on_after_a_kill(smoke, monkeypatch):
     """What kill -9 leaves: Snakemake's lock, its mark of an unfinished job, and half a table."""
     for name, value in smoke[1].items():
         monkeypatch.setenv(name, value)
-    table = paths.table("copy", "tables/drift_all.md")
+    table = paths.table("smoke", "tables/drift_all.md")
     before = table.read_text()
     table.unlink()
-    half = paths.table("copy", "refusals.999999.part.csv")
+    half = paths.table("smoke", "refusals.999999.part.csv")
     half.write_text("run,")
-    unfinished = os.path.relpath(paths.table("copy", "neutral_kinds.csv"), paths.ROOT)
+    unfinished = os.path.relpath(paths.table("smoke", "neutral_kinds.csv"), paths.ROOT)
     mark = urlsafe_b64encode(unfinished.encode()).decode()
     write_text("{}", paths.ROOT / ".snakemake" / "incomplete" / mark)
     write_text(unfinished, paths.ROOT / ".snakemake" / "locks" / "0.output.lock")
-    make.make("copy", table)
+    make.make("smoke", table)
     assert table.read_text() == before and not half.exists()
 
 
