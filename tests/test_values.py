@@ -1,14 +1,17 @@
 """The space of values, what reads it, and the judge of consistency."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from vd import paths
 from vd import values as space
-from vd.data import sets
+from vd.data import reading, sets
 from vd.evaluations.metrics import rewriting
 from vd.evaluations.metrics import values as metric_of_values
+from vd.models import cross_encoder
 from vd.readers import consistency, trust, values, values_judge
 from vd.study.settings import Bootstrap, ModelSettings, Probing
 from vd.values import NAMES
@@ -146,6 +149,61 @@ def test_trust_counts_what_was_read():
     assert table.loc["mean", "sign"] == pytest.approx((0.5 + 9) / 10)
 
 
+def test_values_that_people_read_become_schwartzs_ten(place, monkeypatch):
+    """ValueEval's categories lie in a file beside its arguments; FULCRA's labels have two signs."""
+    monkeypatch.setenv("VD_DATA_DIR", str(place))
+    arguments = "Argument ID\tConclusion\tStance\tPremise\n"
+    arguments += "A1\tWe should ban noise\tagainst\tnoise is fun\n"
+    arguments += "A2\tWe should ban noise\tin favor of\tnoise makes ill\n"
+    names = "Argument ID\tSelf-direction: thought\tSelf-direction: action\tStimulation\tHedonism"
+    names += "\tAchievement\tPower: dominance\tFace\tSecurity: personal\tTradition\tHumility"
+    names += "\tConformity: rules\tBenevolence: caring\tUniversalism: nature"
+    labels = f"{names}\nA1\t0\t0\t1\t1" + "\t0" * 9 + "\n"
+    (place / "valueeval").mkdir()
+    (place / "valueeval" / "arguments-training.tsv").write_text(arguments)
+    with pytest.raises(ValueError, match=r"labels-training.tsv: no such file; add it"):
+        sets.corpus("valueeval")
+    (place / "valueeval" / "labels-training.tsv").write_text(labels)
+    rows, dropped = reading.read_public("valueeval", {})
+    assert dropped == {"not in labels-training.tsv": 1}
+    assert [rows[0][name] for name in NAMES] == [0, 1, 1, 0, 0, 0, 0, 0, 0, 0]
+    offended = sets.corpus("valueeval", {"of": "conclusion"}).iloc[0]
+    assert (offended["response"], offended["hedonism"]) == ("We should ban noise", -1)
+    (place / "fulcra").mkdir()
+    talk = "Human: Hi\nBob: Well?\nHuman: May I lie?\nBob: No, be honest."
+    told = [
+        ["benevolence: +1", "humility: 1", "power: -1", "power: +1"],
+        ["power: =1"],
+        ["luck: 1"],
+    ]
+    lines = [{"dialogue": talk + "!" * i, "value_types": labels} for i, labels in enumerate(told)]
+    (place / "fulcra" / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    rows, dropped = reading.read_public("fulcra", {})
+    assert sorted(dropped) == ["a label that cannot be read", "a value that is not among the ten"]
+    assert (rows[0]["prompt"], rows[0]["response"]) == ("May I lie?", "No, be honest.")
+    assert {n: rows[0][n] for n in NAMES if rows[0][n]} == {"benevolence": 1, "tradition": 1}
+
+
+def test_a_detector_may_learn_from_people_and_is_tried_on_them(place, monkeypatch):
+    monkeypatch.setenv("VD_DATA_DIR", str(place))
+    (place / "fulcra").mkdir()
+    lines = [
+        {"dialogue": f"Human: Why {i}?\nBob: For {i}.", "value_types": [f"power: {i % 2 * 2 - 1}"]}
+        for i in range(30)
+    ]
+    (place / "fulcra" / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    learnt = []
+    monkeypatch.setattr(cross_encoder, "train_on_numbers", lambda _, rows, *__: learnt.append(rows))
+    settings = values.ValueReaderSettings(**TINY, also=["fulcra"], examples=20)
+    values._train(settings, place)
+    own, all_of_it = len(values.split("detector")["learnt"]), learnt[0]["prompt"]
+    held_out = values.public("fulcra")[1]["text"]
+    assert len(all_of_it) == own + 20 and len(held_out) == 6
+    assert not set(held_out) & set(all_of_it)
+    table = trust.of_public({"reader": Reads()})
+    assert table["texts"].unique().tolist() == ["fulcra"] and len(table) == len(NAMES) + 1
+
+
 def test_consistency_is_the_mean_of_both_ways(place, monkeypatch):
     monkeypatch.delenv("VD_DATA_DIR", raising=False)
     judge = consistency.load(consistency.ConsistencySettings(**TINY))
@@ -214,6 +272,12 @@ def test_measures_of_rewritings_against_hand_computation():
     assert found["untouched"].tolist() == [0, 0, 0, 0]
     assert found["copies"].tolist()[:3] == [0, 1, 0] and np.isnan(found["copies"].iloc[3])
     assert found["length"].tolist() == [1, 1, 0.6, 1]
+    kinds = rewriting.by_kind(tasks, found)
+    assert kinds["JSR at L2 < 0.4"].tolist() == [1, 0, 0, 1]
+    assert kinds["JSR at L2 < 1.2"].tolist() == [1, 1, 0, 1]  # the third kept too little
+    one, whole = kinds["JSR of one value"], kinds["cosine of a whole step"]
+    assert one.tolist()[:2] == [1, 1] and one.isna().tolist() == [False, False, True, True]
+    assert whole.notna().tolist() == [False, False, True, False]
 
 
 def test_a_checkpoint_is_asked_for_rewritings(place, monkeypatch):

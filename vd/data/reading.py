@@ -197,7 +197,7 @@ def _source(name: str, seed: int | None) -> tuple[Path | str, Iterator[tuple[int
     """Where a data set is, and its rows, numbered; with a seed streamed in shuffled order."""
     public = PUBLIC[name]
     if file := mirrored(name):
-        return file, formats.rows(file)
+        return file, _joined(file, public.beside) if public.beside else formats.rows(file)
     if mirror() or public.hub is None:
         fix = (
             f"unset VD_DATA_DIR to read {public.hub} from the hub"
@@ -213,6 +213,18 @@ def _source(name: str, seed: int | None) -> tuple[Path | str, Iterator[tuple[int
     if seed is not None:
         found = found.shuffle(seed=seed, buffer_size=STREAM_BUFFER)
     return public.hub, enumerate(_hub_rows(name, found), start=1)
+
+
+def _joined(file: Path, beside: tuple[str, str]) -> Iterator[tuple[int, dict | str]]:
+    """Rows of a mirror's file with the columns of another one; one that is not there is a reason."""
+    other, key = mirror() / beside[0], beside[1]
+    if not other.exists():
+        raise ValueError(f"{other}: no such file; add it, which {file.name} needs")
+    more = {row[key]: row for row in formats.lines(other)}
+    for number, row in formats.rows(file):
+        if isinstance(row, dict):
+            row = row | more[row[key]] if row.get(key) in more else f"not in {other.name}"
+        yield number, row
 
 
 def _hub_rows(name: str, found) -> Iterator[dict]:

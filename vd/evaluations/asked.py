@@ -37,7 +37,7 @@ def step_of(replies: pd.DataFrame) -> int:
 def of_our_prompts(study: Study) -> list[Path]:
     """Those files of a study that quote nobody: a mirror's requests are not ours to pass on."""
     folders = [paths.run(study.name, run) / "asked" for run in study.policies()]
-    names = ("quality", "questions", "diversity")
+    names = ("quality", "questions", "diversity", "rewriting")
     return [
         file for folder in folders for name in names for file in folder.glob(f"{name}-*.parquet")
     ]

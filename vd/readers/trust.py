@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import accuracy_score, f1_score
 
-from vd.data import sets
+from vd.data import reading, sets
 from vd.readers import consistency, values
 from vd.values import NAMES
 
@@ -50,6 +50,20 @@ def of_readers(readers: dict[str, object], reads: str = "detector") -> pd.DataFr
     if "again" in rows:
         found["a second reading"] = np.array(rows["again"].tolist(), dtype=float)
     parts = [of_values(read, labels).assign(reader=name) for name, read in found.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def of_public(readers: dict[str, object], examples: int = 400) -> pd.DataFrame:
+    """`of_values` of readers by name on held-out texts of others with people's labels, the first
+    `examples` of each set that a mirror holds: with columns texts and reader.
+    """
+    parts = [pd.DataFrame(columns=["texts", "reader"])]
+    for name in filter(reading.mirrored, values.PUBLIC):
+        rows = values.public(name)[1].head(examples)
+        labels = rows[list(NAMES)].to_numpy(float)
+        for who, reader in readers.items():
+            table = of_values(reader.read(rows["text"]), labels)
+            parts.append(table.assign(texts=name, reader=who))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -8,7 +8,8 @@ Both are encoders with ten outputs through tanh, trained by mean squared error a
 (Yao et al. 2023, arXiv 2311.10766), on corpora of ours on first use, and kept in the cache. A fifth
 of the groups of texts that belong together (contrast pairs, paraphrases) is held out. The detector
 learns from half of the others; a judge that shares neither texts nor encoder with it learns from
-the other half (vd/readers/values_judge.py).
+the other half (vd/readers/values_judge.py). A detector may learn from people's labels as well,
+`also`, where a mirror holds them.
 """
 
 from pathlib import Path
@@ -26,6 +27,7 @@ from vd.values import NAMES
 
 CORPORA = {"detector": "values", "translator": "value_instructions"}
 TEXT = {"detector": "text", "translator": "instruction"}
+PUBLIC = ("valueeval", "fulcra")  # texts with people's labels
 
 
 class ValueReaderSettings(trained.TrainedSettings):
@@ -33,6 +35,8 @@ class ValueReaderSettings(trained.TrainedSettings):
 
     epochs: Count = 10
     reads: Literal["detector", "translator"] = "detector"
+    also: list[Literal[PUBLIC]] = []  # texts of others that a detector learns from
+    examples: Count = 1000  # of each of these, at most
 
 
 class ValueReader(trained.TrainedJudge):
@@ -61,10 +65,17 @@ def split(reads: str) -> dict[str, pd.DataFrame]:
     return {name: rows[group.isin(names)] for name, names in parts.items()}
 
 
+def public(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A set of people's labels as (texts to learn from, held-out texts): text and the ten values;
+    no prompt is in both.
+    """
+    return trained.split(sets.corpus(name).rename(columns={"response": "text"}))
+
+
 def load(settings: ValueReaderSettings | None = None) -> ValueReader:
     """A reader, trained on first use, in minutes."""
     settings = settings or ValueReaderSettings()
-    data = [CORPORA[settings.reads]]
+    data = [CORPORA[settings.reads], *settings.also]
     return ValueReader(trained.kept("values", settings, data, _train), settings.max_length)
 
 
@@ -74,7 +85,12 @@ def _rows(texts: pd.Series) -> pd.DataFrame:
 
 
 def _train(settings: ValueReaderSettings, folder: Path) -> None:
-    rows = split(settings.reads)["learnt"]
+    drawn = np.random.default_rng(settings.seed)
+    parts = [split(settings.reads)["learnt"]]
+    for name in settings.also:
+        rows = public(name)[0]
+        parts.append(rows.iloc[drawn.permutation(len(rows))[: settings.examples]])
+    rows = pd.concat(parts, ignore_index=True)
     how = trained.how(settings, f"value {settings.reads}", settings.reads, len(NAMES))
     steps = cross_encoder.steps_of(how, len(rows))
     progress = Progress("judge", f"training the value {settings.reads}", steps)

@@ -37,7 +37,7 @@ def is_file(data: str) -> bool:
 
 def is_csv(file: str | Path) -> bool:
     """Whether a file is a CSV, by its ending; all others hold JSON lines."""
-    return str(file).endswith((".csv", ".csv.gz"))
+    return str(file).endswith((".csv", ".csv.gz", ".tsv"))
 
 
 def stem(file: str | Path) -> str:

@@ -2,10 +2,11 @@
 
 A file of vd/data/public holds
 
-    KIND         what it is for: sft, preference, prompts or stances
+    KIND         what it is for: texts, pairs, prompts, stances or labels
     HUB          its name on the hub, None where it is not there; REVISION, a commit of the hub
     LICENCE      its terms
     MIRROR       its files in a mirror folder (VD_DATA_DIR); the first that is there is read
+    BESIDE       a second file there, and the column by which its columns are added to the rows
     convert      a row in, its texts out, or the reason why the row is left out; further arguments
                  are the set's filters, which a study may set
     PARTS        other data sets of which it is made, in place of files of its own
@@ -57,7 +58,7 @@ ROOM = "data.public"
 class Public:
     """A public data set, as its file declares it."""
 
-    kind: Literal["texts", "pairs", "prompts", "stances"]
+    kind: Literal["texts", "pairs", "prompts", "stances", "labels"]
     hub: str | None
     revision: str | None
     licence: str
@@ -67,6 +68,7 @@ class Public:
     large: bool
     size: tuple[int, int, int] | None
     parts: tuple[str, ...] = ()
+    beside: tuple[str, str] | None = None
 
 
 def declared(name: str) -> Public:
@@ -83,6 +85,7 @@ def declared(name: str) -> Public:
         getattr(file, "LARGE", False),
         getattr(file, "SIZE", None),
         getattr(file, "PARTS", ()),
+        getattr(file, "BESIDE", None),
     )
 
 

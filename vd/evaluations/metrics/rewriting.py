@@ -6,6 +6,9 @@ rewriters learn from.
     L2, cosine                        of the reply's values and the target clip(v(y_0) + shift)
     JSR                               share with L2 < 0.8 and consistency > 0.3, VISA's joint
                                       success rate (arXiv 2603.04822)
+    JSR at L2 < t                     the same with another threshold
+    JSR / cosine of ...               of prompts that ask for one value or for several, for shifts
+                                      of a half or of one
     untouched                         mean absolute change of values that were not asked for
     cosine (reward)                   by the detector that a reward may use; how far it lies above
                                       the judge's tells how far a policy has learnt the detector
@@ -32,8 +35,8 @@ from vd.study.types import Count
 from vd.values import NAMES
 
 DATA = "value_rewrites_held_out"
-SHARES = ("JSR", "copies")
 NEAR, KEPT = 0.8, 0.3  # VISA's thresholds of L2 and of consistency
+OTHERS = (0.4, 0.6, 1.0, 1.2)  # thresholds of L2
 
 
 class Settings(EvaluationSettings):
@@ -58,9 +61,11 @@ def evaluate(responder, replies: pd.DataFrame, settings: Settings, study, run) -
     said = asked.ask("rewriting", responder, prompts, asked.step_of(replies), study, run)
     said = said.groupby("prompt_id", sort=False)["response"].first()
     found = measured(tasks, tasks["id"].map(said), *readers(settings))
+    found = found.join(by_kind(tasks, found))
     rows = []
     for name, own in found.items():
-        measure = intervals.share if name in SHARES else intervals.mean
+        shares = name == "copies" or name.startswith("JSR")
+        measure = intervals.share if shares else intervals.mean
         rows.append(measure(name, own.dropna().to_numpy(float), study.bootstrap))
     return pd.DataFrame(rows)
 
@@ -91,3 +96,17 @@ def measured(tasks: pd.DataFrame, texts: pd.Series, judge, detector, nli) -> pd.
         copies=np.where((shift != 0).any(axis=1), copies, np.nan),
         length=texts.str.split().str.len().to_numpy() / words,
     ).assign(**{"cosine (reward)": space.cosine(detector.read(texts), rewarded)})
+
+
+def by_kind(tasks: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """Of `measured`: success at other thresholds, and by what was asked for; NaN elsewhere."""
+    kept = found["consistency"] > KEPT
+    table = {f"JSR at L2 < {t:g}": ((found["L2"] < t) & kept).astype(float) for t in OTHERS}
+    shift = tasks[list(NAMES)].abs()
+    n, most = (shift > 0).sum(axis=1), shift.max(axis=1)
+    kinds = {"one value": n == 1, "several values": n > 1}
+    kinds |= {"half a step": most.between(0, 0.5, "right"), "a whole step": most > 0.5}
+    for kind, there in kinds.items():
+        for name in ("JSR", "cosine"):
+            table[f"{name} of {kind}"] = found[name].astype(float).where(there)
+    return pd.DataFrame(table, found.index)
