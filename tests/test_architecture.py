@@ -201,6 +201,7 @@ def test_notebooks_are_the_series():
         "A2_recipe",
         "A3_paid_judge",
         "A4_lab",
+        "A5_visa",
     ]
 
 

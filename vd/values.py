@@ -22,6 +22,8 @@ VALUES = {  # in the order of the circle, with what each is about
 }
 NAMES = tuple(VALUES)
 SOME, MUCH = 0.25, 0.75  # least shifts that are told as more, and as much more
+NEAR, KEPT = 0.8, 0.3  # VISA's thresholds of a rewriting's distance and of its consistency
+OTHERS = (0.4, 0.6, 1.0, 1.2)  # thresholds of the distance that are looked at as well
 
 
 def circle() -> np.ndarray:

@@ -34,48 +34,43 @@ MEASURES = {  # what stands in the table, by evaluation and metric, and which wa
 }
 
 
-def over_seeds(measured: pd.DataFrame, drift: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
-    """`MEASURES` at the last checkpoint of every run, all seeds together: run (a short name),
+def over_seeds(
+    measured: pd.DataFrame,
+    drift: pd.DataFrame | None,
+    alpha: float = 0.05,
+    measures: dict[tuple[str, str], str] = MEASURES,
+) -> pd.DataFrame:
+    """`measures` at the last checkpoint of every run, all seeds together: run (a short name),
     evaluation, metric, value, lo, hi, n_seeds.
 
-    `measured` are evaluations of all runs, `drift` their drift tables (vd.drift). Of several seeds
-    intervals are Student's over seeds; of one they are what the evaluation gave.
+    `measured` are evaluations of all runs, `drift` their drift tables (vd.drift), if any. Of several
+    seeds intervals are Student's over seeds; of one they are what the evaluation gave.
     """
     columns = ["run", "evaluation", "metric", "value", "lo", "hi", "n_seeds"]
     last = measured[measured["step"] == measured.groupby("run")["step"].transform("max")]
-    moved = drift[(drift["topic"] == "all") & (drift["stance"] == "support")]
-    moved = pd.DataFrame(
-        {
-            "run": moved["run"],
-            "evaluation": "drift",
-            "metric": "support",
-            "value": moved["magnitude"],
-            "lo": moved["magnitude_lo"],
-            "hi": moved["magnitude_hi"],
-            "n": moved["n_prompts"],
-        }
-    )
-    rows = pd.concat([last[moved.columns], moved], ignore_index=True)
-    known = pd.MultiIndex.from_tuples(MEASURES)
+    rows = last[["run", "evaluation", "metric", "value", "lo", "hi", "n"]]
+    if drift is not None:
+        rows = pd.concat([rows, _as_measured(drift)], ignore_index=True)
+    known = pd.MultiIndex.from_tuples(measures)
     rows = rows[(rows["n"] > 0) & rows.set_index(["evaluation", "metric"]).index.isin(known)]
     rows = rows.assign(lineage=split_seed(rows["run"])["name"])
     table = [
-        {"run": run, "evaluation": evaluation, "metric": metric, **_mean(own, alpha)}
+        {"run": run, "evaluation": evaluation, "metric": metric, **mean_over_seeds(own, alpha)}
         for (run, evaluation, metric), own in rows.groupby(
             ["lineage", "evaluation", "metric"], sort=False
         )
     ]
     table = pd.DataFrame(table, columns=columns)
-    order = {key: place for place, key in enumerate(MEASURES)}
+    order = {key: place for place, key in enumerate(measures)}
     place = [order[key] for key in zip(table["evaluation"], table["metric"], strict=True)]
     table = table.assign(run=short_names(table["run"]), place=place)
     return table.sort_values("place", kind="stable").drop(columns="place").reset_index(drop=True)
 
 
-def as_table(table: pd.DataFrame) -> pd.DataFrame:
+def as_table(table: pd.DataFrame, measures: dict[tuple[str, str], str] = MEASURES) -> pd.DataFrame:
     """`over_seeds` for reading: a row per measure, a column per run, value [interval]."""
     cells = [f"{row.value:.2f} [{row.lo:.2f}, {row.hi:.2f}]" for row in table.itertuples()]
-    better = [MEASURES[key] for key in zip(table["evaluation"], table["metric"], strict=True)]
+    better = [measures[key] for key in zip(table["evaluation"], table["metric"], strict=True)]
     return (
         table.assign(cell=cells, better=better)
         .pivot_table(
@@ -130,10 +125,28 @@ def side_by_side(study: Study, name: str = "quality", prompts: int = 10) -> pd.D
     return table.iloc[np.argsort(order.to_numpy(), kind="stable")][columns].reset_index(drop=True)
 
 
-def _mean(own: pd.DataFrame, alpha: float) -> dict:
-    """Mean over seeds with its interval."""
+def mean_over_seeds(own: pd.DataFrame, alpha: float) -> dict:
+    """The mean of rows (value, lo, hi), one per seed, with its interval: Student's over seeds, or
+    the one seed's own.
+    """
     n = len(own)
     if n == 1:
         return {**own[["value", "lo", "hi"]].iloc[0], "n_seeds": 1}
     found = student.over_seeds("", "", own["value"], alpha, None, n)
     return {"value": found["estimate"], "lo": found["lo"], "hi": found["hi"], "n_seeds": n}
+
+
+def _as_measured(drift: pd.DataFrame) -> pd.DataFrame:
+    """Drift of support over all topics, as if an evaluation had measured it."""
+    moved = drift[(drift["topic"] == "all") & (drift["stance"] == "support")]
+    return pd.DataFrame(
+        {
+            "run": moved["run"],
+            "evaluation": "drift",
+            "metric": "support",
+            "value": moved["magnitude"],
+            "lo": moved["magnitude_lo"],
+            "hi": moved["magnitude_hi"],
+            "n": moved["n_prompts"],
+        }
+    )

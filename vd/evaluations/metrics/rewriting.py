@@ -32,11 +32,9 @@ from vd.readers.values import ValueReaderSettings
 from vd.rewards import rewriting
 from vd.study.settings import EvaluationSettings, ModelSettings
 from vd.study.types import Count
-from vd.values import NAMES
+from vd.values import KEPT, NAMES, NEAR, OTHERS
 
 DATA = "value_rewrites_held_out"
-NEAR, KEPT = 0.8, 0.3  # VISA's thresholds of L2 and of consistency
-OTHERS = (0.4, 0.6, 1.0, 1.2)  # thresholds of L2
 
 
 class Settings(EvaluationSettings):
