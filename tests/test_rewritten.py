@@ -9,11 +9,13 @@ import yaml
 from small import smoke_with
 
 from vd import paths, values
+from vd.judging.api import ApiJudge
 from vd.methods import rewritten
 from vd.probing.responders import load_responder
 from vd.store.files import read_json
 from vd.study.file import StudyError
 from vd.study.load import load_study
+from vd.study.servers import TranslatorApi
 from vd.study.settings import Probing
 from vd.training.train import train_run
 from vd.values import NAMES
@@ -33,7 +35,7 @@ def study_of(place, **keys):
 
 
 def test_answers_are_rewritten_as_the_instruction_asks(place, monkeypatch):
-    monkeypatch.setattr(rewritten, "translated", lambda words: SHIFT * (words == "be kind"))
+    monkeypatch.setattr(rewritten, "translated", lambda words, *_: SHIFT * (words == "be kind"))
     study = study_of(place, instruction="be kind")
     run = study.run(RUN)
     assert study.trained_before(run) == [REWRITER] and run.parent is None
@@ -61,6 +63,26 @@ def test_answers_are_rewritten_as_the_instruction_asks(place, monkeypatch):
 
 def test_without_an_instruction_the_same_values_are_asked_for():
     assert (rewritten.translated(None) == 0).all()
+
+
+def test_a_server_may_translate(place, monkeypatch):
+    """It is asked of each value, and what it will not read is one line."""
+    settings = TranslatorApi(model="m")
+    assert settings.prompt == "translator-v1"
+
+    def judged(api, asked, progress=None):
+        kind = asked["prompt"].str.startswith("benevolence")
+        none = dict.fromkeys(("p_less", "p_much_less"), 0.0)
+        table = pd.DataFrame({"p_much_more": kind * 0.6, "p_more": kind * 0.4}, asked.index)
+        status = np.where(asked["response"] == "??", "unclear", "ok")
+        return table.assign(p_same=1.0 - kind, status=status, **none)
+
+    monkeypatch.setattr(ApiJudge, "judge", judged)
+    assert rewritten.translated("be kind", settings).tolist() == (0.8 * SHIFT).tolist()
+    with pytest.raises(
+        ValueError, match=r"the order '\?\?' is unclear for self-direction; word it"
+    ):
+        rewritten.translated("??", settings)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import minimize
 
 from vd import paths
 from vd import values as space
@@ -45,6 +46,32 @@ def test_targets_stay_in_the_cube_and_distances_are_euclidean():
         (0.8 + 0.375) / np.hypot(0.8, 0.5) / np.hypot(1, 0.75)
     )
     assert space.cosine(points(), target)[0] == 0  # nothing expressed agrees with nothing
+
+
+def test_the_nearest_target_that_meets_a_preference():
+    """Against an optimiser that knows nothing of circles, from starts at the edge of the cube."""
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        start, preference = rng.uniform(-1, 1, 10).round(), rng.uniform(-1, 1, 10)
+        found = space.nearest(start, preference, reach=0.6)
+        wanted = space.circle() @ preference
+        wanted /= np.abs(wanted).sum()
+        best = minimize(
+            lambda v, start=start: ((v - start) ** 2).sum(),
+            np.zeros(10),
+            bounds=[(-1, 1)] * 10,
+            constraints={"type": "ineq", "fun": lambda v, wanted=wanted: wanted @ v - 0.6},
+            method="SLSQP",
+        )
+        assert wanted @ found == pytest.approx(0.6, abs=1e-6)
+        assert np.linalg.norm(found - start) == pytest.approx(np.sqrt(best.fun), abs=1e-3)
+    # who is there already stays, and opposite values give way
+    assert (space.nearest(found, preference, reach=0.5) == found).all()
+    caring = space.nearest(np.zeros(10), points(benevolence=1.0)[0])
+    assert caring[NAMES.index("achievement")] == -caring[NAMES.index("benevolence")] < 0
+    for preference, reach in ((points()[0], 0.5), (points(power=1.0)[0], 1.1)):
+        with pytest.raises(ValueError, match=r"prefers nothing|write at most 1"):
+            space.nearest(np.zeros(10), preference, reach)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,33 @@ def moved(points: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     return np.clip(points + shifts, -1, 1)
 
 
+def nearest(start: np.ndarray, preference: np.ndarray, reach: float = 0.5) -> np.ndarray:
+    """The target (10,) nearest to a start in the cube that meets a stated preference (10,): whose
+    agreement with it, (C p . v) / |C p|_1 with the circle C, is at least `reach`.
+
+    Ours, in place of VISA's adaptive value search, of which only the name and that it has two
+    levels are known. The inner level is the best point at a given strength s, clip(v + s C p); the
+    outer one looks for the least strength that reaches, which is the nearest point by the
+    conditions of Karush, Kuhn and Tucker. ValueError for a preference of nothing, or a reach
+    above 1, which no point has.
+    """
+    wanted = circle() @ preference
+    if not np.abs(wanted).sum() > 1e-9:
+        raise ValueError("preference: it prefers nothing; name a value")
+    wanted = wanted / np.abs(wanted).sum()
+    inner = lambda strength: np.clip(start + strength * wanted, -1, 1)  # noqa: E731
+    farthest = 2 / np.abs(wanted[np.abs(wanted) > 1e-9]).min()  # from one end to the other
+    if reach > 1:
+        raise ValueError(f"reach: no target reaches {reach:g}; write at most 1")
+    low, high = 0.0, farthest
+    if wanted @ start >= reach:
+        return start.copy()
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if wanted @ inner(middle) >= reach else (middle, high)
+    return inner(high)
+
+
 def cosine(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Cosines (N,) of points and targets; 0 where either expresses nothing."""
     lengths = np.linalg.norm(points, axis=1) * np.linalg.norm(targets, axis=1)

@@ -6,8 +6,9 @@ trained, the model stays as it came.
     instruction: be more caring, mind tradition less
 
 Step 0 is the model as it came, step 1 what it says once it is rewritten. A translator reads the
-instruction as a shift of the ten values (vd/readers/values.py), which the rewriter is told in
-words; null asks for the same values, which shows what rewriting alone does.
+instruction as a shift of the ten values (vd/readers/values.py, or the server that `translator`
+names), which the rewriter is told in words; null asks for the same values, which shows what
+rewriting alone does.
 """
 
 from pathlib import Path
@@ -23,6 +24,7 @@ from vd.models.weights import weights_digest
 from vd.store.files import read_json, write_json
 from vd.store.progress import Timer
 from vd.study.runs import Run
+from vd.study.servers import TranslatorApi
 from vd.study.settings import MethodSettings
 
 READS = None
@@ -37,6 +39,7 @@ class Settings(MethodSettings):
     instruction: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = (
         None
     )
+    translator: TranslatorApi | None = None  # a server in place of the trained translator
 
     @property
     def checkpoints(self) -> dict[int, str]:
@@ -47,7 +50,7 @@ class Settings(MethodSettings):
 def train(run: Run) -> list[Path]:
     """Say in either checkpoint's folder who answers for it; the record has the shift."""
     timer, end = Timer(), paths.last_checkpoint(run.study, run.scorer)
-    shift = translated(run.settings.instruction)
+    shift = translated(run.settings.instruction, run.settings.translator, run.study)
     of_model = {"kind": "elsewhere", "source": run.model_settings.source}
     of_model |= {"revision": run.model_settings.revision}
     place = end.relative_to(paths.results(run.study)).as_posix()
@@ -61,12 +64,19 @@ def train(run: Run) -> list[Path]:
     return made
 
 
-def translated(instruction: str | None) -> np.ndarray:
-    """The shift (10,) that an instruction asks for."""
+def translated(
+    instruction: str | None, server: TranslatorApi | None = None, study: str = "rewritten"
+) -> np.ndarray:
+    """The shift (10,) that an instruction asks for, as read here or by a server."""
     if instruction is None:
         return np.zeros(len(values.NAMES))
     # here and not above: a study that names this method pays for it when it is used
-    from vd.readers import values as readers
+    if server:
+        from vd.readers.translator_api import ApiTranslator
 
-    translator = readers.load(readers.ValueReaderSettings(reads="translator"))
+        translator = ApiTranslator(server, study)
+    else:
+        from vd.readers import values as readers
+
+        translator = readers.load(readers.ValueReaderSettings(reads="translator"))
     return translator.read(pd.Series([instruction]))[0]

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -89,3 +90,10 @@ class ApiJudgeSettings(ServerSettings):
     vote_temperature: float = Field(1.0, ge=0)
     seed: int = 0  # of the draw and of the requests
     batch: bool = Field(False, exclude=True)  # the Batch API: half the price, within a day
+
+
+class TranslatorApi(ApiJudgeSettings):
+    """A server that reads orders to change values."""
+
+    prompt: str = "translator-v1"
+    share: Literal[1.0] = 1.0
