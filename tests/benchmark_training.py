@@ -3,7 +3,7 @@ results/benchmark.json.
 
 Each method of a study takes eight steps, of which the last four are timed. The limit is the time
 that their floating-point operations, counted while the same steps are trained once more, would take
-at the rate of a large matrix product in the run's precision. Run it on an idle machine; one job has
+at the rate of a large matrix product in the precision in which the machine computes it. Run it on an idle machine; one job has
 one thread.
 """
 
@@ -17,6 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vd import paths
+from vd.models.precision import computed_in
 from vd.store import files
 from vd.store.provenance import provenance
 from vd.study.load import load_study
@@ -64,12 +65,14 @@ def gained(run, read):
 
 def measured(run):
     """Seconds of a step, beside those that its operations would take at the rate of the machine."""
-    rate = gemm(getattr(torch, run.model_settings.dtype))
+    dtype = computed_in(run.model_settings.dtype)
+    rate = gemm(dtype)
     seconds = gained(run, time.perf_counter)
     with FlopCounterMode(display=False) as counter:
         flops = gained(run, counter.get_total_flops)
     return {
         "method": run.method,
+        "computed_in": str(dtype).removeprefix("torch."),
         "seconds_per_step": round(seconds, 2),
         "limit_seconds": round(flops / rate, 2),
         "share_of_limit": round(flops / rate / seconds, 2),
