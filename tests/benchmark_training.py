@@ -3,8 +3,8 @@ results/benchmark.json.
 
 Each method of a study takes eight steps, of which the last four are timed. The limit is the time
 that their floating-point operations, counted while the same steps are trained once more, would take
-at the rate of a large matrix product in the precision in which the machine computes it. Run it on an idle machine; one job has
-one thread.
+at the rate of a large matrix product in the precision in which the machine computes it. Run it on
+an idle machine; one job has one thread.
 """
 
 import os
