@@ -15,7 +15,7 @@ from vd.study.load import Study
 def drift_by_topic(drift: pd.DataFrame, stance: str) -> pd.DataFrame:
     """Drift magnitude [interval] and time of one stance: a row per topic, a column per run."""
     rows = drift[drift["stance"] == stance]
-    cells = rows.assign(run=short_names(rows["run"]), cell=[_cell(r) for r in rows.itertuples()])
+    cells = rows.assign(run=short_names(rows["run"]), cell=_cells(rows))
     return cells.pivot_table(
         index="topic", columns="run", values="cell", aggfunc="first", sort=False
     ).reset_index()
@@ -24,7 +24,7 @@ def drift_by_topic(drift: pd.DataFrame, stance: str) -> pd.DataFrame:
 def drift_overall(drift: pd.DataFrame) -> pd.DataFrame:
     """Drift magnitude [interval] and time over all topics: a row per run, a column per stance."""
     rows = drift[drift["topic"] == "all"]
-    cells = rows.assign(run=short_names(rows["run"]), cell=[_cell(r) for r in rows.itertuples()])
+    cells = rows.assign(run=short_names(rows["run"]), cell=_cells(rows))
     return cells.pivot_table(
         index="run", columns="stance", values="cell", aggfunc="first", sort=False
     ).reset_index()
@@ -78,7 +78,13 @@ def write(table: pd.DataFrame, path: Path, caption: str) -> None:
     files.write_text(latex.replace("→", r"$\to$"), path.with_suffix(".tex"))
 
 
-def _cell(row) -> str:
-    # no time where there may be no drift
-    time = "–" if np.isnan(row.time) else f"{row.time:.2f}"
-    return f"{row.magnitude:+.2f} [{row.magnitude_lo:+.2f}, {row.magnitude_hi:+.2f}], {time}"
+def _cells(rows: pd.DataFrame) -> list[str]:
+    """Magnitude [interval], time; a dash where there may be no drift, and no times at all where
+    none can be told, as with two checkpoints.
+    """
+    told = rows["time"].notna().any()
+    return [
+        f"{row.magnitude:+.2f} [{row.magnitude_lo:+.2f}, {row.magnitude_hi:+.2f}]"
+        + (f", {'–' if np.isnan(row.time) else f'{row.time:.2f}'}" if told else "")
+        for row in rows.itertuples()
+    ]
