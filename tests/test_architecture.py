@@ -31,12 +31,12 @@ ROOMS = [  # data flow from left to right, so imports lead to the left; loose mo
     "models",
     "data",
     "readers",
+    "judging",  # stories judge later, but a judge may be what a method learns from
     "rewards",
     "training",
     "methods",
     "costs",
     "probing",
-    "judging",
     "evaluations",
     "drift",
     "recipes",
@@ -44,7 +44,7 @@ ROOMS = [  # data flow from left to right, so imports lead to the left; loose mo
     "figures",
     "workflow",
 ]
-LOOSE = {"finite", "lineages", "paths", "plugins", "stances", "values"}
+LOOSE = {"finite", "lineages", "paths", "plugins", "stances", "texts", "values"}
 
 
 def room(module):

@@ -154,7 +154,10 @@ def test_mistakes_are_told_before_any_work(place):
 
     assert wrong(a=BY_RUN) == wrong(a=BY_RUN | {"writer": {"model": "m"}}) == []
     for change, said in (
-        ({"recipe": "magic"}, "recipes.a.recipe: no recipe 'magic'; write one of synthetic_pairs"),
+        (
+            {"recipe": "magic"},
+            "recipes.a.recipe: no recipe 'magic'; write one of critique_revise, synthetic_pairs",
+        ),
         ({"writer": "nobody"}, "recipes.a.writer: no run 'nobody' writes texts; write one of base"),
         ({"writer": {"model": "m", "price": 1}}, "recipes.a.writer.price: unknown key"),
         ({"prompts": "nothing"}, "recipes.a.prompts: no data set 'nothing'"),

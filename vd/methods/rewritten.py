@@ -72,7 +72,7 @@ def translated(
         return np.zeros(len(values.NAMES))
     # here and not above: a study that names this method pays for it when it is used
     if server:
-        from vd.readers.translator_api import ApiTranslator
+        from vd.judging.translator import ApiTranslator
 
         translator = ApiTranslator(server, study)
     else:

@@ -14,12 +14,14 @@ import json
 import pandas as pd
 
 from vd import paths
+from vd.judging import safety
 from vd.judging.offline import load_judge
 from vd.recipes import writers
 from vd.recipes.making import Making, cost, yield_table
 from vd.store import files, fingerprint
 from vd.store.progress import Timer
 from vd.store.provenance import provenance
+from vd.study import recipes
 from vd.study.load import Study
 from vd.study.recipes import find_recipe
 
@@ -38,9 +40,17 @@ def make_recipe(study: Study, name: str) -> dict:
     written_down = version(recipe)
     # The offline judge even where the study has one behind an API: that one is for measuring, and
     # data that it had chosen would flatter what it measures.
-    judge = load_judge(study.judge) if settings.judge else None
+    judge = None
+    if settings.judge:
+        of_safety = recipes.judged_for(recipe) == "safety"
+        judge = safety.load(study=study.name) if of_safety else load_judge(study.judge)
     writer = writers.find_writer(study, name, settings, written_down)
-    making = Making(study, name, settings, writer, judge)
+
+    def writer_of(run: str) -> writers.Writer:
+        own = settings.model_copy(update={"writer": run})
+        return writers.find_writer(study, name, own, written_down)
+
+    making = Making(study, name, settings, writer, judge, writer_of)
     tried = recipe.make(making)
     kept = tried[tried["dropped"] == ""]
     from_whom = writer.provenance() | {"recipe": settings.recipe, "recipe_version": written_down}

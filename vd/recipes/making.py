@@ -1,5 +1,6 @@
 """What every recipe shares: prompts to ask, a writer, a judge, and what becomes of the rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -8,6 +9,7 @@ from vd import paths
 from vd.data import topics
 from vd.data.sets import corpus
 from vd.judging.offline import OfflineJudge
+from vd.judging.safety import SafetyJudge
 from vd.recipes.writers import Writer
 from vd.study.load import Study
 from vd.study.settings import RecipeSettings, WriterSettings
@@ -23,12 +25,15 @@ class Making:
     name: str  # of the data set
     settings: RecipeSettings
     writer: Writer
-    judge: OfflineJudge | None  # None: nothing is checked
+    judge: OfflineJudge | SafetyJudge | None  # None: nothing is checked
+    writer_of: Callable[[str], Writer] | None = None  # of another run, by its name
     replies: list[pd.DataFrame] = field(default_factory=list)  # all that was written, for the cost
 
-    def ask(self, asked: pd.DataFrame) -> pd.DataFrame:
-        """Replies to rows of prompt_id and prompt, index kept, see vd/recipes/writers.py."""
-        replies = self.writer.ask(asked)
+    def ask(self, asked: pd.DataFrame, run: str | None = None) -> pd.DataFrame:
+        """Replies of the writer, or of a run, to rows of prompt_id and prompt, index kept, see
+        vd/recipes/writers.py.
+        """
+        replies = (self.writer_of(run) if run else self.writer).ask(asked)
         self.replies.append(replies)
         return replies
 
@@ -50,6 +55,20 @@ class Making:
         drawn = found.loc[turn.sort_values(kind="stable").index[:size]]
         self._refuse_probes(drawn["prompt"], data)
         return drawn[["id", "topic", "prompt"]].reset_index(drop=True)
+
+    def requests(self, data: str) -> pd.DataFrame:
+        """Prompts on anything (id, topic, prompt), the first `size`; their topic is their category.
+
+        Raises ValueError if a probe is among them, or if there are fewer than `size`.
+        """
+        found, size = corpus(data), self.settings.size
+        if size is not None and size > len(found):
+            said = f"{size} asked for, '{data}' has {len(found)} prompts; lower it"
+            raise ValueError(f"{self._key('size')}: {said}")
+        found = found.head(size or len(found)).drop_duplicates("prompt", ignore_index=True)
+        topic = found.get("category", data)
+        self._refuse_probes(found["prompt"], data)
+        return found.assign(topic=topic)[["id", "topic", "prompt"]]
 
     def _refuse_probes(self, prompts: pd.Series, data: str) -> None:
         """A probe must never be trained on: what is measured would be what was learnt."""

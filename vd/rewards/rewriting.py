@@ -11,7 +11,6 @@ original, c the mean of both ways of entailment (vd/readers/consistency.py). Pen
     broken      of a reply that repeats itself: few different words, or no text at all
 """
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
@@ -24,14 +23,12 @@ from vd.readers import consistency, values
 from vd.readers.consistency import ConsistencySettings
 from vd.readers.values import ValueReaderSettings
 from vd.study.types import Settings as Base
+from vd.texts import SAME, common, is_broken
 from vd.values import NAMES
 
 COLUMNS = ("original", *NAMES)
 PARTS = ("value", "consistency", "copying", "length", "broken")
-SAME = 0.9  # share of words in common, from which on a rewriting is a copy
 FACTOR = 2.0  # of lengths, which costs nothing
-VARIED = 0.5  # least share of different words of a sound text of some length
-SHORT = 12  # words, of which any share may be different
 
 
 class Settings(Base):
@@ -79,19 +76,7 @@ def score(settings: Settings, detector, judge, replies: pd.DataFrame) -> pd.Data
     return pd.DataFrame(table, replies.index)
 
 
-def common(one: str, other: str) -> float:
-    """The share of words that two texts have in common: 2 |a and b| / (|a| + |b|), with repeats."""
-    a, b = (Counter(text.lower().split()) for text in (one, other))
-    return 2 * (a & b).total() / max((a.total() + b.total()), 1)
-
-
 def beyond(original: str, text: str) -> float:
     """How far the logarithm of the ratio of lengths in words lies beyond that of `FACTOR`."""
     ratio = max(len(text.split()), 1) / max(len(original.split()), 1)
     return max(0.0, abs(np.log(ratio)) - np.log(FACTOR))
-
-
-def is_broken(text: str) -> bool:
-    """Whether a text is empty or repeats itself."""
-    words = text.lower().split()
-    return not words or (len(words) > SHORT and len(set(words)) / len(words) < VARIED)

@@ -39,6 +39,7 @@ EMBEDDED = {  # kinds of the embedded corpora: what a method READS, or what else
     "assistant_judge": "pairs",
     "assistant_held_out": "pairs",
     "requests": "prompts",
+    "red_team": "prompts",
     "questions": "prompts",
     "safety": "labels",
     "values": "labels",

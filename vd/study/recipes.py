@@ -8,6 +8,7 @@ A file of vd/recipes/kinds holds
     make        (making: vd.recipes.making.Making) -> table of everything that was tried, a row
                 each: COLUMNS, `answered` (whether there is all that a row needs) and `dropped`
                 (why it is not used, "" for a row that is); more columns are for reading only
+    JUDGED_FOR  what its judge looks at, if it has one: stance, as left out, or safety
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from vd import paths
-from vd.study import inputs
+from vd.study import constitution, inputs
 from vd.study.file import explain, shown, study_error, word
 from vd.study.found import check_settings, file_of, imported, stems
 from vd.study.graph import made_by_recipes
@@ -62,6 +63,29 @@ def find_run(study, writer: str):
     return runs.get(writer) or next((r for r in runs.values() if r.lineage == writer), None)
 
 
+def judged_for(module) -> str:
+    """What a recipe's judge looks at."""
+    return getattr(module, "JUDGED_FOR", "stance")
+
+
+def asked_runs(settings: RecipeSettings) -> list[str]:
+    """Names of the runs that write for a recipe: its writer, and who answers first if another."""
+    named = [settings.writer, getattr(settings, "answers", None)]
+    return [name for name in named if isinstance(name, str)]
+
+
+def read_by(entry: dict) -> list[str]:
+    """Data sets, and files of ours, that a recipe's rows depend on."""
+    module, settings = recipe_of(entry), settings_of(entry)
+    found = [name for name in [getattr(settings, "prompts", None)] if isinstance(name, str)]
+    if settings.judge:
+        found.append({"stance": "judge"}.get(judged_for(module), judged_for(module)))
+    if hasattr(settings, "constitution"):
+        files = settings.constitution, constitution.EXAMPLES
+        found += [str(constitution.place(file)) for file in files]
+    return found
+
+
 def mistakes(study) -> Mistakes:
     """What is wrong with a study's recipes, by themselves and together: (key, mistake and fix)."""
     found = [wrong for name in study.recipes for wrong in _of_one(study, name)]
@@ -102,10 +126,13 @@ def _of_one(study, name: str) -> Mistakes:
     except LookupError as error:
         yield f"{key}.recipe", error.args[0]
         return
-    if isinstance(settings.writer, str) and find_run(study, settings.writer) is None:
-        there = ", ".join(dict.fromkeys(run.lineage for run in study.policies().values()))
-        why = f"no run '{word(settings.writer)}' writes texts"
-        yield f"{key}.writer", f"{why}; write one of {there}, or model and base_url of a server"
+    for one in asked_runs(settings):
+        if find_run(study, one) is None:
+            there = ", ".join(dict.fromkeys(run.lineage for run in study.policies().values()))
+            why, is_writer = f"no run '{word(one)}' writes texts", one == settings.writer
+            server = ", or model and base_url of a server" if is_writer else ""
+            place = "writer" if is_writer else "answers"
+            yield f"{key}.{place}", f"{why}; write one of {there}{server}"
     if isinstance(prompts := getattr(settings, "prompts", None), str):
         yield from inputs.data(f"{key}.prompts", prompts, "prompts")
 
@@ -113,8 +140,8 @@ def _of_one(study, name: str) -> Mistakes:
 def _trained_on(study, name: str) -> set[str]:
     """Recipes whose data the writer of a recipe has seen, or a run that it comes from."""
     made = {file: other for other, file in made_by_recipes(study).items()}
-    writer, runs = settings_of(study.recipes[name]).writer, study.runs()
-    waiting = [find_run(study, writer).id] if isinstance(writer, str) else []
+    runs = study.runs()
+    waiting = [find_run(study, one).id for one in asked_runs(settings_of(study.recipes[name]))]
     found = set()
     while waiting:
         run = runs[waiting.pop()]

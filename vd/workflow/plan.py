@@ -17,7 +17,7 @@ from vd.study import evaluations, rewards
 from vd.study.catalogue import PUBLIC
 from vd.study.graph import made_by_recipes
 from vd.study.load import Study
-from vd.study.recipes import find_run, settings_of
+from vd.study.recipes import asked_runs, find_run, judged_for, read_by, recipe_of, settings_of
 from vd.study.runs import Run
 from vd.study.settings import RecipeSettings
 from vd.workflow.notebooks import code_cells
@@ -201,11 +201,12 @@ class _Plan:
 
     def _recipe(self, name: str) -> Reads:
         study, recipe = self.study, settings_of(self.study.recipes[name])
-        judge = _judge(study.judge) if recipe.judge else {}
+        of_safety = judged_for(recipe_of(study.recipes[name])) == "safety"
+        judge = _judge(study.judge) if recipe.judge and not of_safety else {}
         # a prompt that is a probe stops a recipe, and random models know the probes' words
         settings, data = self.probes
         words = [word for run in writers(study, name) for word in _vocabulary(self.runs[run])]
-        data = [*data, *words, *(["judge"] if judge else []), *_prompts_of(recipe)]
+        data = [*data, *words, *read_by(study.recipes[name])]
         return settings | {"recipe": recipe} | judge, data
 
     def _built(self) -> Reads:
@@ -230,20 +231,15 @@ def _code(notebook: str, roots: tuple[str, ...], without: frozenset[str]) -> dic
 
 def writers(study: Study, recipe: str) -> list[str]:
     """The runs, by id, that have to be trained before a recipe's data are written."""
-    writer = study.recipes[recipe]["writer"]
-    run = find_run(study, writer) if isinstance(writer, str) else None
-    return [run.id] if run and not run.is_base else []
+    named = asked_runs(settings_of(study.recipes[recipe]))
+    runs = [find_run(study, one) for one in named]
+    return list(dict.fromkeys(run.id for run in runs if run and not run.is_base))
 
 
 def _elsewhere(run: Run) -> dict[str, object]:
     """The files of checkpoints that a run names but does not make."""
     places = getattr(run.settings, "checkpoints", {})
     return {f"files at {step}": _files(place) for step, place in places.items()}
-
-
-def _prompts_of(recipe: RecipeSettings) -> list[str]:
-    name = getattr(recipe, "prompts", None)
-    return [name] if isinstance(name, str) else []
 
 
 def _judge(judge) -> dict[str, object]:

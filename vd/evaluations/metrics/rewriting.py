@@ -29,9 +29,9 @@ from vd.evaluations import asked, intervals
 from vd.readers import consistency, values, values_judge
 from vd.readers.consistency import ConsistencySettings
 from vd.readers.values import ValueReaderSettings
-from vd.rewards import rewriting
 from vd.study.settings import EvaluationSettings, ModelSettings
 from vd.study.types import Count
+from vd.texts import SAME, common
 from vd.values import KEPT, NAMES, NEAR, OTHERS
 
 DATA = "value_rewrites_held_out"
@@ -84,7 +84,7 @@ def measured(tasks: pd.DataFrame, texts: pd.Series, judge, detector, nli) -> pd.
     rewarded = space.moved(detector.read(tasks["original"]), shift)
     calm = np.where(shift == 0, np.abs(after - before), np.nan)
     pairs = list(zip(tasks["original"], texts, strict=True))
-    copies = np.array([rewriting.common(*pair) >= rewriting.SAME for pair in pairs], float)
+    copies = np.array([common(*pair) >= SAME for pair in pairs], float)
     words = [max(len(original.split()), 1) for original in tasks["original"]]
     return table.assign(
         L2=far,

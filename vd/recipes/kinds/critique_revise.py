@@ -1,0 +1,139 @@
+"""Critique and revision (SL-CAI; Bai et al. 2022, arXiv 2212.08073): a reply to a red-team prompt
+is criticised by a drawn principle and written again, several times; the last revision is learnt.
+
+    request -> reply -> (principle -> critique -> revision) x revisions
+
+Who answers first may be another run than who criticises and revises. Every step of every chain is
+kept in `tried`: critique_1, revision_1, principle_1, state_1, and so on. States of a revision:
+
+    unchanged    it says what was there before, but for a few words
+    broken       it is empty, or repeats itself
+    worse        harmful, where what it revises was not (by the harm judge, `judge: true`)
+    changed      none of these
+"""
+
+import re
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from pydantic import Field
+
+from vd.data import rows
+from vd.study import constitution
+from vd.study.settings import RecipeSettings
+from vd.study.types import Count
+from vd.texts import SAME, common, is_broken
+
+if TYPE_CHECKING:  # it loads servers, and every study that names this recipe is checked
+    from vd.recipes.making import Making
+
+KIND = "texts"
+JUDGED_FOR = "safety"
+COLUMNS = ["id", "topic", "prompt", "completion", "principles"]
+CRITIQUE = "Request: {request}\nReply: {reply}\n\n{told}\nCritique: "
+REVISION = "Request: {request}\nReply: {reply}\nCritique: {critique}\n\n{told}\nRevision: "
+# how the worked examples ask, whatever principle is drawn
+SHOWN = {"critique": "Say what is harmful in the reply.", "revision": "Write the reply again."}
+LEAKS = re.compile(r"\n\s*(Request|Reply|Critique|Revision)\s*:|###")  # the next example begins
+
+
+class Settings(RecipeSettings):
+    """Keys of this recipe."""
+
+    prompts: str = "red_team"
+    answers: str | None = None  # a run that gives the first reply; None: the writer does
+    constitution: str = "constitution"  # a file of vd/prompts, or another one of its form
+    revisions: Count = 2
+    examples: int = Field(2, ge=0, le=4)  # worked examples that the writer is shown
+
+
+def make(making: "Making") -> pd.DataFrame:
+    """One row per prompt: `COLUMNS`, answered, dropped, reply, and the steps of its chain."""
+    settings = making.settings
+    principles = constitution.load(settings.constitution)["critique"]
+    chain = making.requests(settings.prompts)
+    first = chain.assign(prompt_id=chain["id"] + "/reply")[["prompt_id", "prompt"]]
+    chain["reply"] = making.ask(first, settings.answers)["response"].map(trimmed)
+    now = chain["reply"]
+    names = [""] * len(chain)
+    for n in range(1, settings.revisions + 1):
+        told = [constitution.drawn(principles, settings.seed, i, f"{n}") for i in chain["id"]]
+        critique = _ask(making, chain, f"critique_{n}", now, told, "critique")
+        revision = _ask(making, chain, f"revision_{n}", now, told, "revision", critique)
+        chain[f"principle_{n}"] = [principle["id"] for principle in told]
+        chain[f"critique_{n}"], chain[f"revision_{n}"] = critique, revision
+        chain[f"state_{n}"] = _states(making, chain["prompt"], now, revision)
+        names = [
+            f"{name} {principle['id']}".strip() for name, principle in zip(names, told, strict=True)
+        ]
+        now = revision
+    chain["completion"], chain["principles"] = now, names
+    chain["answered"] = now.str.strip() != ""
+    chain["dropped"] = [
+        _reason(prompt, text, state)
+        for prompt, text, state in zip(
+            chain["prompt"], now, chain[f"state_{settings.revisions}"], strict=True
+        )
+    ]
+    return chain[COLUMNS + [column for column in chain if column not in COLUMNS]]
+
+
+def message(part: str, shown: list[dict], request: str, reply: str, told: str, critique: str = ""):
+    """What the writer is told: worked examples, then this case; `part` is critique or revision."""
+    form = {"critique": CRITIQUE, "revision": REVISION}[part]
+    before = [
+        form.format(told=SHOWN[part], **{k: e[k] for k in ("request", "reply", "critique")})
+        + e[part]
+        for e in shown
+    ]
+    case = form.format(request=request, reply=reply, critique=critique, told=told)
+    return "\n\n".join([*before, case]).strip()
+
+
+def trimmed(text: str) -> str:
+    """What was written before another example begins."""
+    return LEAKS.split(text)[0].strip()
+
+
+def _ask(making, chain, step, now, told, part, critiques=None) -> pd.Series:
+    shown = constitution.examples("critique", making.settings.examples)
+    critiques = [""] * len(chain) if critiques is None else critiques
+    given = zip(chain["prompt"], now, [one[part] for one in told], critiques, strict=True)
+    asked = pd.DataFrame(
+        {
+            "prompt_id": chain["id"] + f"/{step}",
+            "prompt": [message(part, shown, *case) for case in given],
+        },
+        index=chain.index,
+    )
+    return making.ask(asked)["response"].map(trimmed)
+
+
+def _states(making, prompts: pd.Series, before: pd.Series, after: pd.Series) -> list[str]:
+    harmful = [
+        making.judge.score(pd.DataFrame({"prompt": prompts, "response": texts}))["label"].eq(
+            "harmful"
+        )
+        if making.judge
+        else [False] * len(texts)
+        for texts in (before, after)
+    ]
+    return [
+        "broken"
+        if is_broken(new)
+        else "unchanged"
+        if common(old, new) >= SAME
+        else "worse"
+        if worse and not bad
+        else "changed"
+        for old, new, bad, worse in zip(before, after, *harmful, strict=True)
+    ]
+
+
+def _reason(prompt: str, text: str, state: str) -> str:
+    """Why a chain is not learnt; "" if it is."""
+    if state in ("broken", "worse"):
+        return f"the last revision is {state}"
+    # the same check as for people's own files, so that training refuses no row of ours
+    found = rows.find_fault({"prompt": prompt, "completion": text})
+    return found[0] if found else ""
