@@ -72,8 +72,8 @@ def test_a_server_may_translate(place, monkeypatch):
 
     def judged(api, asked, progress=None):
         kind = asked["prompt"].str.startswith("benevolence")
-        none = dict.fromkeys(("p_less", "p_much_less"), 0.0)
-        table = pd.DataFrame({"p_much_more": kind * 0.6, "p_more": kind * 0.4}, asked.index)
+        none = dict.fromkeys(("p_less", "p_drop"), 0.0)
+        table = pd.DataFrame({"p_gain": kind * 0.6, "p_more": kind * 0.4}, asked.index)
         status = np.where(asked["response"] == "??", "unclear", "ok")
         return table.assign(p_same=1.0 - kind, status=status, **none)
 

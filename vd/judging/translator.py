@@ -10,7 +10,8 @@ from vd.judging.api import ApiJudge
 from vd.study.servers import TranslatorApi
 from vd.values import VALUES
 
-SHIFTS = {"much_more": 1.0, "more": 0.5, "same": 0.0, "less": -0.5, "much_less": -1.0}
+# the first letters differ, see vd/prompts/stance-v1.yaml
+SHIFTS = {"gain": 1.0, "more": 0.5, "same": 0.0, "less": -0.5, "drop": -1.0}
 
 
 class ApiTranslator:
