@@ -22,6 +22,7 @@ from vd.study.catalogue import EMBEDDED, PUBLIC
 from vd.study.graph import made_by_recipes
 from vd.study.settings import PreferenceSettings, TrainingSettings
 
+P_CHOSEN = "p_chosen"  # the column of soft labels
 COLUMNS = {  # that every row has, by the kind of data: what a method declares that it reads
     "texts": ("prompt", "completion"),
     "pairs": ("prompt", "chosen", "rejected"),
@@ -148,6 +149,7 @@ def preferences(settings: PreferenceSettings, seed: int):
     `swap_labels` exchanges chosen and rejected, which turns support-aligned pairs into oppose-
     aligned ones. `aligned_with: proposition` exchanges them where a question denies its topic's
     proposition (polarity -1): then Yes and No are chosen alike, and only a position can be learnt.
+    With `soft_labels` a column `P_CHOSEN` says how likely chosen is preferred.
     """
     table = draw_rows(settings, seed, *COLUMNS["pairs"])
     # After the draw: both directions then learn from the same pairs.
@@ -157,7 +159,20 @@ def preferences(settings: PreferenceSettings, seed: int):
     exchanged = table.rename(columns={"chosen": "rejected", "rejected": "chosen"})
     sides = ["chosen", "rejected"]
     table = table.assign(**{side: table[side].mask(swap, exchanged[side]) for side in sides})
-    return _conversational(table, *sides)
+    pairs = _conversational(table, *sides)
+    if getattr(settings, "soft_labels", False):
+        pairs = pairs.add_column(P_CHOSEN, _soft_labels(table, settings.data))
+    return pairs
+
+
+def _soft_labels(table: pd.DataFrame, name: str) -> list[float]:
+    """How likely chosen is preferred, of each pair; ValueError if one is no probability."""
+    p = pd.to_numeric(table.get(P_CHOSEN, pd.Series(index=table.index)), errors="coerce")
+    if not (fits := p.between(0, 1)).all():
+        row = int((~fits).argmax()) + 1
+        fix = f"write a number from 0 to 1 as `{P_CHOSEN}` of every row, or `soft_labels: false`"
+        raise ValueError(f"data set '{name}': row {row}: no soft label; {fix}")
+    return p.astype(float).tolist()
 
 
 def _polarity(table: pd.DataFrame, name: str) -> pd.Series:

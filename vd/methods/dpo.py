@@ -23,6 +23,8 @@ class Settings(PreferenceSettings):
     """Keys of a DPO run."""
 
     beta: PositiveFloat = 0.1  # the authors' usual value
+    # pairs say how likely chosen is preferred (vd/training/soft_labels.py)
+    soft_labels: bool = False
 
 
 def train(run: Run) -> list[Path]:
@@ -36,4 +38,4 @@ def build(run: Run):
     """The trainer of a run before its first step."""
     from vd.training import pairs
 
-    return pairs.build(run)
+    return pairs.build(run, pairs.SoftTrainer if run.settings.soft_labels else pairs.PairTrainer)

@@ -9,6 +9,7 @@ of an optimiser's step, as in KLDPO. A large beta_prime gives DPO.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import PositiveFloat
 
@@ -26,6 +27,7 @@ class Settings(DPOSettings):
     """Keys of a Dr. DPO run."""
 
     beta_prime: PositiveFloat = 1.0  # the authors'
+    soft_labels: Literal[False] = False  # its weights are of hard ones
 
 
 def train(run: Run) -> list[Path]:

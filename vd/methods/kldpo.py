@@ -33,6 +33,7 @@ class Settings(DPOSettings):
 
     tau: PositiveFloat = 0.05  # the authors' for a model of 1B, at beta 0.01
     form: Literal["derived", "coded"] = "derived"
+    soft_labels: Literal[False] = False  # its weights are of hard ones
 
 
 def train(run: Run) -> list[Path]:

@@ -35,6 +35,8 @@ class Settings(RolloutSettings):
     """Keys of a reward model."""
 
     save_every: Count | None = None  # of a scorer only the end is used
+    # pairs say how likely chosen is preferred (vd/training/soft_labels.py)
+    soft_labels: bool = False
     held_out: float = Field(0.2, gt=0, lt=1)  # share of pairs that measure its accuracy
     min_accuracy: float = Field(0.65, ge=0, le=1)  # below, the run stops: PPO would optimise noise
     # replies of the parent that scores are normalised on; one alone has no standard deviation
@@ -55,7 +57,7 @@ def build(run: Run):
     """TRL's RewardTrainer for a run, before its first step."""
     from trl import RewardConfig, RewardTrainer
 
-    from vd.training import scorers, trainer
+    from vd.training import scorers, soft_labels, trainer
 
     tokenizer = loading.load_tokenizer(run.model_settings)
     held_out, learnt = split(encode_pairs(run, tokenizer), run.settings.held_out)
@@ -65,7 +67,7 @@ def build(run: Run):
             "have one prompt, so none is left to train on beside held-out ones; raise max_length"
         )
 
-    class Trainer(RewardTrainer):
+    class Trainer(soft_labels.SoftLabels, RewardTrainer):
         # trainer._finish takes them off where it counts rows that were too long
         n_held_out = len(held_out)
 
@@ -76,6 +78,14 @@ def build(run: Run):
             # raises before the record is written, without which PPO loads no reward model
             self.details = quality(run, self.model, tokenizer, held_out, learnt)
             self.save_model(paths.checkpoint(run.study, run.id, self.args.max_steps))
+
+        def compute_loss(self, model, inputs, return_outputs=False, **more):
+            p = inputs.pop(sets.P_CHOSEN, None)
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **more)
+            if p is not None:
+                chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
+                loss = loss + soft_labels.added(p, chosen - rejected)
+            return (loss, outputs) if return_outputs else loss
 
         def save_model(self, output_dir=None, _internal_call=False):
             scorers.save(self.model, run, Path(output_dir))
@@ -136,7 +146,7 @@ def quality(run: Run, model, tokenizer, held_out, learnt) -> dict:
 
 def encode_pairs(run: Run, tokenizer):
     """Pairs as tokens in a seeded order: prompt_ids, chosen_reply, rejected_reply, and chosen_ids,
-    rejected_ids.
+    rejected_ids, beside soft labels if there are some.
 
     Prompts that leave no room for a rollout within `max_length` are left out.
     """
@@ -155,7 +165,8 @@ def encode_pairs(run: Run, tokenizer):
         return found
 
     longest = run.settings.max_length - run.settings.response_length
-    return pairs.map(tokens, remove_columns=pairs.column_names).filter(
+    texts = [name for name in pairs.column_names if name != sets.P_CHOSEN]
+    return pairs.map(tokens, remove_columns=texts).filter(
         lambda row: len(row["prompt_ids"]) <= longest
     )
 

@@ -37,6 +37,7 @@ class Settings(DPOSettings):
 
     rho: NonNegativeFloat = 0.01  # the authors' for a model of 1B, at beta 0.01
     processes: Literal[1] = 1  # embeddings are read outside the model, which sharding forbids
+    soft_labels: Literal[False] = False  # its weights are of hard ones
 
 
 def train(run: Run) -> list[Path]:

@@ -16,6 +16,7 @@ from vd.models import loading
 from vd.study.runs import Run
 from vd.training import reply_logits, trainer
 from vd.training.reference import check_reference
+from vd.training.soft_labels import SoftLabels, added
 
 SIDES = ("chosen", "rejected")
 
@@ -77,8 +78,13 @@ class PairLossTrainer(PairTrainer):
         return {f"ref_{side}_logps": of for side, of in zip(SIDES, found, strict=True)}
 
     def losses(self, model, end: dict, **read):
-        """What a model says of a batch, and DPO's loss of each pair (n,); `read` is what the model
-        is given in place of the tokens.
+        """What a model says of a batch, and DPO's loss of each pair (n,), see `ahead`."""
+        outputs, ahead = self.ahead(model, end, **read)
+        return outputs, -logsigmoid(ahead)
+
+    def ahead(self, model, end: dict, **read):
+        """What a model says of a batch, and beta h_i of each pair (n,); `read` is what the model is
+        given in place of the tokens.
         """
         read = read or {"input_ids": end["input_ids"]}
         outputs = model(**read, attention_mask=end["attention_mask"], use_cache=False)
@@ -86,7 +92,15 @@ class PairLossTrainer(PairTrainer):
         tokens = selective_log_softmax(outputs.logits[:, :-1], end["input_ids"][:, 1:])
         chosen, rejected = tokens.where(there, 0.0).sum(1).chunk(2)
         margin = chosen - end["ref_chosen_logps"] - rejected + end["ref_rejected_logps"]
-        return outputs, -logsigmoid(self.beta * margin)
+        return outputs, self.beta * margin
+
+
+class SoftTrainer(SoftLabels, PairLossTrainer):
+    """DPO on soft labels (vd/training/soft_labels.py)."""
+
+    def whole_loss(self, model, inputs, end):
+        outputs, ahead = self.ahead(model, end)
+        return -logsigmoid(ahead).mean() + added(inputs[sets.P_CHOSEN], ahead), outputs
 
 
 class WeightedTrainer(PairLossTrainer):
