@@ -156,7 +156,7 @@ def test_mistakes_are_told_before_any_work(place):
     for change, said in (
         (
             {"recipe": "magic"},
-            "recipes.a.recipe: no recipe 'magic'; write one of critique_revise, synthetic_pairs",
+            "recipes.a.recipe: no recipe 'magic'; write one of ai_preferences, critique_revise, synthetic_pairs",
         ),
         ({"writer": "nobody"}, "recipes.a.writer: no run 'nobody' writes texts; write one of base"),
         ({"writer": {"model": "m", "price": 1}}, "recipes.a.writer.price: unknown key"),

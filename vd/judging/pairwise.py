@@ -67,11 +67,12 @@ class ApiPairwiseJudge:
         """As `PairwiseJudge.prefers`, the mean of both orders, a tie counting one half; NaN where
         either could not be judged.
         """
-        straight = self._first_wins(pairs["prompt"], pairs["first"], pairs["second"])
-        turned = self._first_wins(pairs["prompt"], pairs["second"], pairs["first"])
+        straight = self.first_wins(pairs["prompt"], pairs["first"], pairs["second"])
+        turned = self.first_wins(pairs["prompt"], pairs["second"], pairs["first"])
         return (straight + 1 - turned) / 2
 
-    def _first_wins(self, prompt: pd.Series, one: pd.Series, other: pd.Series) -> pd.Series:
+    def first_wins(self, prompt: pd.Series, one: pd.Series, other: pd.Series) -> pd.Series:
+        """The probability that the one shown first is better, a tie counting one half."""
         both = "<first>\n" + one + "\n</first>\n\n<second>\n" + other + "\n</second>"
         judged = self.api.judge(pd.DataFrame({"prompt": prompt, "response": both}))
         return judged["p_first"] + judged["p_tie"] / 2

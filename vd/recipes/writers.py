@@ -88,7 +88,7 @@ class RunWriter:
 
     def ask(self, asked: pd.DataFrame) -> pd.DataFrame:
         """See `Writer`. Random numbers are keyed by the recipe's seed and by prompt_id."""
-        kept, made_from = self._kept(), self._fingerprint().key
+        kept, made_from = self._kept(), self.fingerprint().key
         both = zip(asked["prompt_id"], asked["prompt"], strict=True)
         keyed = asked.assign(key=[fingerprint.digest(made_from, *pair) for pair in both])
         # Alike lengths go together, for little padding. Batches are cut before what is kept is
@@ -142,7 +142,7 @@ class RunWriter:
 
         return write
 
-    def _fingerprint(self) -> Fingerprint:
+    def fingerprint(self) -> Fingerprint:
         """What a reply depends on, beside its prompt: weights, sampling, and the code for both."""
         asked = self.asked_with
         found = sorted(self.checkpoint.rglob("*")) if self.checkpoint else []

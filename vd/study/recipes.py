@@ -69,9 +69,11 @@ def judged_for(module) -> str:
 
 
 def asked_runs(settings: RecipeSettings) -> list[str]:
-    """Names of the runs that write for a recipe: its writer, and who answers first if another."""
-    named = [settings.writer, getattr(settings, "answers", None)]
-    return [name for name in named if isinstance(name, str)]
+    """Names of the runs that work for a recipe: who writes, who answers first if another run, and
+    who labels.
+    """
+    named = [settings.writer, *(getattr(settings, key, None) for key in ("answers", "labeller"))]
+    return [name for name in named if isinstance(name, str) and name != "trained"]
 
 
 def read_by(entry: dict) -> list[str]:
@@ -80,6 +82,8 @@ def read_by(entry: dict) -> list[str]:
     found = [name for name in [getattr(settings, "prompts", None)] if isinstance(name, str)]
     if settings.judge:
         found.append({"stance": "judge"}.get(judged_for(module), judged_for(module)))
+    if getattr(settings, "labeller", None) == "trained":
+        found += ["assistant_judge"]
     if hasattr(settings, "constitution"):
         files = settings.constitution, constitution.EXAMPLES
         found += [str(constitution.place(file)) for file in files]
@@ -131,7 +135,8 @@ def _of_one(study, name: str) -> Mistakes:
             there = ", ".join(dict.fromkeys(run.lineage for run in study.policies().values()))
             why, is_writer = f"no run '{word(one)}' writes texts", one == settings.writer
             server = ", or model and base_url of a server" if is_writer else ""
-            place = "writer" if is_writer else "answers"
+            keys = ("writer", "answers", "labeller")
+            place = next(k for k in keys if getattr(settings, k, None) == one)
             yield f"{key}.{place}", f"{why}; write one of {there}{server}"
     if isinstance(prompts := getattr(settings, "prompts", None), str):
         yield from inputs.data(f"{key}.prompts", prompts, "prompts")

@@ -92,6 +92,13 @@ class ApiJudgeSettings(ServerSettings):
     batch: bool = Field(False, exclude=True)  # the Batch API: half the price, within a day
 
 
+class FeedbackApi(ApiJudgeSettings):
+    """A server that labels pairs by a principle."""
+
+    prompt: str = "feedback-v1"
+    share: Literal[1.0] = 1.0
+
+
 class TranslatorApi(ApiJudgeSettings):
     """A server that reads orders to change values."""
 

@@ -1,0 +1,123 @@
+"""Preferences of a labeller, both orders asked: order, clamp, and labellers who do not label."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_recipes import rows_of, study_with
+
+from vd import paths
+from vd.data import sets
+from vd.judging.api import ApiJudge
+from vd.probing.responders import load_responder
+from vd.probing.sampling import as_read, batched
+from vd.recipes import labellers
+from vd.recipes.kinds import ai_preferences
+from vd.recipes.make import TRIED, make_recipe
+from vd.study.file import StudyError
+from vd.study.recipes import find_run
+from vd.study.settings import PreferenceSettings
+
+ENTRY = {"recipe": "ai_preferences", "writer": "base", "prompts": "requests", "size": 4}
+ENTRY |= {"max_new_tokens": 6, "batch_size": 3, "labeller": "base", "examples": 0}
+PAIRS = pd.DataFrame(
+    {
+        "id": ["a", "b", "c"],
+        "topic": "t",
+        "prompt": ["Is it so?", "Why?", "How much is it?"],
+        "first": ["Yes.", "For fun.", "Five."],
+        "second": ["No.", "For a reason.", "Six."],
+        "principle": "Choose the kinder reply.",
+    }
+)
+
+
+def labelled(straight, turned, clamp=(0.0, 1.0), **more):
+    table = PAIRS.assign(dropped="", straight=straight, turned=turned, **more)
+    return ai_preferences.labelled(table, clamp)
+
+
+def test_the_mean_of_both_orders_is_the_label():
+    found = labelled([0.9, 0.2, 0.6], [0.7, 0.4, 0.3])
+    assert found["chosen"].tolist() == ["Yes.", "For a reason.", "Six."]
+    assert found["rejected"].tolist() == ["No.", "For fun.", "Five."]
+    assert found[sets.P_CHOSEN].tolist() == pytest.approx([0.8, 0.7, 0.55])
+    assert found["contradicted"].tolist() == [False, False, True]
+    assert found["dropped"].eq("").all()
+
+
+def test_who_always_says_a_prefers_nothing_and_who_says_nothing_is_counted():
+    found = labelled([1.0, np.nan, 0.5], [0.0, 0.9, 0.5])
+    assert found["dropped"].tolist() == ["no preference", "no answer", "no preference"]
+    assert found["contradicted"].tolist() == [True, False, False]
+
+
+def test_after_reasoning_labels_are_clamped():
+    found = labelled([1.0, 0.0, 0.56], [0.9, 0.1, 0.54], ai_preferences.CLAMP)
+    assert found[sets.P_CHOSEN].tolist() == pytest.approx([0.6, 0.6, 0.55])
+    assert found["chosen"].tolist() == ["Yes.", "For a reason.", "Five."]
+
+
+def test_a_run_labels_by_its_next_token_and_is_asked_once(place, monkeypatch):
+    study = study_with(place, ai=ENTRY)
+    settings = ai_preferences.Settings(**ENTRY)
+    monkeypatch.setattr(labellers, "LEAST", 0.0)  # a random model says neither A nor B
+    found = labellers.find_labeller(study, "ai", settings).label(PAIRS)
+    responder = load_responder(find_run(study, "base").model_settings, None)
+
+    def likely(first, second):
+        row = PAIRS.iloc[1]
+        text = labellers.message([], row["principle"], row["prompt"], row[first], row[second])
+        inputs = batched(responder.tokenizer, as_read(responder.tokenizer, [text]), "cpu")
+        scores = responder.logits(**inputs)[0, -1].detach().softmax(-1)
+        ids = [labellers.logits.spellings(responder.tokenizer, word) for word in "AB"]
+        return [float(scores[own].sum()) for own in ids]
+
+    a, b = likely("first", "second")
+    assert found["straight"][1] == pytest.approx(a / (a + b), rel=1e-4)
+    c, d = likely("second", "first")
+    assert found["turned"][1] == pytest.approx(d / (c + d), rel=1e-4)
+    assert found["mass"][1] == pytest.approx(min(a + b, c + d), rel=1e-4)
+    monkeypatch.setattr(labellers, "load_responder", lambda *_: pytest.fail("was asked again"))
+    again = labellers.find_labeller(study, "ai", settings).label(PAIRS)
+    pd.testing.assert_frame_equal(again, found)
+    # who answers in prose says neither, and gives no label
+    monkeypatch.setattr(labellers, "LEAST", 0.999)
+    assert labellers.find_labeller(study, "ai", settings).label(PAIRS)["straight"].isna().all()
+
+
+def test_the_recipe_goes_from_two_replies_to_pairs_with_soft_labels(place, monkeypatch):
+    monkeypatch.setattr(labellers, "LEAST", 0.0)
+    study = study_with(place, ai=ENTRY | {"reasoning": True})
+    card = make_recipe(study, "ai")
+    tried = pd.read_parquet(paths.recipe("mine", "ai") / TRIED)
+    assert card["asked"] == len(tried) == 4 and card["kind"] == "pairs"
+    assert card["kept"] == len(rows_of("ai")) == tried["dropped"].eq("").sum() > 0
+    kept = tried[tried["dropped"] == ""]
+    assert kept[sets.P_CHOSEN].between(0.5, 0.6).all() and kept["principle"].str.len().gt(20).all()
+    assert {"first", "second", "straight", "turned", "mass", "contradicted"} <= set(tried)
+    file = paths.recipe("mine", "ai") / paths.RECIPE_DATA
+    how = {"data": str(file), "steps": 1, "save_every": 1, "learning_rate": 1e-3}
+    read = sets.preferences(PreferenceSettings(**how), 0)
+    assert len(read) == card["kept"] and json.loads(file.read_text().splitlines()[0])["p_chosen"]
+
+
+def test_a_server_is_asked_in_both_orders_with_the_principle(place, monkeypatch):
+    entry = ENTRY | {"labeller": {"model": "m"}}
+    study, asked = study_with(place, ai=entry), []
+
+    def judged(api, pairs, progress=None):
+        asked.extend(pairs["prompt"])
+        first = pairs["response"].str.startswith("<first>\nYes.").astype(float)
+        return pd.DataFrame({"p_first": first, "p_tie": 0.0}, pairs.index)
+
+    monkeypatch.setattr(ApiJudge, "judge", judged)
+    found = labellers.find_labeller(study, "ai", ai_preferences.Settings(**entry)).label(PAIRS)
+    assert found["straight"].tolist() == [1, 0, 0] and found["turned"].tolist() == [1, 1, 1]
+    assert asked[0] == "Choose the kinder reply.\n\nIs it so?" and len(asked) == 6
+
+
+def test_a_wrong_labeller_is_named(place):
+    with pytest.raises(StudyError, match=r"recipes.ai.labeller: no run 'nobody' writes texts"):
+        study_with(place, ai=ENTRY | {"labeller": "nobody"})
