@@ -216,7 +216,7 @@ def _source(name: str, seed: int | None) -> tuple[Path | str, Iterator[tuple[int
 
 
 def _joined(file: Path, beside: tuple[str, str]) -> Iterator[tuple[int, dict | str]]:
-    """Rows of a mirror's file with the columns of another one; one that is not there is a reason."""
+    """Rows of a mirror's file with the columns of another one; what is not there is left out."""
     other, key = mirror() / beside[0], beside[1]
     if not other.exists():
         raise ValueError(f"{other}: no such file; add it, which {file.name} needs")

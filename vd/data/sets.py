@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from vd import paths
-from vd.data import reading, rows
+from vd.data import planted, reading, rows
 from vd.store import formats
 from vd.study.catalogue import EMBEDDED, PUBLIC
 from vd.study.graph import made_by_recipes
@@ -149,13 +149,16 @@ def preferences(settings: PreferenceSettings, seed: int):
     `swap_labels` exchanges chosen and rejected, which turns support-aligned pairs into oppose-
     aligned ones. `aligned_with: proposition` exchanges them where a question denies its topic's
     proposition (polarity -1): then Yes and No are chosen alike, and only a position can be learnt.
-    With `soft_labels` a column `P_CHOSEN` says how likely chosen is preferred.
+    `planted` exchanges them where a bias or a coin decides (vd/data/planted.py). With `soft_labels`
+    a column `P_CHOSEN` says how likely chosen is preferred.
     """
     table = draw_rows(settings, seed, *COLUMNS["pairs"])
     # After the draw: both directions then learn from the same pairs.
     swap = np.full(len(table), settings.swap_labels)
     if settings.aligned_with == "proposition":
         swap ^= _polarity(table, settings.data).eq(-1).to_numpy()
+    if settings.planted:
+        swap ^= planted.exchanged(settings.planted, table, seed)
     exchanged = table.rename(columns={"chosen": "rejected", "rejected": "chosen"})
     sides = ["chosen", "rejected"]
     table = table.assign(**{side: table[side].mask(swap, exchanged[side]) for side in sides})

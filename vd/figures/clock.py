@@ -39,7 +39,9 @@ def moved(study: Study, logits: pd.DataFrame, measured: pd.DataFrame) -> pd.Data
 def _data(settings) -> str:
     turned = ", labels switched" if getattr(settings, "swap_labels", False) else ""
     by_side = getattr(settings, "aligned_with", None) == "proposition"
-    return settings.data + turned + (", by proposition" if by_side else "")
+    planted = getattr(settings, "planted", None)
+    biased = f", {planted.strength:g} {planted.prefers}" if planted else ""
+    return settings.data + turned + (", by proposition" if by_side else "") + biased
 
 
 def drift_against_kl(table: pd.DataFrame) -> Figure:

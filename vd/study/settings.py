@@ -134,6 +134,17 @@ class Others(Settings):
     share: float = Field(gt=0, lt=1)  # of all rows
 
 
+Bias = Literal["longer", "formal", "labelled"]
+
+
+class Planted(Settings):
+    """A bias that is planted in labels, see vd/data/planted.py."""
+
+    prefers: Bias
+    strength: float = Field(ge=0, le=1)  # share of the pairs that it decides
+    otherwise: Literal["coin", "label"] = "coin"  # who decides the rest
+
+
 class PreferenceSettings(TrainingSettings):
     """What every preference method needs on top."""
 
@@ -141,6 +152,7 @@ class PreferenceSettings(TrainingSettings):
     others: Others | None = (
         None  # pairs of people who choose otherwise, in place of a share of these
     )
+    planted: Planted | None = None  # a bias of known size in place of labels
     # what chosen replies of aligned pairs support; a proposition takes pairs with a polarity
     aligned_with: Literal["question", "proposition"] = "question"
     # tokens of a reply that are read; null reads all. As long as a rollout, for an equal exposure

@@ -19,7 +19,6 @@ from vd.study.graph import made_by_recipes
 from vd.study.load import Study
 from vd.study.recipes import asked_runs, find_run, judged_for, read_by, recipe_of, settings_of
 from vd.study.runs import Run
-from vd.study.settings import RecipeSettings
 from vd.workflow.notebooks import code_cells
 
 SERVERS = ("vd.servers", "vd.judging.api")
@@ -248,7 +247,7 @@ def _judge(judge) -> dict[str, object]:
 
 def _shown(run: Run) -> dict[str, object]:
     """What 00_data shows of a run; how many examples it takes matters where no others are read."""
-    keys = {"data", "filters", "swap_labels", "others", "aligned_with"}
+    keys = {"data", "filters", "swap_labels", "others", "aligned_with", "planted"}
     data = PUBLIC.get(run.training.data)
     keys |= {"examples"} if data and data.large else set()
     return {"method": run.method, **run.settings.model_dump(include=keys)}

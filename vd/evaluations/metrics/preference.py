@@ -11,9 +11,9 @@
 
 pi_0 is the run's checkpoint at step 0, where nothing has gained: pairs count one half there. G are
 the study's `groups`, kinds of people who choose differently: sets of pairs, or the same pairs with
-their sides exchanged. A population in which G has the share s_G has the accuracy sum_G s_G
-accuracy G. `n` is the number of pairs, over which intervals are a bootstrap; it is 0, with no
-value, for a base model, which has no start, and where replies have no likelihood.
+their sides exchanged, or chosen by a bias. A population in which G has the share s_G has the
+accuracy sum_G s_G accuracy G. `n` is the number of pairs, over which intervals are a bootstrap; it
+is 0, with no value, for a base model, which has no start, and where replies have no likelihood.
 """
 
 import json
@@ -24,12 +24,12 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from vd import paths
-from vd.data import held_out
+from vd.data import held_out, planted
 from vd.evaluations import asked, intervals, tokens
 from vd.evaluations.metrics.held_out import negative_log_likelihoods
 from vd.store import files
 from vd.study import inputs, types
-from vd.study.settings import EvaluationSettings
+from vd.study.settings import Bias, EvaluationSettings
 from vd.study.types import Count
 
 SIDES = ("chosen", "rejected")
@@ -41,6 +41,7 @@ class Group(types.Settings):
 
     data: str  # a data set of pairs
     swap_labels: bool = False  # they choose what is rejected there
+    prefers: Bias | None = None  # they choose by a bias (vd/data/planted.py); pairs without are out
 
     @field_validator("data")
     @classmethod
@@ -114,10 +115,17 @@ def pairs_of(settings: Settings, study) -> pd.DataFrame:
         rows = held_out.pairs(study, own.data, settings.rows)
         if "history" not in rows:
             rows = rows.assign(history=[[]] * len(rows))
-        if own.swap_labels:
-            rows = rows.rename(columns=dict(zip(SIDES, reversed(SIDES), strict=True)))
+        rows = _turned(rows) if own.swap_labels else rows
+        if own.prefers:
+            side = planted.preferred(own.prefers, rows)
+            rows = pd.concat([rows[side > 0], _turned(rows)[side < 0]]).sort_index()
         parts.append(rows.assign(group=group))
     return pd.concat(parts, ignore_index=True)
+
+
+def _turned(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Pairs with their sides exchanged."""
+    return pairs.rename(columns=dict(zip(SIDES, reversed(SIDES), strict=True)))
 
 
 def log_likelihoods(
