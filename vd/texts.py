@@ -1,4 +1,4 @@
-"""What can be said of a text without a model: whether it is another one, and whether it is sound."""
+"""What can be said of texts without a model: whether they are alike, and whether one is sound."""
 
 from collections import Counter
 

@@ -43,8 +43,8 @@ def over_seeds(
     """`measures` at the last checkpoint of every run, all seeds together: run (a short name),
     evaluation, metric, value, lo, hi, n_seeds.
 
-    `measured` are evaluations of all runs, `drift` their drift tables (vd.drift), if any. Of several
-    seeds intervals are Student's over seeds; of one they are what the evaluation gave.
+    `measured` are evaluations of all runs, `drift` their drift tables (vd.drift), if any. Of
+    several seeds intervals are Student's over seeds; of one they are what the evaluation gave.
     """
     columns = ["run", "evaluation", "metric", "value", "lo", "hi", "n_seeds"]
     last = measured[measured["step"] == measured.groupby("run")["step"].transform("max")]
