@@ -12,12 +12,12 @@ from vd.data import sets
 from vd.judging.api import ApiJudge
 from vd.probing.responders import load_responder
 from vd.probing.sampling import as_read, batched
-from vd.recipes import labellers
+from vd.recipes import audit, labellers
 from vd.recipes.kinds import ai_preferences
 from vd.recipes.make import TRIED, make_recipe
 from vd.study.file import StudyError
 from vd.study.recipes import find_run
-from vd.study.settings import PreferenceSettings
+from vd.study.settings import Bootstrap, PreferenceSettings
 
 ENTRY = {"recipe": "ai_preferences", "writer": "base", "prompts": "requests", "size": 4}
 ENTRY |= {"max_new_tokens": 6, "batch_size": 3, "labeller": "base", "examples": 0}
@@ -121,3 +121,40 @@ def test_a_server_is_asked_in_both_orders_with_the_principle(place, monkeypatch)
 def test_a_wrong_labeller_is_named(place):
     with pytest.raises(StudyError, match=r"recipes.ai.labeller: no run 'nobody' writes texts"):
         study_with(place, ai=ENTRY | {"labeller": "nobody"})
+
+
+def tried(straight, turned, lengths, **more):
+    n = len(straight)
+    table = pd.DataFrame({"straight": straight, "turned": turned, "answered": [True] * n, **more})
+    apart = (table["straight"] - 0.5) * (table["turned"] - 0.5) < 0
+    texts = {
+        side: ["x" * one for one in own]
+        for side, own in zip(("first", "second"), lengths, strict=True)
+    }
+    return table.assign(contradicted=apart, **texts)
+
+
+def test_an_audit_finds_what_decides():
+    rng, how = np.random.default_rng(0), Bootstrap(resamples=200)
+    a, b = rng.integers(20, 200, 300), rng.integers(20, 200, 300)
+    # a labeller of places, one of lengths, one of neither
+    first = audit.audit(tried(np.full(300, 0.9), np.full(300, 0.1), (a, b)), how)
+    first = first.set_index("measure")
+    assert first.loc["contradicted", "value"] == 1
+    assert first.loc["first place", ["value", "lo"]].tolist() == pytest.approx([0.4, 0.4])
+    p = 1 / (1 + np.exp(-(a - b) / (a - b).std()))
+    long = audit.audit(tried(p, p, (a, b), better=np.where(a > b, "first", "second")), how)
+    long = long.set_index("measure")
+    assert long.loc["length slope", "value"] == pytest.approx(1.0, abs=0.05)
+    assert long.loc["longer", "value"] == pytest.approx(0.5, abs=0.02)
+    assert long.loc["agreement", "value"] > 0.95 and long.loc["first place", "value"] == 0
+    coin = rng.uniform(0.1, 0.9, 300)
+    fair = audit.audit(tried(coin, coin, (a, b)), how).set_index("measure")
+    for measure in ("longer", "length slope", "first place"):
+        assert fair.loc[measure, "lo"] <= 0 <= fair.loc[measure, "hi"]
+
+
+def test_an_audit_of_who_never_answers():
+    nothing = tried([np.nan] * 4, [np.nan] * 4, ([3, 4, 5, 6], [1, 2, 3, 4]))
+    found = audit.audit(nothing, Bootstrap(resamples=50)).set_index("measure")
+    assert found.loc["answered", "value"] == 0 and found.loc["length slope", "n"] == 0

@@ -1,0 +1,72 @@
+"""What decides a labeller's choices beside quality: of the pairs that it was asked about (`tried` of
+vd/recipes/kinds/ai_preferences.py), measure, value, lo, hi, n.
+
+    answered        share of pairs with an answer in both orders
+    contradicted    share of those whose order decided: each order favoured another reply
+    first place     how much likelier the reply shown first is chosen, mean of P(first shown) - 1/2
+    longer          how much likelier the longer reply is chosen, share minus 1/2, of unequal ones
+    length slope    of the logistic model P(first) = sigmoid(a + b d / sd(d)), d the difference in
+                    characters: b, with its intercept for what is better at equal length
+    agreement       share of pairs where a known label is preferred, if a column `better` has it:
+                    first or second
+
+Intervals are a bootstrap over pairs.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize
+from scipy.special import log_expit
+
+from vd.evaluations import intervals
+from vd.study.settings import Bootstrap
+
+RESAMPLES = 200  # of the logistic model, which is fitted anew in each
+SMALL = 1e-3  # penalty, without which pairs that length alone decides have no finite slope
+
+
+def audit(tried: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
+    """The measures above of one labeller's pairs; those that nothing could be measured of have a
+    NaN and n 0.
+    """
+    asked = tried[tried["answered"]]
+    both = asked[["straight", "turned"]].notna().all(axis=1)
+    said = asked[both]
+    p = said[["straight", "turned"]].mean(axis=1).to_numpy(float)
+    place = (said["straight"] - said["turned"]).to_numpy(float) / 2
+    apart = (said["first"].str.len() - said["second"].str.len()).to_numpy(float)
+    uneven = (apart != 0) & (p != 0.5)
+    longer = ((p > 0.5) == (apart > 0))[uneven].astype(float)
+    found = [
+        intervals.share("answered", both.to_numpy(float), bootstrap),
+        intervals.share("contradicted", said["contradicted"].to_numpy(float), bootstrap),
+        intervals.mean("first place", place, bootstrap),
+        intervals.mean("longer", longer - 0.5, bootstrap),
+        _slope(p, apart, bootstrap),
+    ]
+    if "better" in said:
+        known = said["better"].isin(["first", "second"]).to_numpy()
+        right = np.where(said["better"] == "first", p > 0.5, p < 0.5) + 0.5 * (p == 0.5)
+        found.append(intervals.share("agreement", right[known].astype(float), bootstrap))
+    return pd.DataFrame(found).rename(columns={"metric": "measure"})
+
+
+def _slope(p: np.ndarray, apart: np.ndarray, bootstrap: Bootstrap) -> dict:
+    if len(p) < 3 or not apart.std() > 0:
+        return intervals.none("length slope")
+    few = bootstrap.model_copy(update={"resamples": min(bootstrap.resamples, RESAMPLES)})
+    scaled, counts = apart / apart.std(), intervals.counts(len(p), few)
+    replicates = np.array([_fit(p, scaled, weights) for weights in counts])
+    value = _fit(p, scaled, np.ones(len(p)))
+    return intervals.row("length slope", value, replicates, len(p), bootstrap.alpha)
+
+
+def _fit(p: np.ndarray, x: np.ndarray, weights: np.ndarray) -> float:
+    """The slope of P(first) over x, by weighted likelihood of soft labels."""
+
+    def loss(ab):
+        z = ab[0] + ab[1] * x
+        nats = p * log_expit(z) + (1 - p) * log_expit(-z)
+        return -(weights * nats).sum() / weights.sum() + SMALL * (ab**2).sum()
+
+    return float(minimize(loss, np.zeros(2)).x[1])
