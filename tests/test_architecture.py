@@ -44,7 +44,7 @@ ROOMS = [  # data flow from left to right, so imports lead to the left; loose mo
     "figures",
     "workflow",
 ]
-LOOSE = {"finite", "lineages", "paths", "plugins", "stances", "texts", "values"}
+LOOSE = {"finite", "lineages", "paths", "plugins", "stances", "values"}
 
 
 def room(module):

@@ -1,5 +1,5 @@
-"""What decides a labeller's choices beside quality: of the pairs that it was asked about (`tried` of
-vd/recipes/kinds/ai_preferences.py), measure, value, lo, hi, n.
+"""What decides a labeller's choices beside quality: of the pairs that it was asked about, which are
+`tried` of vd/recipes/kinds/ai_preferences.py, a row per measure: measure, value, lo, hi, n.
 
     answered        share of pairs with an answer in both orders
     contradicted    share of those whose order decided: each order favoured another reply

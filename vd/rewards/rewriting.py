@@ -19,11 +19,11 @@ import pandas as pd
 from pydantic import NonNegativeFloat
 
 from vd import values as space
+from vd.data.texts import SAME, common, is_broken
 from vd.readers import consistency, values
 from vd.readers.consistency import ConsistencySettings
 from vd.readers.values import ValueReaderSettings
 from vd.study.types import Settings as Base
-from vd.texts import SAME, common, is_broken
 from vd.values import NAMES
 
 COLUMNS = ("original", *NAMES)

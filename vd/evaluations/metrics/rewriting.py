@@ -25,13 +25,13 @@ import pandas as pd
 
 from vd import values as space
 from vd.data import sets
+from vd.data.texts import SAME, common
 from vd.evaluations import asked, intervals
 from vd.readers import consistency, values, values_judge
 from vd.readers.consistency import ConsistencySettings
 from vd.readers.values import ValueReaderSettings
 from vd.study.settings import EvaluationSettings, ModelSettings
 from vd.study.types import Count
-from vd.texts import SAME, common
 from vd.values import KEPT, NAMES, NEAR, OTHERS
 
 DATA = "value_rewrites_held_out"

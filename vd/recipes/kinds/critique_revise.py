@@ -19,10 +19,10 @@ import pandas as pd
 from pydantic import Field
 
 from vd.data import rows
+from vd.data.texts import SAME, common, is_broken
 from vd.study import constitution
 from vd.study.settings import RecipeSettings
 from vd.study.types import Count
-from vd.texts import SAME, common, is_broken
 
 if TYPE_CHECKING:  # it loads servers, and every study that names this recipe is checked
     from vd.recipes.making import Making
