@@ -74,6 +74,7 @@ def test_settings_decide_which_judge_is_loaded(tiny):
     assert offline.load_judge(TINY).name == tiny.name
 
 
+@pytest.mark.slow
 def test_the_offline_judge_can_be_trusted():
     """The judge of `pocket` on replies of real checkpoints: the bound that 04_judge states."""
     labelled = sets.corpus("judge_labelled")
