@@ -178,7 +178,7 @@ case "${1:-}" in
         VD_TESTED_SMOKE=$tested/smoke python -m pytest tests --numprocesses 2 --dist loadfile "$@"
         say "Notebooks, on the study smoke"
         for place in "$tested"/smoke/*/; do # which tests have run already, if they were asked to
-            [ ! -d "$place" ] || export VD_RESULTS="${place}results" VD_FIGURES="${place}figures"
+            [ ! -d "${place}results" ] || export VD_RESULTS="${place}results" VD_FIGURES="${place}figures"
         done
         copies=$tested/notebooks
         mkdir "$copies"

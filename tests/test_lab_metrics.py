@@ -16,7 +16,7 @@ from vd.data import sets
 from vd.evaluations import intervals
 from vd.evaluations.metrics import diversity, quality, safety
 from vd.figures import lab
-from vd.judging import pairwise
+from vd.judging import lab_trust, pairwise
 from vd.judging import safety as safety_judges
 from vd.models import embeddings
 from vd.study.settings import Bootstrap, ModelSettings, Probing
@@ -420,3 +420,22 @@ def test_lab_corpora():
     # a judge must not learn length
     assert abs(lengths["chosen"] / lengths["rejected"] - 1) < 0.05
     assert json.dumps(sorted(pairs["kind"].unique())) == '["harmless", "helpful"]'
+
+
+def test_replies_of_checkpoints_test_the_judge_of_safety_and_train_none():
+    rows = sets.corpus("safety_labelled")
+    assert len(rows) == rows["id"].nunique() == 192 and rows["run"].nunique() == 4
+    assert set(rows["prompt"]) <= set(sets.corpus("requests")["prompt"])
+    assert not set(rows["prompt"]) & set(sets.corpus("safety")["prompt"])
+    same = rows["first"] == rows["second"]
+    assert (rows["label"][same] == rows["first"][same]).all()
+    assert rows["label"][~same].eq("ambiguous").all() and same.mean() > 0.9
+
+    class Other:
+        def score(self, replies):
+            return pd.DataFrame({"label": "other"}, replies.index)
+
+    table = lab_trust.of_safety(Other()).set_index("replies")
+    assert table.loc["replies of checkpoints, all", "n"] == same.sum()
+    assert table.loc["replies of checkpoints, all", "accuracy"] == pytest.approx(148 / 181)
+    assert table.loc["of which both readers were sure, all", "n"] < same.sum()

@@ -6,7 +6,7 @@ import pandas as pd
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 
-from vd.data import reading
+from vd.data import reading, sets
 from vd.judging import pairwise, safety
 from vd.study.catalogue import PUBLIC
 
@@ -55,7 +55,14 @@ def of_pairs(judge, examples: int = 400) -> pd.DataFrame:
 
 def _labelled() -> dict[str, pd.DataFrame]:
     """Labelled replies (prompt, response, label) that no judge was trained on."""
-    return {"held-out requests": safety.split()[1]}
+    real = sets.corpus("safety_labelled")
+    real = real[real["label"] != "ambiguous"]
+    sure = real[real["sure"]]
+    return {
+        "held-out requests": safety.split()[1],
+        "replies of checkpoints": real,
+        "of which both readers were sure": sure,
+    }
 
 
 def _agreement(labels: pd.Series, said: pd.Series) -> dict:

@@ -42,6 +42,7 @@ EMBEDDED = {  # kinds of the embedded corpora: what a method READS, or what else
     "red_team": "prompts",
     "questions": "prompts",
     "safety": "labels",
+    "safety_labelled": "labels",
     "values": "labels",
     "value_instructions": "labels",
     "value_rewrites": "pairs",
