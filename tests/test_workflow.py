@@ -163,7 +163,7 @@ def second(tmp_path_factory):
 def test_a_finished_study_starts_nothing_and_returns_in_seconds(smoke):
     start = time.monotonic()
     assert "Nothing to be done" in snakemake(env=smoke[1])
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 30  # of which most is to load what a study may need
 
 
 def test_one_learning_rate_reruns_that_run_and_what_depends_on_it(changed):
