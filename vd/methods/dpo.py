@@ -19,10 +19,15 @@ FROZEN = 1  # the reference
 CURVES = ("loss", "rewards/margins", "rewards/accuracies")
 
 
-class Settings(PreferenceSettings):
-    """Keys of a DPO run."""
+class BetaSettings(PreferenceSettings):
+    """Keys of DPO and of losses that are made of its own."""
 
     beta: PositiveFloat = 0.1  # the authors' usual value
+
+
+class Settings(BetaSettings):
+    """Keys of a DPO run."""
+
     # pairs say how likely chosen is preferred (vd/training/soft_labels.py)
     soft_labels: bool = False
 

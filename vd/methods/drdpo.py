@@ -9,12 +9,11 @@ of an optimiser's step, as in KLDPO. A large beta_prime gives DPO.
 """
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import PositiveFloat
 
 from vd.methods.dpo import CURVES as CURVES
-from vd.methods.dpo import Settings as DPOSettings
+from vd.methods.dpo import BetaSettings
 from vd.methods.kldpo import softmax_weights
 from vd.study.runs import Run
 
@@ -23,11 +22,10 @@ MAKES = "policy"
 FROZEN = 1  # the reference
 
 
-class Settings(DPOSettings):
+class Settings(BetaSettings):
     """Keys of a Dr. DPO run."""
 
     beta_prime: PositiveFloat = 1.0  # the authors'
-    soft_labels: Literal[False] = False  # its weights are of hard ones
 
 
 def train(run: Run) -> list[Path]:

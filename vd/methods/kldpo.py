@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import PositiveFloat
 
 from vd.methods.dpo import CURVES as CURVES
-from vd.methods.dpo import Settings as DPOSettings
+from vd.methods.dpo import BetaSettings
 from vd.study.runs import Run
 
 READS = "pairs"
@@ -28,12 +28,11 @@ FROZEN = 1  # the reference
 CAP = 10.0  # the authors'
 
 
-class Settings(DPOSettings):
+class Settings(BetaSettings):
     """Keys of a KLDPO run."""
 
     tau: PositiveFloat = 0.05  # the authors' for a model of 1B, at beta 0.01
     form: Literal["derived", "coded"] = "derived"
-    soft_labels: Literal[False] = False  # its weights are of hard ones
 
 
 def train(run: Run) -> list[Path]:

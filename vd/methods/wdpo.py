@@ -22,7 +22,7 @@ from typing import Literal
 from pydantic import NonNegativeFloat
 
 from vd.methods.dpo import CURVES as CURVES
-from vd.methods.dpo import Settings as DPOSettings
+from vd.methods.dpo import BetaSettings
 from vd.study.runs import Run
 
 READS = "pairs"
@@ -32,12 +32,11 @@ PASSES = 3  # forward and backward
 STEP = 3e-4
 
 
-class Settings(DPOSettings):
+class Settings(BetaSettings):
     """Keys of a WDPO run."""
 
     rho: NonNegativeFloat = 0.01  # the authors' for a model of 1B, at beta 0.01
     processes: Literal[1] = 1  # embeddings are read outside the model, which sharding forbids
-    soft_labels: Literal[False] = False  # its weights are of hard ones
 
 
 def train(run: Run) -> list[Path]:

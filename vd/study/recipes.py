@@ -68,12 +68,12 @@ def judged_for(module) -> str:
     return getattr(module, "JUDGED_FOR", "stance")
 
 
-def asked_runs(settings: RecipeSettings) -> list[str]:
-    """Names of the runs that work for a recipe: who writes, who answers first if another run, and
-    who labels.
+def asked_runs(settings: RecipeSettings) -> dict[str, str]:
+    """Names of the runs that work for a recipe, by key: who writes, who answers first if another
+    run, and who labels.
     """
-    named = [settings.writer, *(getattr(settings, key, None) for key in ("answers", "labeller"))]
-    return [name for name in named if isinstance(name, str) and name != "trained"]
+    named = {key: getattr(settings, key, None) for key in ("writer", "answers", "labeller")}
+    return {key: name for key, name in named.items() if isinstance(name, str) and name != "trained"}
 
 
 def read_by(entry: dict) -> list[str]:
@@ -130,13 +130,11 @@ def _of_one(study, name: str) -> Mistakes:
     except LookupError as error:
         yield f"{key}.recipe", error.args[0]
         return
-    for one in asked_runs(settings):
+    for place, one in asked_runs(settings).items():
         if find_run(study, one) is None:
             there = ", ".join(dict.fromkeys(run.lineage for run in study.policies().values()))
-            why, is_writer = f"no run '{word(one)}' writes texts", one == settings.writer
-            server = ", or model and base_url of a server" if is_writer else ""
-            keys = ("writer", "answers", "labeller")
-            place = next(k for k in keys if getattr(settings, k, None) == one)
+            server = ", or model and base_url of a server" if place == "writer" else ""
+            why = f"no run '{word(one)}' writes texts"
             yield f"{key}.{place}", f"{why}; write one of {there}{server}"
     if isinstance(prompts := getattr(settings, "prompts", None), str):
         yield from inputs.data(f"{key}.prompts", prompts, "prompts")
@@ -145,8 +143,8 @@ def _of_one(study, name: str) -> Mistakes:
 def _trained_on(study, name: str) -> set[str]:
     """Recipes whose data the writer of a recipe has seen, or a run that it comes from."""
     made = {file: other for other, file in made_by_recipes(study).items()}
-    runs = study.runs()
-    waiting = [find_run(study, one).id for one in asked_runs(settings_of(study.recipes[name]))]
+    runs, named = study.runs(), asked_runs(settings_of(study.recipes[name]))
+    waiting = [find_run(study, one).id for one in named.values()]
     found = set()
     while waiting:
         run = runs[waiting.pop()]

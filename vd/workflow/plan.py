@@ -231,7 +231,7 @@ def _code(notebook: str, roots: tuple[str, ...], without: frozenset[str]) -> dic
 def writers(study: Study, recipe: str) -> list[str]:
     """The runs, by id, that have to be trained before a recipe's data are written."""
     named = asked_runs(settings_of(study.recipes[recipe]))
-    runs = [find_run(study, one) for one in named]
+    runs = [find_run(study, one) for one in named.values()]
     return list(dict.fromkeys(run.id for run in runs if run and not run.is_base))
 
 
