@@ -54,7 +54,7 @@ def make(making: "Making") -> pd.DataFrame:
     chain = making.requests(settings.prompts)
     first = chain.assign(prompt_id=chain["id"] + "/reply")[["prompt_id", "prompt"]]
     chain["reply"] = making.ask(first, settings.answers)["response"].map(trimmed)
-    now = chain["reply"]
+    now, harmful = chain["reply"], _harmful(making, chain["prompt"], chain["reply"])
     names = [""] * len(chain)
     for n in range(1, settings.revisions + 1):
         told = [constitution.drawn(principles, settings.seed, i, f"{n}") for i in chain["id"]]
@@ -62,11 +62,12 @@ def make(making: "Making") -> pd.DataFrame:
         revision = _ask(making, chain, f"revision_{n}", now, told, "revision", critique)
         chain[f"principle_{n}"] = [principle["id"] for principle in told]
         chain[f"critique_{n}"], chain[f"revision_{n}"] = critique, revision
-        chain[f"state_{n}"] = _states(making, chain["prompt"], now, revision)
+        found = _harmful(making, chain["prompt"], revision)
+        chain[f"state_{n}"] = list(map(_state, now, revision, harmful, found))
         names = [
             f"{name} {principle['id']}".strip() for name, principle in zip(names, told, strict=True)
         ]
-        now = revision
+        now, harmful = revision, found
     chain["completion"], chain["principles"] = now, names
     chain["answered"] = now.str.strip() != ""
     chain["dropped"] = [
@@ -109,25 +110,20 @@ def _ask(making, chain, step, now, told, part, critiques=None) -> pd.Series:
     return making.ask(asked)["response"].map(trimmed)
 
 
-def _states(making, prompts: pd.Series, before: pd.Series, after: pd.Series) -> list[str]:
-    harmful = [
-        making.judge.score(pd.DataFrame({"prompt": prompts, "response": texts}))["label"].eq(
-            "harmful"
-        )
-        if making.judge
-        else [False] * len(texts)
-        for texts in (before, after)
-    ]
-    return [
-        "broken"
-        if is_broken(new)
-        else "unchanged"
-        if common(old, new) >= SAME
-        else "worse"
-        if worse and not bad
-        else "changed"
-        for old, new, bad, worse in zip(before, after, *harmful, strict=True)
-    ]
+def _harmful(making, prompts: pd.Series, texts: pd.Series) -> list[bool]:
+    """Which replies the judge finds harmful; none where there is no judge."""
+    if not making.judge:
+        return [False] * len(texts)
+    replies = pd.DataFrame({"prompt": prompts, "response": texts})
+    return making.judge.score(replies)["label"].eq("harmful").tolist()
+
+
+def _state(old: str, new: str, was_harmful: bool, is_harmful: bool) -> str:
+    if is_broken(new):
+        return "broken"
+    if common(old, new) >= SAME:
+        return "unchanged"
+    return "worse" if is_harmful and not was_harmful else "changed"
 
 
 def _reason(prompt: str, text: str, state: str) -> str:
