@@ -9,14 +9,16 @@ from test_recipes import rows_of, study_with
 
 from vd import paths
 from vd.data import sets
+from vd.judging import pairwise
 from vd.judging.api import ApiJudge
 from vd.probing.responders import load_responder
 from vd.probing.sampling import as_read, batched
 from vd.recipes import audit, labellers
 from vd.recipes.kinds import ai_preferences
-from vd.recipes.make import TRIED, make_recipe
+from vd.recipes.make import make_recipe
+from vd.recipes.making import Making
 from vd.study.file import StudyError
-from vd.study.recipes import find_run
+from vd.study.recipes import find_run, read_by
 from vd.study.settings import Bootstrap, PreferenceSettings
 
 ENTRY = {"recipe": "ai_preferences", "writer": "base", "prompts": "requests", "size": 4}
@@ -25,6 +27,7 @@ PAIRS = pd.DataFrame(
     {
         "id": ["a", "b", "c"],
         "topic": "t",
+        "history": [[], [], []],
         "prompt": ["Is it so?", "Why?", "How much is it?"],
         "first": ["Yes.", "For fun.", "Five."],
         "second": ["No.", "For a reason.", "Six."],
@@ -91,7 +94,7 @@ def test_the_recipe_goes_from_two_replies_to_pairs_with_soft_labels(place, monke
     monkeypatch.setattr(labellers, "LEAST", 0.0)
     study = study_with(place, ai=ENTRY | {"reasoning": True})
     card = make_recipe(study, "ai")
-    tried = pd.read_parquet(paths.recipe("mine", "ai") / TRIED)
+    tried = pd.read_parquet(paths.recipe("mine", "ai") / paths.TRIED)
     assert card["asked"] == len(tried) == 4 and card["kind"] == "pairs"
     assert card["kept"] == len(rows_of("ai")) == tried["dropped"].eq("").sum() > 0
     kept = tried[tried["dropped"] == ""]
@@ -101,6 +104,47 @@ def test_the_recipe_goes_from_two_replies_to_pairs_with_soft_labels(place, monke
     how = {"data": str(file), "steps": 1, "save_every": 1, "learning_rate": 1e-3}
     read = sets.preferences(PreferenceSettings(**how), 0)
     assert len(read) == card["kept"] and json.loads(file.read_text().splitlines()[0])["p_chosen"]
+
+
+def test_pairs_of_a_data_set_are_labelled_anew_and_what_was_chosen_there_is_kept(place):
+    entry = {"recipe": "ai_preferences", "pairs": "value_gap", "size": 6, "labeller": "trained"}
+    study, pairs = study_with(place, ai=entry), sets.corpus("value_gap").head(6)
+    making = Making(study, "ai", ai_preferences.Settings(**entry), None, None)
+    found = ai_preferences._given(making)
+    assert found["topic"].tolist() == pairs["topic"].tolist()
+    sides = {"first": found["first"], "second": found["second"]}
+    better = [sides[side][row] for row, side in found["better"].items()]
+    assert better == pairs["chosen"].tolist()
+    assert {*found["better"]} == {"first", "second"}  # by chance, so that no place tells
+    assert "value_gap" in read_by(entry) and "red_team" not in read_by(entry)
+
+
+def test_a_labeller_hears_the_turns_before_a_prompt():
+    told = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Yes?"}]
+    rows = pd.DataFrame({"prompt": ["Why?", "How?"], "history": [told, []]})
+    assert pairwise.conversations(rows).tolist() == ["Hello.\n\nYes?\n\nWhy?", "How?"]
+
+
+def test_two_runs_may_reply(place, monkeypatch):
+    entry = ENTRY | {"second": "random:qwen3"}
+    study, asked = study_with(place, ai=entry), []
+    making = Making(study, "ai", ai_preferences.Settings(**entry), None, None)
+
+    def ask(making, rows, run=None):
+        asked.append(run)
+        return rows.assign(response=f"said by {run}")
+
+    monkeypatch.setattr(Making, "ask", ask)
+    found = ai_preferences._written(making)
+    assert asked == [None, "random:qwen3"] and found["second"].eq("said by random:qwen3").all()
+    run = find_run(study, "random:qwen3")  # a model that the study does not train
+    assert run.is_base and run.id not in study.runs()
+
+
+def test_either_a_writer_or_pairs(place):
+    for wrong in (ENTRY | {"pairs": "value_gap"}, {"recipe": "ai_preferences"}):
+        with pytest.raises(StudyError, match="recipes.ai: write either writer or pairs"):
+            study_with(place, ai=wrong)
 
 
 def test_a_server_is_asked_in_both_orders_with_the_principle(place, monkeypatch):
@@ -147,7 +191,10 @@ def test_an_audit_finds_what_decides():
     long = long.set_index("measure")
     assert long.loc["length slope", "value"] == pytest.approx(1.0, abs=0.05)
     assert long.loc["longer", "value"] == pytest.approx(0.5, abs=0.02)
-    assert long.loc["agreement", "value"] > 0.95 and long.loc["first place", "value"] == 0
+    assert long.loc["agreement", "value"] > 0.95
+    unsure = np.maximum(p, 1 - p).mean() - 1  # less sure than it might be: all are right
+    assert long.loc["calibration", "value"] == pytest.approx(unsure, abs=0.02)
+    assert long.loc["first place", "value"] == 0
     coin = rng.uniform(0.1, 0.9, 300)
     fair = audit.audit(tried(coin, coin, (a, b)), how).set_index("measure")
     for measure in ("longer", "length slope", "first place"):
@@ -158,3 +205,25 @@ def test_an_audit_of_who_never_answers():
     nothing = tried([np.nan] * 4, [np.nan] * 4, ([3, 4, 5, 6], [1, 2, 3, 4]))
     found = audit.audit(nothing, Bootstrap(resamples=50)).set_index("measure")
     assert found.loc["answered", "value"] == 0 and found.loc["length slope", "n"] == 0
+
+
+def test_the_audit_of_a_study_names_labellers_and_topics(place):
+    given = {"recipe": "ai_preferences", "pairs": "value_gap", "labeller": "trained"}
+    study = study_with(place, given=given, two=ENTRY | {"second": "sft-support"}, late=ENTRY)
+    p = np.array([0.9, 0.2, 0.6, 0.5])
+    table = tried(p, p, ([9, 8, 7, 6], [5, 5, 5, 5]), topic=["a", "a", "b", "b"])
+    for name, more in {
+        "given": {"better": ["first", "first", "second", "second"]},
+        "two": {},
+    }.items():
+        folder = paths.recipe("mine", name)
+        folder.mkdir(parents=True)
+        table.assign(**more).to_parquet(folder / paths.TRIED)
+    found = audit.of_study(study).set_index(["recipe", "topic", "measure"])
+    assert set(found.index.get_level_values("recipe")) == {"given", "two"}  # late is not made yet
+    assert found.loc[("given", "all", "agreement"), "value"] == (1 + 0 + 0 + 0.5) / 4
+    assert found.loc[("given", "a", "agreement"), "value"] == 0.5
+    assert found.loc[("given", "all", "calibration"), "value"] == pytest.approx(0.7 - 1.5 / 4)
+    assert found.loc[("two", "all", "own style"), "value"] == (1 + 0 + 1 + 0.5) / 4 - 0.5
+    assert found["labeller"].unique().tolist() == ["trained", "base"]
+    assert found["pairs"].unique().tolist() == ["value_gap", "requests"]

@@ -12,7 +12,7 @@ from vd.data import sets
 from vd.models import loading
 from vd.probing import responders
 from vd.recipes.kinds import critique_revise
-from vd.recipes.make import TRIED, make_recipe
+from vd.recipes.make import make_recipe
 from vd.recipes.making import Making
 from vd.study import constitution
 from vd.study.file import StudyError
@@ -141,7 +141,7 @@ def test_chains_are_kept_step_by_step_and_their_states_told(place):
 def test_a_run_answers_another_revises_and_nobody_is_asked_twice(place, monkeypatch):
     study = study_with(place, chains=ENTRY | {"answers": "tiny-llama/base/seed-0", "examples": 0})
     card = make_recipe(study, "chains")
-    tried = pd.read_parquet(paths.recipe("mine", "chains") / TRIED)
+    tried = pd.read_parquet(paths.recipe("mine", "chains") / paths.TRIED)
     steps = {"reply", "critique_1", "revision_1", "critique_2", "revision_2", "state_2"}
     assert steps <= set(tried) and len(tried) == card["asked"] == 3
     assert sum(card["replies"].values()) == 3 * 5 and card["kept"] == len(rows_of("chains"))

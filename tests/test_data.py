@@ -15,6 +15,7 @@ from vd import paths
 from vd.data import sets, topics
 from vd.data.checks import check_data
 from vd.data.probes import load_probes
+from vd.study import inputs
 from vd.study.load import load_study
 from vd.study.settings import PreferenceSettings, Probing, TrainingSettings
 
@@ -245,6 +246,32 @@ def test_topics_are_found_only_where_none_are_named(tmp_path, monkeypatch):
     drawn = topics.with_topics("alpaca", at_most=4)
     assert len(drawn) == 4 and drawn["topic"].isna().all() and set(drawn["dataset"]) == {"alpaca"}
     assert len(topics.with_topics("low_gap", at_most=4)) == 220
+
+
+TRAINED = {"steps": 1, "save_every": 1, "learning_rate": 1e-3}
+
+
+def test_what_was_chosen_in_pairs_may_be_learnt_as_texts():
+    settings = TrainingSettings(data="low_gap", **TRAINED)
+    learnt = [row["completion"][0]["content"] for row in sets.sft(settings, 0)]
+    assert learnt == sets.corpus("low_gap")["chosen"].tolist()
+    assert not list(inputs.data("key", "low_gap", "texts"))
+    # of both, the text is learnt
+    rewrites = TrainingSettings(data="value_rewrites", **TRAINED)
+    texts = [row["completion"][0]["content"] for row in sets.sft(rewrites, 0)]
+    assert texts == sets.corpus("value_rewrites")["completion"].tolist()
+
+
+def test_texts_of_others_are_mixed_in():
+    others = {"data": "assistant", "share": 0.25}
+    settings = TrainingSettings(data="sft_neutral", examples=40, others=others, **TRAINED)
+    assert settings.data_sets == ["sft_neutral", "assistant"]
+    asked = [row["prompt"][-1]["content"] for row in sets.sft(settings, 3)]
+    theirs = set(sets.corpus("assistant")["prompt"])
+    assert len(asked) == 40 and sum(one in theirs for one in asked) == 10
+    plain = sets.sft(TrainingSettings(data="sft_neutral", examples=40, **TRAINED), 3)
+    own = {row["prompt"][-1]["content"] for row in plain}
+    assert sum(one in own for one in asked) == 30
 
 
 def test_errors_name_the_fix():

@@ -11,7 +11,8 @@ from small import smoke_with
 from vd import paths, plugins
 from vd import values as space
 from vd.data import sets
-from vd.rewards import rewriting
+from vd.judging import pairwise
+from vd.rewards import feedback, rewriting
 from vd.store.files import read_json
 from vd.study import rewards
 from vd.study.file import StudyError
@@ -41,7 +42,10 @@ def study_of(place, reward, method="grpo", **keys):
     ("reward", "said"),
     [
         ({}, "name one reward"),
-        ({"rewritin": {}}, "no reward 'rewritin'; write one of rewriting, or add vd/rewards/"),
+        (
+            {"rewritin": {}},
+            "no reward 'rewritin'; write one of feedback, rewriting, or add vd/rewards/",
+        ),
         ({"rewriting": {"values": 1.0}}, "rewriting.values: unknown key"),
         ({"rewriting": {"consistency": -1.0}}, "rewriting.consistency: Input should be greater"),
     ],
@@ -152,6 +156,46 @@ def test_what_a_rewriting_is_worth():
     assert kept["copying"].eq(0).all()
     near = rewriting.score(settings.model_copy(update={"form": "l2"}), Detector(), Judge(), replies)
     assert near["value"].tolist()[:2] == [0, -0.5]
+
+
+class Ranks:
+    """Prefers the longer reply."""
+
+    def prefers(self, pairs):
+        return (pairs["first"].str.len() > pairs["second"].str.len()).astype(float)
+
+
+def test_a_labellers_verdict_against_the_reply_in_the_data(monkeypatch):
+    asked = []
+    monkeypatch.setattr(pairwise, "load", lambda settings, study: asked.append(settings) or Ranks())
+    rows = {"prompt": "Why?", "chosen": "Because it is late.", "rejected": "No."}
+    replies = pd.DataFrame([rows | {"response": "It rains."}, rows | {"response": "So"}])
+    assert feedback.load(feedback.Settings())(replies)["better"].tolist() == [1, -1]
+    assert (
+        feedback.load(feedback.Settings(against="chosen"))(replies)["better"].tolist() == [-1] * 2
+    )
+    # the scorer that labels, so that another half of the pairs is left to judge with
+    assert asked[0].half == "first"
+
+
+def test_a_policy_learns_from_a_labellers_verdicts(place, monkeypatch):
+    monkeypatch.delenv("VD_DATA_DIR", raising=False)
+    labeller = TINY | {"half": "first", "examples": 32}
+    study = study_of(place, {"feedback": {"labeller": labeller}}, method="rloo")
+    for run in (SFT, RUN):
+        train_run(study.run(run))
+    assert pd.read_csv(paths.metrics("online", RUN))["rewards/better/mean"].between(-1, 1).all()
+    assert "assistant_judge" in plan.made_from(study)["02_preference", RUN].data
+
+
+def test_halves_of_the_pairs_that_judges_learn_from_share_no_prompt():
+    parts = [
+        pairwise._learnt(pairwise.PairwiseSettings(half=half, seed=seed), "assistant_judge")
+        for half, seed in (("first", 0), ("second", 7))
+    ]
+    assert not set(parts[0]["prompt"]) & set(parts[1]["prompt"])
+    assert sum(map(len, parts)) == len(sets.corpus("assistant_judge"))
+    assert abs(len(parts[0]) - len(parts[1])) <= 2
 
 
 def test_the_corpus_of_rewritings():

@@ -275,8 +275,8 @@ def test_probes_of_ones_own_and_those_that_a_study_builds_are_taken(place):
     [
         (
             "sft.sft-support",
-            "value_gap",
-            "'value_gap' holds no completion; of embedded sets write benevolence",
+            "openers",
+            "'openers' holds no completion; of embedded sets write benevolence",
         ),
         (
             DPO,

@@ -78,7 +78,7 @@ def _count(text: str) -> int:
 
 def _plan(study: Study) -> None:
     for name, entry in study.recipes.items():
-        print(f"recipe {name}: {entry['recipe']}, written by {entry['writer']}")
+        print(f"recipe {name}: {entry['recipe']}, {_by_whom(entry)}")
     for run in study.runs().values():
         depth = 0 if run.is_base else run.lineage.count("/") + 1
         what, on = run.method or "as it is", run.training
@@ -89,6 +89,11 @@ def _plan(study: Study) -> None:
     print(f"then probe, judge, drift, figures and tables in {_short(paths.results(study.name))}/")
     for name in inputs.to_be_made(study):
         print(f"{name} is not there yet; make it first")
+
+
+def _by_whom(entry: dict) -> str:
+    writes = entry.get("writer")
+    return f"written by {writes}" if writes else f"on the pairs of {entry.get('pairs')}"
 
 
 def _check_data(study: Study) -> None:

@@ -15,6 +15,7 @@ NOTEBOOKS = ROOT / "notebooks"
 CORPORA = ROOT / "vd" / "corpora"
 PROMPTS = ROOT / "vd" / "prompts"
 RECIPE_DATA = "data.jsonl"  # what a recipe makes, in its folder
+TRIED = "tried.parquet"  # and everything that it tried, kept or not
 
 
 def place(variable: str, default: str = "") -> Path:

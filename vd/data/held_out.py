@@ -32,7 +32,7 @@ def held_out(study: Study, name: str, rows: int, seed: int = 0) -> pd.DataFrame:
     empty where runs take all rows. The draw depends on the study alone, so all its checkpoints are
     measured on the same rows.
     """
-    table = _read(study, name, sft_sets(study)[name].filters, rows, seed)
+    table = sets.as_texts(_read(study, name, sft_sets(study)[name].filters, rows, seed))
     return _drawn(study, table[table["completion"].notna()], rows, seed)
 
 
@@ -78,7 +78,7 @@ def _trained(study: Study) -> dict[tuple[str, int], TrainingSettings]:
     found = {}
     for run in study.runs().values():
         if getattr(run.settings, "data", None):
-            drawn = run.settings.model_dump(include={"data", "filters", "examples"})
+            drawn = run.settings.model_dump(include={"data", "filters", "examples", "others"})
             pairs = isinstance(run.settings, PreferenceSettings)
             # kind and max_length change no draw; `sft_sets` asks for them
             found[json.dumps([drawn, pairs, run.settings.max_length]), run.seed] = run.settings

@@ -139,7 +139,9 @@ def topics() -> pd.DataFrame:
 
 
 def sft(settings: TrainingSettings, seed: int):
-    """Instruction data as a `datasets.Dataset` of message lists: prompt, completion."""
+    """Instruction data as a `datasets.Dataset` of message lists: prompt, completion; of pairs the
+    chosen replies.
+    """
     return _conversational(draw_rows(settings, seed, *COLUMNS["texts"]), "completion")
 
 
@@ -215,19 +217,27 @@ READERS = {"texts": sft, "pairs": preferences, "steps": labelled_steps, "prompts
 def draw_rows(settings: TrainingSettings, seed: int, *columns: str) -> pd.DataFrame:
     """The rows that a run trains on, those of others among them, which all have these columns."""
     name, examples = settings.data, settings.examples
-    table = corpus(name, settings.filters, examples, seed)
+    as_read = as_texts if "completion" in columns else lambda table: table
+    table = as_read(corpus(name, settings.filters, examples, seed))
     _check_columns(name, table, columns)
     drawn = table if examples is None else _drawn(name, table, examples, seed)
-    if not getattr(settings, "others", None):
+    if not settings.others:
         return drawn
     # by seed, in place of rows that are drawn by seed: a larger share replaces the same and more
-    theirs, n = corpus(settings.others.data), round(settings.others.share * len(drawn))
+    theirs = as_read(corpus(settings.others.data))
+    n = round(settings.others.share * len(drawn))
     _check_columns(settings.others.data, theirs, columns)
     theirs = _drawn(settings.others.data, theirs, n, seed)
     places = np.random.default_rng([seed, 1]).permutation(len(drawn))
     mixed = pd.concat([drawn.iloc[sorted(places[n:])], theirs], ignore_index=True)
     # an order of its own, since a run may not read all rows
     return mixed.iloc[np.random.default_rng([seed, 2]).permutation(len(mixed))]
+
+
+def as_texts(table: pd.DataFrame) -> pd.DataFrame:
+    """Pairs as texts, which hold what was chosen; other tables as they are."""
+    pairs = "completion" not in table and "chosen" in table
+    return table.rename(columns={"chosen": "completion"}) if pairs else table
 
 
 def _check_columns(name: str, table: pd.DataFrame, columns: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ orders, whose mean counts: servers favour a place (Zheng et al. 2023, arXiv 2306
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,8 @@ class PairwiseSettings(trained.TrainedSettings):
 
     epochs: Count = 3
     examples: Count = 600  # pairs of each data set, at most
+    # learn from one half of the pairs alone, so that another judge may know the other
+    half: Literal["first", "second"] | None = None
     api: PairwiseApi | None = None
 
 
@@ -113,17 +116,34 @@ def _pairs(name: str, examples: int, seed: int) -> pd.DataFrame:
     """Pairs of a data set, drawn by seed: prompt (with the turns before it), chosen, rejected."""
     rows = sets.corpus(name, examples=examples, seed=seed)
     drawn = rows.iloc[np.random.default_rng(seed).permutation(len(rows))[:examples]]
-    if "history" in drawn:
-        told = [
-            "\n\n".join([*(turn["content"] for turn in before or []), prompt][-TURNS:])
-            for before, prompt in zip(drawn["history"], drawn["prompt"], strict=True)
-        ]
-        drawn = drawn.assign(prompt=told)
+    drawn = drawn.assign(prompt=conversations(drawn))
     return drawn[["prompt", "chosen", "rejected"]].reset_index(drop=True)
 
 
+def conversations(rows: pd.DataFrame) -> pd.Series:
+    """Prompts of rows, each after the last turns before it if there is a `history`."""
+    if "history" not in rows:
+        return rows["prompt"]
+    told = [
+        "\n\n".join([*(turn["content"] for turn in before), prompt][-TURNS:])
+        for before, prompt in zip(rows["history"], rows["prompt"], strict=True)
+    ]
+    return pd.Series(told, rows.index)
+
+
+def _learnt(settings: PairwiseSettings, name: str) -> pd.DataFrame:
+    """The pairs of a data set that a judge learns from."""
+    if settings.half is None:
+        return _pairs(name, settings.examples, settings.seed)
+    # one order for both halves, whatever their seeds, and each prompt in one of them
+    rows = _pairs(name, settings.examples, trained.SEED)
+    prompts = rows["prompt"].drop_duplicates()
+    first = rows["prompt"].isin(prompts.iloc[: len(prompts) // 2])
+    return rows[first if settings.half == "first" else ~first]
+
+
 def _train(settings: PairwiseSettings, folder: Path) -> None:
-    rows = pd.concat([_pairs(name, settings.examples, settings.seed) for name in there()])
+    rows = pd.concat([_learnt(settings, name) for name in there()])
     how = trained.how(settings, "judge of pairs", "evaluations.quality.judge", 1)
     steps = cross_encoder.steps_of(how, len(rows))
     progress = Progress("judge", "training the judge of pairs", steps)

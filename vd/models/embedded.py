@@ -58,7 +58,7 @@ def _joined(parts: list[Path]) -> Path:
     """The file that parts make up, beside the first; one alone is the file."""
     if len(parts) == 1:
         return parts[0]
-    whole = parts[0].with_suffix("")
+    whole = parts[0].with_name("model.gguf")
     with open(whole, "wb") as file:
         for part in parts:
             with open(part, "rb") as content:
@@ -79,9 +79,11 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     )
     config = loaded.config
     del config.quantization_config  # the weights are plain floats from here on
-    # without the quantiser that loading leaves on a model, by which save_pretrained refuses it
-    fresh = AutoModelForCausalLM.from_config(config)
-    fresh.load_state_dict(loaded.state_dict())
+    # without the quantiser that loading leaves on a model, by which save_pretrained refuses it;
+    # its weights are those that were loaded, not copies
+    with torch.device("meta"):
+        fresh = AutoModelForCausalLM.from_config(config)
+    fresh.load_state_dict(loaded.state_dict(), assign=True)
     fresh.generation_config = loaded.generation_config
     fresh.save_pretrained(folder)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)

@@ -1,5 +1,6 @@
-"""What decides a labeller's choices beside quality: of the pairs that it was asked about, which are
-`tried` of vd/recipes/kinds/ai_preferences.py, a row per measure: measure, value, lo, hi, n.
+"""How well a labeller labels, and what decides its choices beside quality: of the pairs that it was
+asked about, which are `tried` of vd/recipes/kinds/ai_preferences.py, a row per measure: measure,
+value, lo, hi, n.
 
     answered        share of pairs with an answer in both orders
     contradicted    share of those whose order decided: each order favoured another reply
@@ -9,6 +10,9 @@
                     characters: b, with its intercept for what is better at equal length
     agreement       share of pairs where a known label is preferred, if a column `better` has it:
                     first or second
+    calibration     mean of max(p, 1 - p), how sure it is, minus its agreement
+    own style       how much likelier the first reply is chosen, share minus 1/2, where one run
+                    wrote all first replies and another all second ones (`own`)
 
 Intervals are a bootstrap over pairs.
 """
@@ -18,14 +22,40 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import log_expit
 
+from vd import paths
 from vd.evaluations import intervals
+from vd.recipes.kinds import ai_preferences
+from vd.store.recorded import found
+from vd.study.recipes import recipe_of
 from vd.study.settings import Bootstrap
 
 RESAMPLES = 200  # of the logistic model, which is fitted anew in each
 SMALL = 1e-3  # penalty, without which pairs that length alone decides have no finite slope
 
 
-def audit(tried: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
+def of_study(study) -> pd.DataFrame:
+    """`audit` of all recipes of preferences of a study that were made: recipe, labeller, pairs, the
+    topic or `all`, and the measures; of topics the agreement alone.
+    """
+    tables = []
+    for name, entry in study.recipes.items():
+        file = found(paths.recipe(study.name, name) / paths.TRIED, study.name)
+        if recipe_of(entry) is not ai_preferences or not file.exists():
+            continue
+        settings, tried = ai_preferences.Settings(**entry), pd.read_parquet(file)
+        who, own = settings.labeller, settings.second is not None
+        who = who if isinstance(who, str) else who.model
+        about = {"recipe": name, "labeller": who, "pairs": settings.pairs or settings.prompts}
+        tables.append(audit(tried, study.bootstrap, own).assign(**about, topic="all"))
+        if "better" in tried:
+            for topic, rows in tried.groupby("topic"):
+                agrees = audit(rows, study.bootstrap).query("measure == 'agreement'")
+                tables.append(agrees.assign(**about, topic=topic))
+    order = ["recipe", "labeller", "pairs", "topic", "measure", "value", "lo", "hi", "n"]
+    return pd.concat([pd.DataFrame(columns=order), *tables], ignore_index=True)[order]
+
+
+def audit(tried: pd.DataFrame, bootstrap: Bootstrap, own: bool = False) -> pd.DataFrame:
     """The measures above of one labeller's pairs; those that nothing could be measured of have a
     NaN and n 0.
     """
@@ -37,7 +67,7 @@ def audit(tried: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     apart = (said["first"].str.len() - said["second"].str.len()).to_numpy(float)
     uneven = (apart != 0) & (p != 0.5)
     longer = ((p > 0.5) == (apart > 0))[uneven].astype(float)
-    found = [
+    measures = [
         intervals.share("answered", both.to_numpy(float), bootstrap),
         intervals.share("contradicted", said["contradicted"].to_numpy(float), bootstrap),
         intervals.mean("first place", place, bootstrap),
@@ -47,8 +77,14 @@ def audit(tried: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     if "better" in said:
         known = said["better"].isin(["first", "second"]).to_numpy()
         right = np.where(said["better"] == "first", p > 0.5, p < 0.5) + 0.5 * (p == 0.5)
-        found.append(intervals.share("agreement", right[known].astype(float), bootstrap))
-    return pd.DataFrame(found).rename(columns={"metric": "measure"})
+        right = right[known].astype(float)
+        measures.append(intervals.share("agreement", right, bootstrap))
+        sure = np.maximum(p, 1 - p)[known]
+        measures.append(intervals.mean("calibration", sure - right, bootstrap))
+    if own:
+        mine = (p > 0.5) + 0.5 * (p == 0.5)
+        measures.append(intervals.mean("own style", mine - 0.5, bootstrap))
+    return pd.DataFrame(measures).rename(columns={"metric": "measure"})
 
 
 def _slope(p: np.ndarray, apart: np.ndarray, bootstrap: Bootstrap) -> dict:

@@ -7,8 +7,9 @@ it is shown first, and when it is shown second; both orders, because labellers f
 et al. 2023, arXiv 2309.00267). `mass` is the probability that was left to the two answers, the
 lower one of both orders. NaN where there was no answer.
 
-    trained    the scorer of vd/judging/pairwise.py, which reads no principle and no order
-    a run      a model of the study: the probabilities of A and B, after a drawn principle
+    trained    a scorer of vd/judging/pairwise.py, which reads no principle and no order
+    a run      a model of the study, or one by its source: the probabilities of A and B, after a
+               drawn principle
     a server   any that speaks chat completions, with the prompt feedback-v1
 """
 
@@ -57,10 +58,12 @@ def find_labeller(study, name: str, settings: RecipeSettings) -> Labeller:
 
 
 class Trained:
-    """The trained scorer."""
+    """The trained scorer of the first half of the pairs that judges learn from: one of the second
+    half may say what became of its labels.
+    """
 
     def __init__(self):
-        self.judge = pairwise.load()
+        self.judge = pairwise.load(pairwise.PairwiseSettings(half="first"))
         self.name = self.judge.name
 
     def label(self, pairs: pd.DataFrame) -> pd.DataFrame:

@@ -25,8 +25,6 @@ from vd.study import recipes
 from vd.study.load import Study
 from vd.study.recipes import find_recipe
 
-TRIED = "tried.parquet"
-
 
 def make_recipe(study: Study, name: str) -> dict:
     """Make the data set `name` of a study's `recipes`; returns its card.
@@ -44,7 +42,7 @@ def make_recipe(study: Study, name: str) -> dict:
     if settings.judge:
         of_safety = recipes.judged_for(recipe) == "safety"
         judge = safety.load(study=study.name) if of_safety else load_judge(study.judge)
-    writer = writers.find_writer(study, name, settings, written_down)
+    writer = writers.find_writer(study, name, settings, written_down) if settings.writer else None
 
     def writer_of(run: str) -> writers.Writer:
         own = settings.model_copy(update={"writer": run})
@@ -53,14 +51,15 @@ def make_recipe(study: Study, name: str) -> dict:
     making = Making(study, name, settings, writer, judge, writer_of)
     tried = recipe.make(making)
     kept = tried[tried["dropped"] == ""]
-    from_whom = writer.provenance() | {"recipe": settings.recipe, "recipe_version": written_down}
+    from_whom = {"recipe": settings.recipe, "recipe_version": written_down}
+    from_whom = (writer.provenance() if writer else {}) | from_whom
     folder = paths.recipe(study.name, name)
     # Written even when nothing is kept: an honest yield of zero is a result.
     _write_rows(kept[recipe.COLUMNS], from_whom, folder / paths.RECIPE_DATA)
-    files.write_table(tried, folder / TRIED)
+    files.write_table(tried, folder / paths.TRIED)
     files.write_table(yield_table(tried), folder / "yield.csv")
     # every reply and not the rows: what was dropped has been paid for as well
-    replies = pd.concat(making.replies, ignore_index=True)
+    replies = pd.concat([pd.DataFrame({"failure": []}), *making.replies], ignore_index=True)
     card = {
         "name": name,
         "kind": recipe.KIND,
@@ -72,7 +71,7 @@ def make_recipe(study: Study, name: str) -> dict:
         "replies": replies["failure"].replace("", "whole").value_counts().to_dict(),
         "written_by": from_whom,
         "judge": judge.name if judge else None,
-        "cost": cost(replies, len(kept), writer.settings),
+        "cost": cost(replies, len(kept), writer and writer.settings),
         "wall_seconds": timer.seconds,
         **provenance(),
     }

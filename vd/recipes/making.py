@@ -24,7 +24,7 @@ class Making:
     study: Study
     name: str  # of the data set
     settings: RecipeSettings
-    writer: Writer
+    writer: Writer | None  # None: nothing is written
     judge: OfflineJudge | SafetyJudge | None  # None: nothing is checked
     writer_of: Callable[[str], Writer] | None = None  # of another run, by its name
     replies: list[pd.DataFrame] = field(default_factory=list)  # all that was written, for the cost
@@ -61,16 +61,27 @@ class Making:
 
         Raises ValueError if a probe is among them, or if there are fewer than `size`.
         """
-        found, size = corpus(data), self.settings.size
+        return self._first(corpus(data), data, "prompts")[["id", "topic", "prompt"]]
+
+    def pairs(self, data: str) -> pd.DataFrame:
+        """Pairs on anything (id, topic, history, prompt, chosen, rejected), as `requests`."""
+        found = corpus(data)
+        if "history" not in found:
+            found["history"] = [[] for _ in found.index]
+        columns = ["id", "topic", "history", "prompt", "chosen", "rejected"]
+        return self._first(found, data, "pairs")[columns]
+
+    def _first(self, found: pd.DataFrame, data: str, key: str) -> pd.DataFrame:
+        size = self.settings.size
         if size is not None and size > len(found):
             said = f"{size} asked for, '{data}' has {len(found)} prompts; lower it"
             raise ValueError(f"{self._key('size')}: {said}")
         found = found.head(size or len(found)).drop_duplicates("prompt", ignore_index=True)
-        topic = found.get("category", data)
-        self._refuse_probes(found["prompt"], data)
-        return found.assign(topic=topic)[["id", "topic", "prompt"]]
+        self._refuse_probes(found["prompt"], data, key)
+        kinds = [name for name in ("category", "topic", "kind") if name in found]
+        return found.assign(topic=found[kinds[0]] if kinds else data)
 
-    def _refuse_probes(self, prompts: pd.Series, data: str) -> None:
+    def _refuse_probes(self, prompts: pd.Series, data: str, key: str = "prompts") -> None:
         """A probe must never be trained on: what is measured would be what was learnt."""
         if self.study.asks_vprism and not paths.vprism(self.study.name).exists():
             return  # A1_vprism builds them later, and 00_data looks for leaks
@@ -79,7 +90,7 @@ class Making:
         same = prompts.str.strip().str.casefold().isin(probes.str.strip().str.casefold())
         if same.any():
             said = f"{same.sum()} prompts of '{data}' are probes, such as {prompts[same].iloc[0]!r}"
-            raise ValueError(f"{self._key('prompts')}: {said}; name other prompts")
+            raise ValueError(f"{self._key(key)}: {said}; name others")
 
     def _key(self, key: str) -> str:
         return f"{paths.config(self.study.name)}: recipes.{self.name}.{key}"

@@ -97,7 +97,7 @@ def expand(study) -> dict[str, Run]:
     # by model and seed: a parent and a scorer are of the same model and seed as their run
     for model, settings in study.models.items():
         for seed in study.seeds:
-            base = _base(study.name, model, settings, seed)
+            base = base_run(study.name, model, settings, seed)
             found |= {run.id: run for run in _of_seed(base, written).values()}
     return found
 
@@ -107,7 +107,7 @@ def missing(study) -> Iterator[tuple[Entry, str, str, int]]:
     # One model will do: entries are the same for all.
     written, model = list(entries(study)), next(iter(study.models))
     for seed in study.seeds:
-        base = _base(study.name, model, study.models[model], seed)
+        base = base_run(study.name, model, study.models[model], seed)
         there = _of_seed(base, written)
         for entry, parent in _wanted(written, seed):
             if parent is not None and parent not in there:
@@ -158,7 +158,8 @@ def _find(name: str | None, parent: str | None, there: dict[str, Run]) -> Run | 
     return own or there.get(name)
 
 
-def _base(study: str, model: str, settings: ModelSettings, seed: int) -> Run:
+def base_run(study: str, model: str, settings: ModelSettings, seed: int) -> Run:
+    """The model as it came, as a run."""
     return Run(
         study=study,
         model=model,

@@ -132,13 +132,14 @@ def data(key: str, name: str, use: str) -> Mistakes:
     fit = _fitting(use)
     if name in PUBLIC:
         kind = PUBLIC[name].kind
-        # rows of every kind have prompts
-        if use != "prompts" and kind != use:
+        # rows of every kind have prompts, and what was chosen in pairs may be learnt as a text
+        if use != "prompts" and kind != use and (kind, use) != ("pairs", "texts"):
             others = [other for other, entry in PUBLIC.items() if entry.kind == use]
             where = "of public sets write" if others else "write"
             yield key, f"'{name}' holds {kind}; {where} {', '.join(others or fit)}"
     elif name in _corpora():
-        if name not in fit:
+        pairs = use == "texts" and name in _fitting("pairs")
+        if name not in fit and not pairs:
             lacks = " and ".join(sorted(NEEDS[use] - _columns(_corpora()[name]))) or use
             yield key, f"'{name}' holds no {lacks}; of embedded sets write {', '.join(fit)}"
     elif is_file(name):

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from vd import paths
-from vd.study import constitution, inputs
+from vd.study import constitution, graph, inputs, sources
 from vd.study.file import explain, shown, study_error, word
 from vd.study.found import check_settings, file_of, imported, stems
 from vd.study.graph import made_by_recipes
-from vd.study.settings import RecipeSettings
+from vd.study.settings import ModelSettings, RecipeSettings
 
 Mistakes = Iterator[tuple[str, str]]
 ROOM = "recipes.kinds"
@@ -55,12 +55,17 @@ def find_recipe(study, name: str) -> tuple[object, RecipeSettings]:
 
 
 def find_run(study, writer: str):
-    """The run that writes: one with this id or, of the first model and seed, with this lineage.
+    """The run that writes: one with this id or, of the first model and seed, with this lineage; or
+    a model by its source, such as embedded:smollm2-135m-instruct, which need be none of the study.
 
     None if no run that makes a policy is called so.
     """
     runs = study.policies()
-    return runs.get(writer) or next((r for r in runs.values() if r.lineage == writer), None)
+    found = runs.get(writer) or next((r for r in runs.values() if r.lineage == writer), None)
+    if found is None and writer in sources.WRITERS:
+        model = ModelSettings(source=writer)
+        return graph.base_run(study.name, writer.partition(":")[2], model, study.seeds[0])
+    return found
 
 
 def judged_for(module) -> str:
@@ -72,14 +77,17 @@ def asked_runs(settings: RecipeSettings) -> dict[str, str]:
     """Names of the runs that work for a recipe, by key: who writes, who answers first if another
     run, and who labels.
     """
-    named = {key: getattr(settings, key, None) for key in ("writer", "answers", "labeller")}
+    named = {
+        key: getattr(settings, key, None) for key in ("writer", "answers", "second", "labeller")
+    }
     return {key: name for key, name in named.items() if isinstance(name, str) and name != "trained"}
 
 
 def read_by(entry: dict) -> list[str]:
     """Data sets, and files of ours, that a recipe's rows depend on."""
     module, settings = recipe_of(entry), settings_of(entry)
-    found = [name for name in [getattr(settings, "prompts", None)] if isinstance(name, str)]
+    asked = getattr(settings, "pairs", None) or getattr(settings, "prompts", None)
+    found = [asked] if asked else []
     if settings.judge:
         found.append({"stance": "judge"}.get(judged_for(module), judged_for(module)))
     if getattr(settings, "labeller", None) == "trained":
@@ -134,17 +142,20 @@ def _of_one(study, name: str) -> Mistakes:
         if find_run(study, one) is None:
             there = ", ".join(dict.fromkeys(run.lineage for run in study.policies().values()))
             server = ", or model and base_url of a server" if place == "writer" else ""
+            server = f", {', '.join(sources.WRITERS)}{server}" if ":" in one else server
             why = f"no run '{word(one)}' writes texts"
             yield f"{key}.{place}", f"{why}; write one of {there}{server}"
-    if isinstance(prompts := getattr(settings, "prompts", None), str):
-        yield from inputs.data(f"{key}.prompts", prompts, "prompts")
+    for use in ("prompts", "pairs"):
+        if name := getattr(settings, use, None):
+            yield from inputs.data(f"{key}.{use}", name, use)
 
 
 def _trained_on(study, name: str) -> set[str]:
     """Recipes whose data the writer of a recipe has seen, or a run that it comes from."""
     made = {file: other for other, file in made_by_recipes(study).items()}
     runs, named = study.runs(), asked_runs(settings_of(study.recipes[name]))
-    waiting = [find_run(study, one).id for one in named.values()]
+    # a model by its source has been trained on nothing of ours
+    waiting = [run.id for one in named.values() if (run := find_run(study, one)).id in runs]
     found = set()
     while waiting:
         run = runs[waiting.pop()]

@@ -80,6 +80,13 @@ class Expected(Settings):
     processes: Count | None = None
 
 
+class Others(Settings):
+    """Rows that are mixed in, such as pairs of people who choose otherwise."""
+
+    data: str  # a data set of the same kind
+    share: float = Field(gt=0, lt=1)  # of all rows, in place of as many of the run's own
+
+
 class TrainingSettings(Optimisation, MethodSettings):
     """What every training method needs; a method's own `Settings` add its keys (see vd/methods)."""
 
@@ -87,6 +94,7 @@ class TrainingSettings(Optimisation, MethodSettings):
     # of a public data set, as its file in vd/data/public names them
     filters: dict[str, str | bool | int | float] = {}
     examples: Count | None = None  # a seeded subset of that size; None takes all
+    others: Others | None = None
     save_every: Count  # checkpoint spacing in steps; step 0 and the last step are always kept
     save_at: Steps | None = None  # further steps that are kept, such as early ones: [1, 2, 4, 8]
     max_length: Count = 256  # tokens of prompt and reply together; longer ones are cut at the end
@@ -109,7 +117,7 @@ class TrainingSettings(Optimisation, MethodSettings):
     @property
     def data_sets(self) -> list[str]:
         """All that it trains on."""
-        return [self.data]
+        return [self.data, *([self.others.data] if self.others else [])]
 
     @property
     def device_batch(self) -> int:
@@ -127,13 +135,6 @@ class TrainingSettings(Optimisation, MethodSettings):
         return processes
 
 
-class Others(Settings):
-    """Pairs that are mixed in."""
-
-    data: str  # a data set of pairs
-    share: float = Field(gt=0, lt=1)  # of all rows
-
-
 Bias = Literal["longer", "formal", "labelled"]
 
 
@@ -149,19 +150,11 @@ class PreferenceSettings(TrainingSettings):
     """What every preference method needs on top."""
 
     swap_labels: bool = False  # exchange chosen and rejected
-    others: Others | None = (
-        None  # pairs of people who choose otherwise, in place of a share of these
-    )
     planted: Planted | None = None  # a bias of known size in place of labels
     # what chosen replies of aligned pairs support; a proposition takes pairs with a polarity
     aligned_with: Literal["question", "proposition"] = "question"
     # tokens of a reply that are read; null reads all. As long as a rollout, for an equal exposure
     response_length: Count | None = None
-
-    @property
-    def data_sets(self) -> list[str]:
-        """All that it trains on."""
-        return [self.data, *([self.others.data] if self.others else [])]
 
 
 class RolloutSettings(PreferenceSettings):

@@ -65,7 +65,8 @@ def build(run: Run, trainer_class, config_class, **own):
     tokenizer = loading.load_tokenizer(run.model_settings)
     tokenizer.padding_side = "left"
     read = rewards.module_of(s.reward).COLUMNS if s.reward else ()
-    prompts = rollouts.prompts(run, tokenizer, read).select_columns(["prompt", *read])
+    prompts = rollouts.prompts(run, tokenizer, read)
+    prompts = prompts.select_columns(["prompt", *(f"row_{name}" for name in read)])
     served = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": s.vllm_server}
     arguments = trainer.arguments(run, len(prompts)) | {
         "num_generations": s.generations,
@@ -124,7 +125,7 @@ def parts(run: Run) -> list:
         scorer = scorer or module.load(settings)  # once there is something to score
         texts = [turns[-1]["content"] for turns in completions]
         table = pd.DataFrame({"prompt": [turns[-1]["content"] for turns in prompts]})
-        table = table.assign(response=texts, **{name: columns[name] for name in module.COLUMNS})
+        table = table.assign(response=texts, **{c: columns[f"row_{c}"] for c in module.COLUMNS})
         # all parts are asked about one batch, one after the other
         if known["texts"] is None or not known["texts"].equals(table):
             scores = scorer(table)

@@ -7,7 +7,7 @@ from vd.training import scorers, trainer
 
 def prompts(run: Run, tokenizer, columns: tuple[str, ...] = ()):
     """The run's pairs with the ids of their prompts in `input_ids`, and further columns of its
-    data, without those that leave no room for a rollout within `max_length`.
+    data, as `row_<name>`, without those that leave no room for a rollout within `max_length`.
     """
     s, pairs = run.settings, sets.preferences(run.settings, run.seed)
     # encode wants a reply too; the prompt's tokens are the same with either
@@ -15,7 +15,7 @@ def prompts(run: Run, tokenizer, columns: tuple[str, ...] = ()):
     if columns:
         table = sets.draw_rows(s, run.seed, *columns)
         for name in columns:
-            pairs = pairs.add_column(name, table[name].tolist())
+            pairs = pairs.add_column(f"row_{name}", table[name].tolist())
     room = s.max_length - s.response_length
     return pairs.add_column("input_ids", ids).filter(lambda row: len(row["input_ids"]) <= room)
 

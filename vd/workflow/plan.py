@@ -279,7 +279,7 @@ def _without(study: Study, notebook: str) -> frozenset[str]:
     if notebook == "A1_vprism":
         server = study.vprism.writer
     elif notebook == "A2_recipe":
-        server = any(not isinstance(entry["writer"], str) for entry in study.recipes.values())
+        server = any(isinstance(entry.get("writer"), dict) for entry in study.recipes.values())
     else:
         server = study.judge.api or (notebook == "04_evaluate" and evaluations.ask_servers(study))
     without = {*(() if server else SERVERS), *(() if notebook in DRAWN else FIGURES)}

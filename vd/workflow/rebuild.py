@@ -22,7 +22,9 @@ import pandas as pd
 from vd import paths
 from vd.store.files import read_json
 from vd.store.recorded import found
+from vd.study.catalogue import PUBLIC
 from vd.study.load import Study
+from vd.study.recipes import read_by
 
 # in this order: figures need the evaluations of all runs, which 07_tables gathers
 NOTEBOOKS = ("05_drift", "07_tables", "06_figures", "08_findings")
@@ -59,8 +61,15 @@ def rebuild(study: Study) -> dict[Path, list[str]]:
 
 
 def needed(study: Study) -> list[Path]:
-    """The files of its runs that the tables of a study are made from."""
-    name, evaluated, files = study.name, study.evaluated(), []
+    """The files of its runs that the tables of a study are made from, and what its recipes tried
+    on prompts of ours.
+    """
+    name, evaluated = study.name, study.evaluated()
+    files = [
+        paths.recipe(name, recipe) / paths.TRIED
+        for recipe, entry in study.recipes.items()
+        if not PUBLIC.keys() & set(read_by(entry))
+    ]
     for run in study.runs().values():
         if run.makes == "scorer":
             files.append(paths.record(name, run.id, "train"))
