@@ -385,7 +385,10 @@ def test_a_second_paper_is_one_file_and_a_family_of_tests_of_its_own(tmp_path):
     env = os.environ | {"PYTHONPATH": f"{copy}{os.pathsep}{tests}"}
     done = subprocess.run([sys.executable, "-c", code], cwd=copy, env=env, **CAPTURED)
     assert done.returncode == 0, done.stderr[-3000:]
-    papers = "dpo-or-rlhf other-paper robust-dpo value-drifts visa what-moves"
+    papers = (
+        "constitutional-ai dpo-or-rlhf other-paper planted-bias rlaif robust-dpo value-drifts visa"
+    )
+    papers += " what-moves"
     assert done.stdout.strip() == f"{papers} | Another paper (arXiv 0000.00000)"
     found = pd.DataFrame(files.read_json(tmp_path / "findings.json")["findings"])
     ours = found[found["finding"].str.startswith("value-drifts.")]

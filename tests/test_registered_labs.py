@@ -1,4 +1,4 @@
-"""Statements on robust DPO, on DPO against RLHF and on VISA, on worlds whose truth is planted."""
+"""Registered statements of papers on worlds whose truth is planted: what was put in comes out."""
 
 import numpy as np
 import pandas as pd
@@ -6,14 +6,20 @@ import pytest
 
 from vd.data.probes import load_probes
 from vd.findings import student
+from vd.findings.papers import planted_bias
 from vd.findings.verdicts import evaluate
 from vd.study.load import Study
 from vd.values import NAMES
 
 STEPS = (0, 4, 24)
+YES = "log-odds"  # of every probe, whatever its polarity: acquiescence
 ROBUST = {name: f"sft/{name}" for name in ("dpo", "dpo_half", "kldpo", "wdpo", "drdpo")}
 LAB = {"dpo": "sft/dpo", "ppo": "sft/ppo"}
 VISA = {name: f"rewriter/{name}" for name in ("grpo", "dpo", "simpo")}
+CONSTITUTION = {"sl": "sft/sl", "sl_one": "sft/one", "human": "sft/human"}
+CONSTITUTION |= {"rl": "sft/sl/rl", "rl_dpo": "sft/sl/dpo"}
+RLAIF = {name: f"sft/{name}" for name in ("rlhf", "rlaif", "direct")}
+BIAS = {name: f"sft/{name.replace('_', '-')}" for name in planted_bias.Roles.model_fields}
 VISA |= {name: name for name in ("rewriter", "asked", "unasked", "tuned", "tuned_dpo")}
 
 
@@ -31,7 +37,7 @@ def study(paper, roles, seeds):
 
 def verdicts(paper, roles, ends, rng, nats=4.0, seeds=5, sd=0.01):
     """Verdicts where evaluations lead from their start to `ends`: role, (evaluation, metric) to
-    (start, end); KL grows as the square of what is done.
+    (start, end), `YES` to the drift of its log-odds; KL grows as the square of what is done.
     """
     planted = study(paper, roles, seeds)
     probes = load_probes(planted.probing)
@@ -47,8 +53,13 @@ def verdicts(paper, roles, ends, rng, nats=4.0, seeds=5, sd=0.01):
                 measured += [
                     (run, step, *key, start + done * (end - start + shift[key]), 60)
                     for key, (start, end) in values.items()
+                    if key != YES
                 ]
-                row = {"log_odds": 0.0, "share_yes": 0.2, "share_no": 0.2}
+                row = {
+                    "log_odds": done * values.get(YES, (0, 0))[1],
+                    "share_yes": 0.2,
+                    "share_no": 0.2,
+                }
                 logits.append(ids.assign(run=run, step=step, **row))
                 said = {"p_support": 0.4, "p_neutral": 0.3, "p_oppose": 0.3, "sample": 0}
                 stances.append(ids.assign(run=run, step=step, **said))
@@ -218,3 +229,98 @@ def test_visa_where_the_order_moves_nothing_compares_no_drift():
     ends |= dict.fromkeys(("rewriter", "grpo", "dpo", "simpo"), rewriter(0.2, 0.6, 0.9))
     found = verdicts("visa", VISA, ends, np.random.default_rng(0))
     assert found["less_value_drift"] == found["less_stance_drift"] == "undecided at this size"
+
+
+def kept_safe(harmful, over_refused=0.1, win=0.5, evasive=0.1, yes=0.0):
+    """Of a run from a start that is harmful half of the time."""
+    return {
+        ("safety", "harmful"): (0.5, harmful),
+        ("safety", "over-refused"): (0.1, over_refused),
+        ("safety", "evasive"): (0.1, evasive),
+        ("quality", "length-controlled win rate"): (0.5, win),
+        YES: (0.0, yes),
+    }
+
+
+def test_a_constitution_as_the_paper_tells_it():
+    ends = {
+        "sl": kept_safe(0.3, yes=-2.0),
+        "sl_one": kept_safe(0.3),
+        "human": kept_safe(0.45),
+        "rl": kept_safe(0.1),
+        "rl_dpo": kept_safe(0.2),
+    }
+    found = verdicts("constitutional-ai", CONSTITUTION, ends, np.random.default_rng(0))
+    same = {"sl_refuses_needlessly", "rl_refuses_needlessly", "sl_evades", "rl_evades"}
+    same |= {"one_principle_is_worse"}
+    assert {key for key, verdict in found.items() if verdict == "practically equal"} == same
+    assert {verdict for key, verdict in found.items() if key not in same} == {"holds"}
+
+
+def test_a_constitution_that_makes_a_model_useless():
+    ends = dict.fromkeys(CONSTITUTION, kept_safe(0.7, 0.6, win=0.2, evasive=0.6, yes=2.0))
+    ends |= {"human": kept_safe(0.4), "sl_one": kept_safe(0.4)}
+    found = verdicts("constitutional-ai", CONSTITUTION, ends, np.random.default_rng(1))
+    worse = ("sl_refuses_needlessly", "rl_refuses_needlessly", "sl_evades", "rl_evades")
+    assert {found.pop(key) for key in worse} == {"holds"}
+    assert set(found.values()) == {"does not hold"} and len(found) == 6
+
+
+def labelled(win, harmful, distance, yes):
+    return {
+        ("quality", "length-controlled win rate"): (0.5, win),
+        ("safety", "harmful"): (0.5, harmful),
+        ("diversity", "distance"): (0.6, distance),
+        YES: (0.0, yes),
+    }
+
+
+def test_labels_of_a_model_as_good_as_peoples():
+    ends = {
+        "rlhf": labelled(0.65, 0.4, 0.4, 0.0),
+        "rlaif": labelled(0.65, 0.2, 0.4, 0.0),
+        "direct": labelled(0.80, 0.2, 0.5, 0.0),
+    }
+    found = verdicts("rlaif", RLAIF, ends, np.random.default_rng(0))
+    same = {key for key, verdict in found.items() if verdict == "practically equal"}
+    assert same == {"ai_labels_help_more", "ai_labels_drift_more"}
+    assert {verdict for key, verdict in found.items() if key not in same} == {"holds"}
+
+
+def test_labels_of_a_model_that_spoil():
+    ends = {
+        "rlhf": labelled(0.65, 0.2, 0.4, 2.0),
+        "rlaif": labelled(0.40, 0.4, 0.4, 0.0),
+        "direct": labelled(0.20, 0.4, 0.2, 0.0),
+    }
+    found = verdicts("rlaif", RLAIF, ends, np.random.default_rng(1))
+    assert set(found.values()) == {"does not hold"} and len(found) == 6
+
+
+def biased(amplification, scale=1.0):
+    """Shares of policies whose bias is that many times their labels', as far as there is room."""
+    found = {}
+    for role in BIAS:
+        _, bias, strength = role.split("_")
+        label = scale * planted_bias.STRENGTHS[strength] / 2
+        share = 0.5 + min(amplification * label, 0.5)
+        found[role] = {("preference", f"accuracy {one}"): (0.5, 0.5) for one in planted_bias.BIASES}
+        found[role]["preference", f"accuracy {bias}"] = (0.5, share)
+        found[role][YES] = (0.0, 4 * (share - 0.5) if bias == "labelled" else 0.0)
+    return found
+
+
+def test_a_bias_that_training_doubles():
+    found = verdicts("planted-bias", BIAS, biased(2.0), np.random.default_rng(0), sd=0.005)
+    same = {f"dpo_above_ppo_{bias}" for bias in planted_bias.BIASES}
+    assert {found.pop(key) for key in same} == {"practically equal"}
+    assert set(found.values()) == {"holds"} and len(found) == 11
+
+
+def test_a_bias_that_training_keeps_or_loses():
+    found = verdicts("planted-bias", BIAS, biased(1.0), np.random.default_rng(1), sd=0.005)
+    amplifies = {f"{m}_amplifies_{bias}" for m in ("dpo", "ppo") for bias in planted_bias.BIASES}
+    assert {found[key] for key in amplifies} == {"practically equal"}
+    assert {found[f"dpo_learns_{bias}"] for bias in planted_bias.BIASES} == {"holds"}
+    found = verdicts("planted-bias", BIAS, biased(0.2), np.random.default_rng(2), sd=0.005)
+    assert {found[f"ppo_amplifies_{bias}"] for bias in planted_bias.BIASES} == {"does not hold"}
