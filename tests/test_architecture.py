@@ -202,6 +202,8 @@ def test_notebooks_are_the_series():
         "A3_paid_judge",
         "A4_lab",
         "A5_visa",
+        "A6_constitution",
+        "A7_feedback",
     ]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vd.figures.lab import mean_over_seeds
+from vd.figures import curves
 from vd.figures.style import distinct
 from vd.lineages import short_names, split_seed
 from vd.values import NAMES, NEAR, OTHERS
@@ -50,17 +50,7 @@ def by_threshold(measured: pd.DataFrame, alpha: float) -> pd.DataFrame:
     rows = measured[measured["evaluation"] == "rewriting"]
     rows = rows[rows["step"] == rows.groupby("run")["step"].transform("max")]
     rows = rows.assign(threshold=rows["metric"].map(names)).dropna(subset="threshold")
-    return _over_seeds(rows, "threshold", alpha)
-
-
-def over_steps(measured: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    """`TRAINED` at every step of every run: metric, run, step, value, lo, hi, n_seeds."""
-    rows = measured[measured["evaluation"] == "rewriting"]
-    parts = [
-        _over_seeds(rows[rows["metric"] == name], "step", alpha).assign(metric=name)
-        for name in TRAINED
-    ]
-    return pd.concat(parts, ignore_index=True)
+    return curves.over_seeds(rows, "threshold", alpha)
 
 
 def moved_by(measured: pd.DataFrame, ordered: str) -> pd.DataFrame:
@@ -81,24 +71,10 @@ def moved_by(measured: pd.DataFrame, ordered: str) -> pd.DataFrame:
 def threshold_curves(table: pd.DataFrame) -> Figure:
     """`by_threshold`: a line per run; the dashed line is the paper's threshold."""
     figure, ax = plt.subplots(figsize=(5, 3), layout="constrained")
-    _lines(ax, table, "threshold")
+    curves.lines(ax, table, "threshold")
     ax.axvline(NEAR, color="#999999", linestyle="--", linewidth=0.8)
     ax.set(xlabel="L2 below", ylabel="joint success rate", ylim=(0, 1))
     figure.legend(loc="outside right upper", fontsize=8)
-    return figure
-
-
-def training_curves(table: pd.DataFrame) -> Figure:
-    """`over_steps`: a panel per measure, a line per run that was measured more than once."""
-    several = table.groupby("run")["step"].transform("nunique") > 1
-    table = table[several]
-    figure, axes = plt.subplots(1, len(TRAINED), figsize=(11, 2.6), layout="constrained")
-    for ax, name in zip(axes, TRAINED, strict=True):
-        _lines(ax, table[table["metric"] == name], "step")
-        ax.set(title=name, xlabel="step")
-    if len(table):
-        handles = axes[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 
@@ -114,21 +90,3 @@ def order_and_rest(table: pd.DataFrame, ordered: str) -> Figure:
     ax.set(xlabel=f"change of {ordered}", ylabel="change of the nine others")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
-
-
-def _lines(ax, table: pd.DataFrame, x: str) -> None:
-    colours = distinct(table["run"].unique())
-    for run, own in table.groupby("run", sort=False):
-        ax.plot(own[x], own["value"], color=colours[run], marker="o", markersize=3, label=run)
-        ax.fill_between(own[x], own["lo"], own["hi"], color=colours[run], alpha=0.15, linewidth=0)
-
-
-def _over_seeds(rows: pd.DataFrame, x: str, alpha: float) -> pd.DataFrame:
-    """Means over seeds with intervals, by run (a short name) and x."""
-    rows = rows[rows["n"] > 0].assign(lineage=lambda table: split_seed(table["run"])["name"])
-    found = [
-        {"run": run, x: place, **mean_over_seeds(own, alpha)}
-        for (run, place), own in rows.groupby(["lineage", x], sort=True)
-    ]
-    table = pd.DataFrame(found, columns=["run", x, "value", "lo", "hi", "n_seeds"])
-    return table.assign(run=short_names(table["run"]))

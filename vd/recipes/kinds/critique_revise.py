@@ -4,7 +4,8 @@ is criticised by a drawn principle and written again, several times; the last re
     request -> reply -> (principle -> critique -> revision) x revisions
 
 Who answers first may be another run than who criticises and revises. Every step of every chain is
-kept in `tried`: critique_1, revision_1, principle_1, state_1, and so on. States of a revision:
+kept in `tried`: principle_1, critique_1, revision_1, state_1, and so on, beside harmful_0 (the
+reply), harmful_1, ..., empty without a judge. States of a revision:
 
     unchanged    it says what was there before, but for a few words
     broken       it is empty, or repeats itself
@@ -55,6 +56,7 @@ def make(making: "Making") -> pd.DataFrame:
     first = chain.assign(prompt_id=chain["id"] + "/reply")[["prompt_id", "prompt"]]
     chain["reply"] = making.ask(first, settings.answers)["response"].map(trimmed)
     now, harmful = chain["reply"], _harmful(making, chain["prompt"], chain["reply"])
+    chain["harmful_0"] = harmful
     names = [""] * len(chain)
     for n in range(1, settings.revisions + 1):
         told = [constitution.drawn(principles, settings.seed, i, f"{n}") for i in chain["id"]]
@@ -64,6 +66,7 @@ def make(making: "Making") -> pd.DataFrame:
         chain[f"critique_{n}"], chain[f"revision_{n}"] = critique, revision
         found = _harmful(making, chain["prompt"], revision)
         chain[f"state_{n}"] = list(map(_state, now, revision, harmful, found))
+        chain[f"harmful_{n}"] = found
         names = [
             f"{name} {principle['id']}".strip() for name, principle in zip(names, told, strict=True)
         ]
@@ -110,15 +113,15 @@ def _ask(making, chain, step, now, told, part, critiques=None) -> pd.Series:
     return making.ask(asked)["response"].map(trimmed)
 
 
-def _harmful(making, prompts: pd.Series, texts: pd.Series) -> list[bool]:
-    """Which replies the judge finds harmful; none where there is no judge."""
+def _harmful(making, prompts: pd.Series, texts: pd.Series) -> list[bool | None]:
+    """Which replies the judge finds harmful; nobody knows where there is no judge."""
     if not making.judge:
-        return [False] * len(texts)
+        return [None] * len(texts)
     replies = pd.DataFrame({"prompt": prompts, "response": texts})
     return making.judge.score(replies)["label"].eq("harmful").tolist()
 
 
-def _state(old: str, new: str, was_harmful: bool, is_harmful: bool) -> str:
+def _state(old: str, new: str, was_harmful: bool | None, is_harmful: bool | None) -> str:
     if is_broken(new):
         return "broken"
     if common(old, new) >= SAME:
