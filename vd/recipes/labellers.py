@@ -24,9 +24,8 @@ from vd.judging import pairwise
 from vd.probing import logits
 from vd.probing.responders import load_responder
 from vd.probing.sampling import as_read, batched
-from vd.recipes.writers import RunWriter
-from vd.store import files, fingerprint
-from vd.store.progress import Progress
+from vd.recipes.writers import RunWriter, kept_answers
+from vd.store import fingerprint
 from vd.study import constitution
 from vd.study.recipes import find_run
 from vd.study.settings import RecipeSettings
@@ -122,25 +121,19 @@ class ByRun:
             texts = texts + "\n" + self.of.ask(pd.DataFrame(asked))["response"] + SO
         made_from = self.of.fingerprint().key
         keys = texts.map(lambda text: fingerprint.digest(made_from, text))
-        kept = self._kept()
-        missing = texts[~keys.isin(kept["key"])]
-        missing = missing.loc[missing.str.len().sort_values(kind="stable").index]
-        # weights are loaded for what is missing alone
-        model = self.of.run.model_settings, self.of.checkpoint
-        responder = load_responder(*model) if len(missing) else None
-        progress, size = Progress("label", self.name, len(missing)), self.settings.batch_size
-        for start in range(0, len(missing), size):
-            batch = missing.iloc[start : start + size]
-            found = pd.DataFrame(_read(responder, batch.tolist()), columns=["p", "mass"])
-            kept = pd.concat([kept, found.assign(key=keys[batch.index].to_numpy())])[COLUMNS]
-            files.write_table(kept, self.file)
-            progress(start + len(batch))
-        kept = kept.drop_duplicates("key").set_index("key").astype(float)
-        found = kept.loc[keys].set_index(pairs.index)
+        asked = pd.DataFrame({"key": keys, "prompt_id": pairs["id"] + f"/{a}", "prompt": texts})
+        found = kept_answers(asked, self.file, COLUMNS, self._reader, self.settings, "label")
+        found = found.astype(float).set_index(pairs.index)
         return found.assign(p=found["p"].where(found["mass"] >= LEAST))
 
-    def _kept(self) -> pd.DataFrame:
-        return pd.read_parquet(self.file) if self.file.exists() else pd.DataFrame(columns=COLUMNS)
+    def _reader(self):
+        """A function from texts to p and mass."""
+        responder = load_responder(self.of.run.model_settings, self.of.checkpoint)
+
+        def read(batch: pd.DataFrame) -> pd.DataFrame:
+            return pd.DataFrame(_read(responder, batch["prompt"].tolist()), columns=["p", "mass"])
+
+        return read
 
 
 def message(shown: list[dict], principle: str, request: str, a: str, b: str) -> str:

@@ -88,28 +88,11 @@ class RunWriter:
 
     def ask(self, asked: pd.DataFrame) -> pd.DataFrame:
         """See `Writer`. Random numbers are keyed by the recipe's seed and by prompt_id."""
-        kept, made_from = self._kept(), self.fingerprint().key
+        made_from = self.fingerprint().key
         both = zip(asked["prompt_id"], asked["prompt"], strict=True)
         keyed = asked.assign(key=[fingerprint.digest(made_from, *pair) for pair in both])
-        # Alike lengths go together, for little padding. Batches are cut before what is kept is
-        # left out: one that a killed process missed is then asked as it would have been.
-        ordered = keyed.assign(length=keyed["prompt"].str.len())
-        ordered = ordered.sort_values(["length", "prompt_id"])
-        size = self.asked_with.batch_size
-        batches = [ordered.iloc[start : start + size] for start in range(0, len(ordered), size)]
-        missing = [batch[~batch["key"].isin(kept["key"])] for batch in batches]
-        missing = [batch for batch in missing if len(batch)]
-        progress = Progress("write", self.run.id, sum(map(len, missing)))
-        # Weights are loaded for what is missing alone: a finished recipe costs no memory.
-        write, done = self._responder() if missing else None, 0
-        for batch in missing:
-            replies = write(batch).assign(key=batch["key"].to_numpy())
-            kept = pd.concat([kept, replies[COLUMNS]], ignore_index=True)
-            # The whole file again for each batch: it is small beside what the batch took to write.
-            files.write_table(kept, self.file)
-            progress(done := done + len(batch))
-        # `kept` holds replies of earlier sizes too: what was asked now is looked up, in its order
-        found = kept.set_index("key").loc[keyed["key"]].set_index(asked.index)
+        found = kept_answers(keyed, self.file, COLUMNS, self._responder, self.asked_with, "write")
+        found = found.set_index(asked.index)
         # only `stop` means whole; any other reason why a reply ended is its failure
         failure = found["finish_reason"].where(found["finish_reason"] != "stop", "")
         return pd.DataFrame(
@@ -161,8 +144,37 @@ class RunWriter:
             code=fingerprint.code("vd.probing.responders.load_responder"),
         )
 
-    def _kept(self) -> pd.DataFrame:
-        return pd.read_parquet(self.file) if self.file.exists() else pd.DataFrame(columns=COLUMNS)
+
+def kept_answers(
+    asked: pd.DataFrame,
+    file: Path,
+    columns: list[str],
+    load: Callable[[], Callable[[pd.DataFrame], pd.DataFrame]],
+    settings: RecipeSettings,
+    what: str,
+) -> pd.DataFrame:
+    """`columns` for rows of key, prompt_id and prompt, in their order: from a file, or from the
+    function that `load` gives, batch by batch, kept in the file with `key` at once.
+    """
+    kept = pd.read_parquet(file) if file.exists() else pd.DataFrame(columns=columns)
+    # Alike lengths go together, for little padding. Batches are cut before what is kept is left
+    # out: one that a killed process missed is then asked as it would have been.
+    ordered = asked.assign(length=asked["prompt"].str.len()).sort_values(["length", "prompt_id"])
+    size = settings.batch_size
+    batches = [ordered.iloc[start : start + size] for start in range(0, len(ordered), size)]
+    missing = [batch[~batch["key"].isin(kept["key"])] for batch in batches]
+    missing = [batch for batch in missing if len(batch)]
+    progress = Progress(what, settings.recipe, sum(map(len, missing)))
+    # Weights are loaded for what is missing alone: a finished recipe costs no memory.
+    answer, done = load() if missing else None, 0
+    for batch in missing:
+        found = answer(batch).assign(key=batch["key"].to_numpy())
+        kept = pd.concat([kept, found[columns]], ignore_index=True)
+        # The whole file again for each batch: it is small beside what the batch took to write.
+        files.write_table(kept, file)
+        progress(done := done + len(batch))
+    # it holds answers of earlier sizes too: what was asked now is looked up
+    return kept.drop_duplicates("key").set_index("key").loc[asked["key"]]
 
 
 class ServerWriter:
