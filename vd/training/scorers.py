@@ -19,6 +19,7 @@ from vd import paths
 from vd.finite import finite
 from vd.models import loading
 from vd.store.files import read_json, write_json
+from vd.store.progress import Progress
 from vd.study.runs import Run
 from vd.study.settings import Lora, ModelSettings
 from vd.training import trainer
@@ -151,6 +152,7 @@ def sample(run: Run, tokenizer, prompts: list[list[int]]) -> list[list[int]]:
     """
     policy, replies = loading.for_inference(run.model_settings, trainer.start_of(run)), []
     batch = run.settings.device_batch_size or run.settings.batch_size
+    progress = Progress("sample", run.id, len(prompts))
     torch.manual_seed(run.seed)
     for start in range(0, len(prompts), batch):
         asked = pad(prompts[start : start + batch], tokenizer.pad_token_id, "left").to(
@@ -171,6 +173,7 @@ def sample(run: Run, tokenizer, prompts: list[list[int]]) -> list[list[int]]:
         )[:, asked.shape[1] :]
         # no text holds the padding token (see vd.models.chat), so only padding goes
         replies += [[t for t in reply if t != tokenizer.pad_token_id] for reply in written.tolist()]
+        progress(len(replies))
     return replies
 
 
