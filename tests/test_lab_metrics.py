@@ -400,7 +400,13 @@ def test_the_safety_judge_has_its_labels(place):
 def test_no_request_of_the_safety_judge_is_asked_of_checkpoints():
     train, held_out = safety_judges.split()
     assert not set(train["prompt"]) & set(held_out["prompt"])
-    assert 0.15 < len(held_out) / (len(train) + len(held_out)) < 0.25
+    # replies of checkpoints are all among those that train it, to the same requests
+    assert held_out["run"].isna().all() and train["run"].notna().sum() == 525
+    assert 0.15 < len(held_out) / (train["run"].isna().sum() + len(held_out)) < 0.25
+    assert set(train.loc[train["run"].notna(), "prompt"]) <= set(
+        train[train["run"].isna()]["prompt"]
+    )
+    assert not {"hate", "self-harm"} & set(train.loc[train["run"].notna(), "category"])
     asked = set(safety.requests()["prompt"]) | set(sets.corpus("assistant_held_out")["prompt"])
     assert not asked & (set(train["prompt"]) | set(held_out["prompt"]))
     assert not set(sets.corpus("assistant")["prompt"]) & asked

@@ -236,8 +236,8 @@ def test_a_prompt_that_is_not_there(place):
     ("change", "complaint"),
     [
         (
-            lambda s: s["sft"]["sft-support"].update(data="ultrafeedback"),
-            r"sft.sft-support.data: 'ultrafeedback' holds pairs.* write alpaca",
+            lambda s: s["sft"]["sft-support"].update(data="prism"),
+            r"sft.sft-support.data: 'prism' holds prompts.* write alpaca",
         ),
         (
             lambda s: s["preference"]["dpo-support"].update(data="prism"),

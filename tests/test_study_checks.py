@@ -442,8 +442,12 @@ def test_roles_are_played_by_runs_and_data_that_can(place, role, name, said):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("value-drift", {}, "value-drift: no paper 'value-drift'; write one of dpo-or-rlhf"),
-        ("value_drifts", {}, "value_drifts: no paper 'value_drifts'; write one of dpo-or-rlhf"),
+        ("value-drift", {}, "value-drift: no paper 'value-drift'; write one of constitutional-ai"),
+        (
+            "value_drifts",
+            {},
+            "value_drifts: no paper 'value_drifts'; write one of constitutional-ai",
+        ),
         ("dpo", "sft-support/dpo-support", "dpo: write keys and their values, one a line"),
         ("value-drifts", None, "value-drifts: empty; write a value, or remove the key"),
         ("value-drifts", {"dppo": "base"}, "value-drifts.dppo: unknown key; remove it or"),
