@@ -300,3 +300,13 @@ def test_defaults_of_evaluations_and_recipes_count():
     assert "recipe.prompts" in recipe.defaults
     evaluated = asked["04_evaluate", "tiny-llama/base/seed-0"]
     assert "evaluations.held_out.rows" in evaluated.defaults
+
+
+def test_no_job_depends_on_where_a_checkout_lies():
+    """A constitution and a server's prompts are files of ours: named from the root."""
+    study = load_study("smoke")
+    judge = study.judge.model_copy(update={"api": ApiJudgeSettings(model="m")})
+    made = plan.made_from(study.model_copy(update={"judge": judge}))
+    named = {name for job in made.values() for name in job.data}
+    assert {"vd/prompts/constitution.yaml", "vd/prompts/stance-v1.yaml"} <= named
+    assert not [name for name in named if name.startswith(str(paths.ROOT))]

@@ -189,3 +189,11 @@ def made(study: str, notebook: str, run_id: str | None = None) -> Path:
 def _from_root(name: str) -> Path:
     # an absolute path replaces ROOT, so only relative ones are meant from there
     return ROOT / Path(name).expanduser()
+
+
+def anywhere(name: str) -> str:
+    """A file's name that holds in every checkout, from the root, if it lies below it; other names
+    as they are.
+    """
+    own = os.path.isabs(name) and Path(name).is_relative_to(ROOT)
+    return Path(name).relative_to(ROOT).as_posix() if own else name

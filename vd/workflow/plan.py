@@ -95,7 +95,7 @@ class _Plan:
         settings, names = self._reads(notebook, about)
         return Fingerprint(
             **fingerprint.values(**settings),
-            data={name: self.content(name) for name in sorted(set(names))},
+            data={paths.anywhere(name): self.content(name) for name in sorted(set(names))},
             code=self._code_of(notebook, self._found_by_name(notebook, about), names),
         )
 
