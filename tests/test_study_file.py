@@ -266,4 +266,4 @@ def test_loading_a_study_loads_nothing_heavy():
     code += f"[load_study(name) for name in {names}]\n"
     code += "print(*sorted({'torch', 'transformers', 'trl', 'datasets'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "" and len(names) == 17
+    assert done.stdout.strip() == "" and len(names) == 18
