@@ -78,7 +78,7 @@ def _trained(study: Study) -> dict[tuple[str, int], TrainingSettings]:
     found = {}
     for run in study.runs().values():
         if getattr(run.settings, "data", None):
-            drawn = run.settings.model_dump(include={"data", "filters", "examples", "others"})
+            drawn = run.settings.model_dump(include=TrainingSettings.drawn_by)
             pairs = isinstance(run.settings, PreferenceSettings)
             # kind and max_length change no draw; `sft_sets` asks for them
             found[json.dumps([drawn, pairs, run.settings.max_length]), run.seed] = run.settings

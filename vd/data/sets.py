@@ -217,17 +217,13 @@ READERS = {"texts": sft, "pairs": preferences, "steps": labelled_steps, "prompts
 def draw_rows(settings: TrainingSettings, seed: int, *columns: str) -> pd.DataFrame:
     """The rows that a run trains on, those of others among them, which all have these columns."""
     name, examples = settings.data, settings.examples
-    as_read = as_texts if "completion" in columns else lambda table: table
-    table = as_read(corpus(name, settings.filters, examples, seed))
-    _check_columns(name, table, columns)
+    table = _with_columns(name, corpus(name, settings.filters, examples, seed), columns)
     drawn = table if examples is None else _drawn(name, table, examples, seed)
     if not settings.others:
         return drawn
     # by seed, in place of rows that are drawn by seed: a larger share replaces the same and more
-    theirs = as_read(corpus(settings.others.data))
-    n = round(settings.others.share * len(drawn))
-    _check_columns(settings.others.data, theirs, columns)
-    theirs = _drawn(settings.others.data, theirs, n, seed)
+    other, n = settings.others.data, round(settings.others.share * len(drawn))
+    theirs = _drawn(other, _with_columns(other, corpus(other), columns), n, seed)
     places = np.random.default_rng([seed, 1]).permutation(len(drawn))
     mixed = pd.concat([drawn.iloc[sorted(places[n:])], theirs], ignore_index=True)
     # an order of its own, since a run may not read all rows
@@ -240,14 +236,16 @@ def as_texts(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"chosen": "completion"}) if pairs else table
 
 
-def _check_columns(name: str, table: pd.DataFrame, columns: tuple[str, ...]) -> None:
-    """Every row of a data set has these columns; ValueError names the first that has not."""
+def _with_columns(name: str, table: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
+    """A data set, of which every row has these columns; ValueError names the first that has not."""
+    table = as_texts(table) if "completion" in columns else table
     for column in columns:
         if column not in table or table[column].isna().any():
             # argmax is the first row without a value
             row = table[column].isna().argmax() + 1 if column in table else 1
             what = "list" if column in rows.LISTS else "text"
             raise ValueError(f"data set '{name}': row {row}: no {what} '{column}'; {rows.FIX}")
+    return table
 
 
 def _drawn(name: str, table: pd.DataFrame, examples: int, seed: int) -> pd.DataFrame:

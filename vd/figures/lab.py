@@ -7,10 +7,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vd import paths
+from vd.drift.measures import drift_table
+from vd.figures import evaluations
 from vd.figures.evaluations import grid
 from vd.figures.style import distinct
 from vd.findings import student
 from vd.lineages import short_names, split_seed
+from vd.store import shown
 from vd.store.recorded import found
 from vd.study.load import Study
 
@@ -65,6 +68,14 @@ def over_seeds(
     place = [order[key] for key in zip(table["evaluation"], table["metric"], strict=True)]
     table = table.assign(run=short_names(table["run"]), place=place)
     return table.sort_values("place", kind="stable").drop(columns="place").reset_index(drop=True)
+
+
+def of_study(study: Study, runs: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Evaluations of runs that are made, and `over_seeds` of these and of their drift."""
+    measured = evaluations.gather(study.name, runs)
+    stances = pd.concat([pd.read_parquet(paths.stances(study.name, run)) for run in runs])
+    drift = drift_table(stances, study.bootstrap)
+    return measured, over_seeds(measured, drift, study.bootstrap.alpha)
 
 
 def as_table(table: pd.DataFrame, measures: dict[tuple[str, str], str] = MEASURES) -> pd.DataFrame:
@@ -123,6 +134,17 @@ def side_by_side(study: Study, name: str = "quality", prompts: int = 10) -> pd.D
     table = table.assign(run=short_names(table["run"]))[~starts]
     order = table["prompt"].map({prompt: place for place, prompt in enumerate(few)})
     return table.iloc[np.argsort(order.to_numpy(), kind="stable")][columns].reset_index(drop=True)
+
+
+def as_text(said: pd.DataFrame) -> str:
+    """`side_by_side` to print: each prompt with all replies to it."""
+    lines = []
+    for prompt, replies in said.groupby("prompt", sort=False):
+        lines.append(shown.whole(prompt))
+        for reply in replies.itertuples():
+            lines.append(shown.whole(reply.response, f"  {reply.run}, step {reply.step}"))
+        lines.append("")
+    return "\n".join(lines)
 
 
 def mean_over_seeds(own: pd.DataFrame, alpha: float) -> dict:

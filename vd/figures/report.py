@@ -13,6 +13,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
 from vd import paths
+from vd.figures import tables
 from vd.figures.replies import judged
 from vd.findings.report import interval
 from vd.lineages import short_names
@@ -58,7 +59,7 @@ def page(study: Study) -> str:
         topics=asked["topic"].nunique(),
         topic_names=list(asked["topic"].unique()),
         figures=list(_figures(name)),
-        findings=_findings(paths.table(name, "findings.json")),
+        findings=_findings(name),
         runs=_tree(study),
         replies=[_rows(names[run], table) for run, table in said.items()],
         stages=stages,
@@ -82,12 +83,10 @@ def _rows(name: str, table: pd.DataFrame) -> dict:
     return {"name": name, "steps": steps, "rows": rows}
 
 
-def _findings(file: Path) -> list[dict]:
-    """Rows of findings.json with their intervals in words; none where a study tests nothing."""
-    found = read_json(file)["findings"] if file.exists() else []
-    table = pd.DataFrame(found, columns=["statement", "verdict", "paper", "estimate", "lo", "hi"])
-    table = table.astype({"estimate": float, "lo": float, "hi": float})  # JSON has no NaN
-    return [row._asdict() | {"interval": interval(row)} for row in table.itertuples()]
+def _findings(study: str) -> list[dict]:
+    """What was decided, with intervals in words."""
+    rows = tables.findings(study).itertuples()
+    return [row._asdict() | {"interval": interval(row)} for row in rows]
 
 
 def _figures(study: str):

@@ -67,6 +67,25 @@ def pair_accuracy(study: Study) -> pd.DataFrame:
     return found.reset_index()
 
 
+def findings(study: str) -> pd.DataFrame:
+    """What 08_findings decided: statement, verdict, paper, estimate, lo, hi; no row where a study
+    tests nothing, or has not come so far.
+    """
+    file = paths.table(study, "findings.json")
+    found = read_json(file)["findings"] if file.exists() else []
+    table = pd.DataFrame(found, columns=["statement", "verdict", "paper", "estimate", "lo", "hi"])
+    return table.astype({"estimate": float, "lo": float, "hi": float})  # JSON has no NaN
+
+
+def verdicts(study: Study, *papers: str) -> str:
+    """`findings` of a study that speaks to one of these papers, to print."""
+    found = findings(study.name)
+    if not study.findings.keys() & set(papers) or found.empty:
+        return "this study names no run for these expectations"
+    columns = ["statement", "estimate", "lo", "hi", "verdict"]
+    return found[columns].round(2).to_string(index=False)
+
+
 def write(table: pd.DataFrame, path: Path, caption: str) -> None:
     """Write `path`.csv, .md and .tex, each atomically."""
     files.write_table(table, path.with_suffix(".csv"))

@@ -30,6 +30,7 @@ from vd.study.recipes import recipe_of
 from vd.study.settings import Bootstrap
 
 RESAMPLES = 200  # of the logistic model, which is fitted anew in each
+NAMED = {"metric": "measure"}  # what an evaluation measures of a policy, an audit does of labels
 SMALL = 1e-3  # penalty, without which pairs that length alone decides have no finite slope
 
 
@@ -48,9 +49,11 @@ def of_study(study) -> pd.DataFrame:
         about = {"recipe": name, "labeller": who, "pairs": settings.pairs or settings.prompts}
         tables.append(audit(tried, study.bootstrap, own).assign(**about, topic="all"))
         if "better" in tried:
-            for topic, rows in tried.groupby("topic"):
-                agrees = audit(rows, study.bootstrap).query("measure == 'agreement'")
-                tables.append(agrees.assign(**about, topic=topic))
+            agrees = [
+                _agreement(*_said(rows), study.bootstrap) | {"topic": topic}
+                for topic, rows in tried.groupby("topic")
+            ]
+            tables.append(pd.DataFrame(agrees).rename(columns=NAMED).assign(**about))
     order = ["recipe", "labeller", "pairs", "topic", "measure", "value", "lo", "hi", "n"]
     return pd.concat([pd.DataFrame(columns=order), *tables], ignore_index=True)[order]
 
@@ -59,10 +62,8 @@ def audit(tried: pd.DataFrame, bootstrap: Bootstrap, own: bool = False) -> pd.Da
     """The measures above of one labeller's pairs; those that nothing could be measured of have a
     NaN and n 0.
     """
-    asked = tried[tried["answered"]]
-    both = asked[["straight", "turned"]].notna().all(axis=1)
-    said = asked[both]
-    p = said[["straight", "turned"]].mean(axis=1).to_numpy(float)
+    said, p = _said(tried)
+    both = tried.loc[tried["answered"], ["straight", "turned"]].notna().all(axis=1)
     place = (said["straight"] - said["turned"]).to_numpy(float) / 2
     apart = (said["first"].str.len() - said["second"].str.len()).to_numpy(float)
     uneven = (apart != 0) & (p != 0.5)
@@ -75,16 +76,30 @@ def audit(tried: pd.DataFrame, bootstrap: Bootstrap, own: bool = False) -> pd.Da
         _slope(p, apart, bootstrap),
     ]
     if "better" in said:
-        known = said["better"].isin(["first", "second"]).to_numpy()
-        right = np.where(said["better"] == "first", p > 0.5, p < 0.5) + 0.5 * (p == 0.5)
-        right = right[known].astype(float)
-        measures.append(intervals.share("agreement", right, bootstrap))
-        sure = np.maximum(p, 1 - p)[known]
+        right, sure = _right(said, p)
+        measures.append(_agreement(said, p, bootstrap))
         measures.append(intervals.mean("calibration", sure - right, bootstrap))
     if own:
         mine = (p > 0.5) + 0.5 * (p == 0.5)
         measures.append(intervals.mean("own style", mine - 0.5, bootstrap))
-    return pd.DataFrame(measures).rename(columns={"metric": "measure"})
+    return pd.DataFrame(measures).rename(columns=NAMED)
+
+
+def _said(tried: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """Pairs with an answer in both orders, and the probability of the first of each."""
+    answers = tried.loc[tried["answered"], ["straight", "turned"]].dropna()
+    return tried.loc[answers.index], answers.mean(axis=1).to_numpy(float)
+
+
+def _right(said: pd.DataFrame, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of pairs with a known label: whether it is preferred (1, 0, one half), and how surely."""
+    known = said["better"].isin(["first", "second"]).to_numpy()
+    right = np.where(said["better"] == "first", p > 0.5, p < 0.5) + 0.5 * (p == 0.5)
+    return right[known].astype(float), np.maximum(p, 1 - p)[known]
+
+
+def _agreement(said: pd.DataFrame, p: np.ndarray, bootstrap: Bootstrap) -> dict:
+    return intervals.share("agreement", _right(said, p)[0], bootstrap)
 
 
 def _slope(p: np.ndarray, apart: np.ndarray, bootstrap: Bootstrap) -> dict:

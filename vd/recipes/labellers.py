@@ -122,7 +122,8 @@ class ByRun:
         made_from = self.of.fingerprint().key
         keys = texts.map(lambda text: fingerprint.digest(made_from, text))
         asked = pd.DataFrame({"key": keys, "prompt_id": pairs["id"] + f"/{a}", "prompt": texts})
-        found = kept_answers(asked, self.file, COLUMNS, self._reader, self.settings, "label")
+        said, size = ("label", self.name), self.settings.batch_size
+        found = kept_answers(asked, self.file, COLUMNS, self._reader, size, said)
         found = found.astype(float).set_index(pairs.index)
         return found.assign(p=found["p"].where(found["mass"] >= LEAST))
 

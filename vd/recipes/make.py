@@ -25,6 +25,8 @@ from vd.study import recipes
 from vd.study.load import Study
 from vd.study.recipes import find_recipe
 
+NOTHING = pd.DataFrame(columns=["failure"])  # where no reply was asked for
+
 
 def make_recipe(study: Study, name: str) -> dict:
     """Make the data set `name` of a study's `recipes`; returns its card.
@@ -59,7 +61,7 @@ def make_recipe(study: Study, name: str) -> dict:
     files.write_table(tried, folder / paths.TRIED)
     files.write_table(yield_table(tried), folder / "yield.csv")
     # every reply and not the rows: what was dropped has been paid for as well
-    replies = pd.concat([pd.DataFrame({"failure": []}), *making.replies], ignore_index=True)
+    replies = pd.concat(making.replies or [NOTHING], ignore_index=True)
     card = {
         "name": name,
         "kind": recipe.KIND,

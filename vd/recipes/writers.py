@@ -91,7 +91,8 @@ class RunWriter:
         made_from = self.fingerprint().key
         both = zip(asked["prompt_id"], asked["prompt"], strict=True)
         keyed = asked.assign(key=[fingerprint.digest(made_from, *pair) for pair in both])
-        found = kept_answers(keyed, self.file, COLUMNS, self._responder, self.asked_with, "write")
+        said, size = ("write", self.run.id), self.asked_with.batch_size
+        found = kept_answers(keyed, self.file, COLUMNS, self._responder, size, said)
         found = found.set_index(asked.index)
         # only `stop` means whole; any other reason why a reply ended is its failure
         failure = found["finish_reason"].where(found["finish_reason"] != "stop", "")
@@ -150,21 +151,21 @@ def kept_answers(
     file: Path,
     columns: list[str],
     load: Callable[[], Callable[[pd.DataFrame], pd.DataFrame]],
-    settings: RecipeSettings,
-    what: str,
+    size: int,
+    said: tuple[str, str],
 ) -> pd.DataFrame:
     """`columns` for rows of key, prompt_id and prompt, in their order: from a file, or from the
-    function that `load` gives, batch by batch, kept in the file with `key` at once.
+    function that `load` gives, `size` at a time, kept in the file with `key` at once. `said` is the
+    stage and who works, for progress.
     """
     kept = pd.read_parquet(file) if file.exists() else pd.DataFrame(columns=columns)
     # Alike lengths go together, for little padding. Batches are cut before what is kept is left
     # out: one that a killed process missed is then asked as it would have been.
     ordered = asked.assign(length=asked["prompt"].str.len()).sort_values(["length", "prompt_id"])
-    size = settings.batch_size
     batches = [ordered.iloc[start : start + size] for start in range(0, len(ordered), size)]
     missing = [batch[~batch["key"].isin(kept["key"])] for batch in batches]
     missing = [batch for batch in missing if len(batch)]
-    progress = Progress(what, settings.recipe, sum(map(len, missing)))
+    progress = Progress(*said, sum(map(len, missing)))
     # Weights are loaded for what is missing alone: a finished recipe costs no memory.
     answer, done = load() if missing else None, 0
     for batch in missing:

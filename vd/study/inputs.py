@@ -31,6 +31,7 @@ NEEDS = {  # columns of a data set, by what a method READS or another use
     "probes": {"topic", "prompt", "polarity"},
     "prompts": {"prompt"},
 }
+ALSO = {"texts": "pairs"}  # what was chosen in pairs may be learnt as a text
 POSITIONS = 512  # that the encoders in vd/study/sources.py can read
 
 
@@ -132,14 +133,13 @@ def data(key: str, name: str, use: str) -> Mistakes:
     fit = _fitting(use)
     if name in PUBLIC:
         kind = PUBLIC[name].kind
-        # rows of every kind have prompts, and what was chosen in pairs may be learnt as a text
-        if use != "prompts" and kind != use and (kind, use) != ("pairs", "texts"):
+        # rows of every kind have prompts
+        if use != "prompts" and kind not in (use, ALSO.get(use)):
             others = [other for other, entry in PUBLIC.items() if entry.kind == use]
             where = "of public sets write" if others else "write"
             yield key, f"'{name}' holds {kind}; {where} {', '.join(others or fit)}"
     elif name in _corpora():
-        pairs = use == "texts" and name in _fitting("pairs")
-        if name not in fit and not pairs:
+        if name not in fit + (_fitting(ALSO[use]) if use in ALSO else []):
             lacks = " and ".join(sorted(NEEDS[use] - _columns(_corpora()[name]))) or use
             yield key, f"'{name}' holds no {lacks}; of embedded sets write {', '.join(fit)}"
     elif is_file(name):

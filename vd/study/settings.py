@@ -90,6 +90,9 @@ class Others(Settings):
 class TrainingSettings(Optimisation, MethodSettings):
     """What every training method needs; a method's own `Settings` add its keys (see vd/methods)."""
 
+    # keys by which a run draws its rows
+    drawn_by: ClassVar[set[str]] = {"data", "filters", "examples", "others"}
+
     data: str  # a data set of vd.data
     # of a public data set, as its file in vd/data/public names them
     filters: dict[str, str | bool | int | float] = {}

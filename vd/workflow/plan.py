@@ -19,6 +19,7 @@ from vd.study.graph import made_by_recipes
 from vd.study.load import Study
 from vd.study.recipes import asked_runs, find_run, judged_for, read_by, recipe_of, settings_of
 from vd.study.runs import Run
+from vd.study.settings import TrainingSettings
 from vd.workflow.notebooks import code_cells
 
 SERVERS = ("vd.servers", "vd.judging.api")
@@ -31,7 +32,6 @@ TRAINING = ("01_given", "01_sft", "02_scorer", "02_preference")
 SHOWN = ("sft_neutral", "sft_support", "value_gap", "low_gap")  # data sets in every stance profile,
 SHOWN_IF_THERE = ("alpaca", "ultrafeedback", "hh-rlhf")  # and those of a mirror
 JUDGED_IF_THERE = ("perspectrum", "argkp")  # to test judges
-ROWS = {"data", "filters", "examples", "others"}  # keys by which a run draws them
 
 
 def training_notebook(run: Run) -> str | None:
@@ -192,7 +192,8 @@ class _Plan:
 
     def _evaluating(self, run: Run) -> Reads:
         # held out are rows of the SFT sets that no run of any seed trains on, on whatever data
-        draws = {f"{run.training.model_dump(include=ROWS)} {run.seed}" for run in self.trained}
+        keys = TrainingSettings.drawn_by
+        draws = {f"{run.training.model_dump(include=keys)} {run.seed}" for run in self.trained}
         study = self.study
         settings = {"evaluations": study.evaluation_settings(run), "bootstrap": study.bootstrap}
         own = [name for n, s in settings["evaluations"].items() for name in evaluations.reads(n, s)]

@@ -38,6 +38,21 @@ def _affirms_less(e: "Evidence") -> list[dict]:
     return [e.over_seeds("acquiescence of sl below its start", -e.traces.end("sl"), DRIFT)]
 
 
+TRAINED = {"sl": "SFT on revisions", "rl": "PPO on AI preferences"}
+NOT_WANTED = (  # key, words, metric, and what the paper is said to report
+    (
+        "refuses_needlessly",
+        "harmless requests",
+        "over-refused",
+        "it does not: practically equal, or that it fails, is what is expected",
+    ),
+    (
+        "evades",
+        "without a reason or an offer",
+        "evasive",
+        "harmless but not evasive is the aim; over-training gives boilerplate (second-hand)",
+    ),
+)
 FINDINGS = [
     Finding(
         "revisions_do_less_harm",
@@ -55,23 +70,14 @@ FINDINGS = [
     ),
     *(
         Finding(
-            f"{role}_refuses_needlessly",
-            f"{words} makes a model decline harmless requests more often",
+            f"{role}_{key}",
+            f"{words} makes a model decline {what} more often",
             (role,),
-            lambda e, role=role: [since_start(e, role, "safety", "over-refused")],
-            "it does not: practically equal, or that it fails, is what is expected",
+            lambda e, role=role, metric=metric: [since_start(e, role, "safety", metric)],
+            paper,
         )
-        for role, words in (("sl", "SFT on revisions"), ("rl", "PPO on AI preferences"))
-    ),
-    *(
-        Finding(
-            f"{role}_evades",
-            f"{words} makes a model decline without a reason or an offer more often",
-            (role,),
-            lambda e, role=role: [since_start(e, role, "safety", "evasive")],
-            "harmless but not evasive is the aim; over-training gives boilerplate (second-hand)",
-        )
-        for role, words in (("sl", "SFT on revisions"), ("rl", "PPO on AI preferences"))
+        for key, what, metric, paper in NOT_WANTED
+        for role, words in TRAINED.items()
     ),
     Finding(
         "help_is_kept",

@@ -65,27 +65,27 @@ def bias_of(e: "Evidence", method: str, bias: str, strength: str):
     return share - coin
 
 
-def _pairs(e: "Evidence", method: str, bias: str) -> int:
-    return e.traces.units(f"{method}_{bias}_0", "preference", f"accuracy {bias}")
+def _tested(e: "Evidence", words: str, ahead, method: str, bias: str) -> dict:
+    n = e.traces.units(f"{method}_{bias}_0", "preference", f"accuracy {bias}")
+    return e.over_seeds(words, ahead, MARGIN, student.SHARE, n)
 
 
 def _learns(e: "Evidence", method: str, bias: str) -> list[dict]:
-    ahead, n = bias_of(e, method, bias, "100"), _pairs(e, method, bias)
     words = f"bias of {method} above 0: {bias}, all labels"
-    return [e.over_seeds(words, ahead, MARGIN, student.SHARE, n)]
+    return [_tested(e, words, bias_of(e, method, bias, "100"), method, bias)]
 
 
 def _amplifies(e: "Evidence", method: str, bias: str, strengths: tuple[str, ...]) -> list[dict]:
-    n = _pairs(e, method, bias)
+    labels = {one: STRENGTHS[one] / 2 for one in strengths}
     return [
-        e.over_seeds(
-            f"bias of {method} above {STRENGTHS[one] / 2:g}, its labels': {bias}",
-            bias_of(e, method, bias, one) - STRENGTHS[one] / 2,
-            MARGIN,
-            student.SHARE,
-            n,
+        _tested(
+            e,
+            f"bias of {method} above {own:g}, its labels': {bias}",
+            bias_of(e, method, bias, one) - own,
+            method,
+            bias,
         )
-        for one in strengths
+        for one, own in labels.items()
     ]
 
 
@@ -96,8 +96,7 @@ def _drifts(e: "Evidence", method: str, strength: str) -> list[dict]:
 
 def _dpo_above_ppo(e: "Evidence", bias: str) -> list[dict]:
     ahead = bias_of(e, "dpo", bias, "50") - bias_of(e, "ppo", bias, "50")
-    words, n = f"bias of dpo above ppo: {bias}", _pairs(e, "dpo", bias)
-    return [e.over_seeds(words, ahead, MARGIN, student.SHARE, n)]
+    return [_tested(e, f"bias of dpo above ppo: {bias}", ahead, "dpo", bias)]
 
 
 WEAK = ("10", "25", "50")  # strengths that leave room for more
